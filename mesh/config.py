@@ -1,0 +1,217 @@
+"""A frozen dataclass becomes command-line flags and environment variables; typos in either are refused.
+
+    @dataclass(frozen=True)
+    class GatewayConfig:
+        port: int = option(8000, "Port of the HTTP server.", low=0, high=65535)
+
+    config = parse(GatewayConfig, prog="mesh-gateway", env_prefix="MESH_GATEWAY_")
+
+gives `--port 8000` and MESH_GATEWAY_PORT=8000. A flag wins over the environment, the environment over the default.
+Field types: str, int, float, bool, Path, Literal of strings, each also `| None`, and tuple[str, ...] (flag repeated;
+comma separated in the environment). Errors are one sentence on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Option:
+    help: str
+    low: float | None
+    high: float | None
+    metavar: str | None
+    positional: bool
+
+
+def option(
+    default: Any = MISSING,
+    help: str = "",
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    metavar: str | None = None,
+    positional: bool = False,
+) -> Any:
+    """Declare a field: its default (none makes it required), its help, and the limits of a number (inclusive)."""
+    meta = {"option": _Option(help, low, high, metavar, positional)}
+    if default is MISSING:
+        return field(metadata=meta)
+    return field(default=default, metadata=meta)
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message is one sentence naming it."""
+
+
+def fail(prog: str, message: str) -> NoReturn:
+    """End the process as all commands do on bad input: one sentence, exit code 2, no traceback."""
+    sys.stderr.write(f"{prog}: {message}\n")
+    raise SystemExit(2)
+
+
+def parse(
+    cls: type[T],
+    *,
+    prog: str,
+    env_prefix: str,
+    argv: Sequence[str] | None = None,
+    environ: Mapping[str, str] | None = None,
+    description: str | None = None,
+) -> T:
+    """Build `cls` from flags and environment, or end the process with exit code 2 and one sentence."""
+    parser = _Parser(prog=prog, description=description or cls.__doc__, allow_abbrev=False)
+    environ = os.environ if environ is None else environ
+    add_options(parser, cls, env_prefix)
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flags = [string for action in parser._actions for string in action.option_strings]  # pyright: ignore[reportPrivateUsage]
+        parser.error(f"unknown argument '{unknown[0]}'{_closest(unknown[0].split('=')[0], flags)}")
+    try:
+        return from_namespace(cls, namespace, env_prefix, environ)
+    except ConfigError as error:
+        fail(prog, str(error))
+
+
+def add_options(parser: argparse.ArgumentParser, cls: type[Any], env_prefix: str) -> None:
+    """Add the fields of `cls` to a parser; nothing is defaulted there, so that the environment can step in."""
+    hints = get_type_hints(cls)
+    for spec in _specs(cls):
+        option_ = spec.metadata["option"]
+        kwargs: dict[str, Any] = {"default": None, "help": _help(spec, option_, env_prefix)}
+        scalar, many = _scalar(hints[spec.name])
+        if scalar is bool:
+            kwargs["action"] = argparse.BooleanOptionalAction
+        else:
+            kwargs["metavar"] = option_.metavar or spec.name.upper()
+            if many:
+                kwargs["action"] = "append" if not option_.positional else None
+        if option_.positional:
+            kwargs.pop("action", None)
+            parser.add_argument(spec.name, nargs="*" if many else "?", **kwargs)
+        else:
+            parser.add_argument("--" + spec.name.replace("_", "-"), dest=spec.name, **kwargs)
+
+
+def from_namespace(cls: type[T], namespace: argparse.Namespace, env_prefix: str, environ: Mapping[str, str]) -> T:
+    """Build `cls` from parsed flags, then the environment, then defaults; raises ConfigError."""
+    hints = get_type_hints(cls)
+    known = {env_prefix + spec.name.upper(): spec for spec in _specs(cls)}
+    for name in environ:
+        if name.startswith(env_prefix) and name not in known:
+            raise ConfigError(f"unknown environment variable {name}{_closest(name, list(known))}")
+    values: dict[str, Any] = {}
+    for name, spec in known.items():
+        given = getattr(namespace, spec.name)
+        flag = spec.name if spec.metadata["option"].positional else "--" + spec.name.replace("_", "-")
+        if given is not None and given != []:
+            values[spec.name] = _convert(flag, hints[spec.name], spec, given)
+        elif environ.get(name):
+            values[spec.name] = _convert(name, hints[spec.name], spec, environ[name])
+        elif spec.default is MISSING:
+            raise ConfigError(f"{flag} is required")
+    return cls(**values)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        fail(self.prog, f"{message} (see {self.prog} --help)")
+
+
+def _specs(cls: type[Any]) -> list[Field[Any]]:
+    return [spec for spec in fields(cls) if "option" in spec.metadata]
+
+
+def _help(spec: Field[Any], option_: _Option, env_prefix: str) -> str:
+    shown = ""
+    if spec.default is not MISSING and spec.default not in (None, "", ()):
+        shown = f" Default: {spec.default}."
+    return f"{option_.help}{shown} [{env_prefix}{spec.name.upper()}]".replace("%", "%%")
+
+
+def _scalar(hint: Any) -> tuple[Any, bool]:
+    """The element type of a hint, and whether the option may be repeated."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        inner = [arg for arg in get_args(hint) if arg is not type(None)]
+        return _scalar(inner[0])
+    if origin is tuple:
+        return get_args(hint)[0], True
+    return hint, False
+
+
+def _convert(name: str, hint: Any, spec: Field[Any], given: Any) -> Any:
+    scalar, many = _scalar(hint)
+    limits = spec.metadata["option"]
+    if many:
+        items = _items(given)
+        return tuple(_one(name, scalar, limits, item) for item in items)
+    return _one(name, scalar, limits, given)
+
+
+def _items(given: list[Any] | str) -> list[Any]:
+    """A repeated flag arrives as a list, an environment variable as one text."""
+    return given if isinstance(given, list) else [part.strip() for part in given.split(",") if part.strip()]
+
+
+def _one(name: str, scalar: Any, limits: _Option, text: Any) -> Any:
+    if scalar is bool:
+        return _boolean(name, text)
+    if get_origin(scalar) is Literal:
+        if text not in get_args(scalar):
+            raise ConfigError(f"{name} must be one of {', '.join(get_args(scalar))}, not '{text}'")
+        return text
+    convert: Callable[[Any], Any] = scalar
+    try:
+        value = convert(text)
+    except ValueError:
+        kind = {int: "a whole number", float: "a number"}.get(scalar, "valid")
+        raise ConfigError(f"{name} must be {kind}, not '{text}'") from None
+    if isinstance(value, int | float) and not _within(value, limits):
+        raise ConfigError(f"{name} must be {_limits(limits)}, not {text}")
+    return value
+
+
+def _boolean(name: str, text: Any) -> bool:
+    if isinstance(text, bool):
+        return text
+    match str(text).lower():
+        case "1" | "true" | "yes" | "on":
+            return True
+        case "0" | "false" | "no" | "off":
+            return False
+        case _:
+            raise ConfigError(f"{name} must be true or false, not '{text}'")
+
+
+def _within(value: float, limits: _Option) -> bool:
+    if value != value:  # a NaN passes every comparison the wrong way
+        return False
+    return (limits.low is None or value >= limits.low) and (limits.high is None or value <= limits.high)
+
+
+def _limits(limits: _Option) -> str:
+    if limits.high is None:
+        return f"at least {limits.low}"
+    if limits.low is None:
+        return f"at most {limits.high}"
+    return f"between {limits.low} and {limits.high}"
+
+
+def _closest(name: str, known: list[str]) -> str:
+    match = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {match[0]}?" if match else ""
+
+
+__all__ = ["ConfigError", "Path", "add_options", "fail", "from_namespace", "option", "parse"]

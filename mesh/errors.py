@@ -1,0 +1,111 @@
+"""The one table of errors: stable code, gRPC status, HTTP status, OpenAI type, and whether another worker may try.
+
+    code                     gRPC                 HTTP  another worker?
+    invalid_request          INVALID_ARGUMENT      400  no
+    context_length_exceeded  INVALID_ARGUMENT      400  no
+    unauthorized             UNAUTHENTICATED       401  no
+    forbidden                PERMISSION_DENIED     403  no
+    model_not_found          NOT_FOUND             404  no
+    payload_too_large        INVALID_ARGUMENT      413  no
+    overloaded               RESOURCE_EXHAUSTED    429  yes
+    engine_failed            INTERNAL              500  yes
+    unsupported              UNIMPLEMENTED         400  no
+    worker_lost              UNAVAILABLE           502  yes
+    draining                 UNAVAILABLE           503  yes
+    wrong_worker             FAILED_PRECONDITION   502  yes
+    wrong_model              FAILED_PRECONDITION   502  yes
+    no_worker                UNAVAILABLE           503  no
+    deadline_exceeded        DEADLINE_EXCEEDED     504  no
+
+Cancellation by the client is not an error. Import-light on purpose: the engine uses it too, and knows nothing of gRPC.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorSpec:
+    """What one kind of error looks like on every border.
+
+    `code` is stable and public (gRPC ErrorInfo.reason, OpenAI `error.code`); `grpc_status` is the status' name;
+    `openai_type` is `error.type`; `retry_elsewhere` says whether another worker may succeed with the same request.
+    """
+
+    code: str
+    grpc_status: str
+    http_status: int
+    openai_type: str
+    retry_elsewhere: bool = False
+
+
+class ErrorKind(Enum):
+    """The kinds of error that cross a border."""
+
+    INVALID_REQUEST = ErrorSpec("invalid_request", "INVALID_ARGUMENT", 400, "invalid_request_error")
+    CONTEXT_LENGTH_EXCEEDED = ErrorSpec("context_length_exceeded", "INVALID_ARGUMENT", 400, "invalid_request_error")
+    UNSUPPORTED = ErrorSpec("unsupported", "UNIMPLEMENTED", 400, "invalid_request_error")
+    UNAUTHORIZED = ErrorSpec("unauthorized", "UNAUTHENTICATED", 401, "authentication_error")
+    FORBIDDEN = ErrorSpec("forbidden", "PERMISSION_DENIED", 403, "permission_error")
+    MODEL_NOT_FOUND = ErrorSpec("model_not_found", "NOT_FOUND", 404, "invalid_request_error")
+    PAYLOAD_TOO_LARGE = ErrorSpec("payload_too_large", "INVALID_ARGUMENT", 413, "invalid_request_error")
+    OVERLOADED = ErrorSpec("overloaded", "RESOURCE_EXHAUSTED", 429, "rate_limit_error", retry_elsewhere=True)
+    ENGINE_FAILED = ErrorSpec("engine_failed", "INTERNAL", 500, "server_error", retry_elsewhere=True)
+    WORKER_LOST = ErrorSpec("worker_lost", "UNAVAILABLE", 502, "server_error", retry_elsewhere=True)
+    DRAINING = ErrorSpec("draining", "UNAVAILABLE", 503, "server_error", retry_elsewhere=True)
+    WRONG_WORKER = ErrorSpec("wrong_worker", "FAILED_PRECONDITION", 502, "server_error", retry_elsewhere=True)
+    WRONG_MODEL = ErrorSpec("wrong_model", "FAILED_PRECONDITION", 502, "server_error", retry_elsewhere=True)
+    NO_WORKER = ErrorSpec("no_worker", "UNAVAILABLE", 503, "server_error")
+    DEADLINE_EXCEEDED = ErrorSpec("deadline_exceeded", "DEADLINE_EXCEEDED", 504, "server_error")
+
+
+_BY_CODE: Final = {kind.value.code: kind for kind in ErrorKind}
+
+
+class MeshError(Exception):
+    """An error with a kind, a sentence for people, and the field at fault if one is.
+
+    `retry_after` is in seconds. The message names field, limit and value; it may be shown to clients.
+    """
+
+    def __init__(
+        self, kind: ErrorKind, message: str, *, param: str | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.message = message
+        self.param = param
+        self.retry_after = retry_after
+
+    @property
+    def code(self) -> str:
+        """The stable code."""
+        return self.kind.value.code
+
+    @classmethod
+    def from_code(
+        cls, code: str, message: str, *, param: str | None = None, retry_after: float | None = None
+    ) -> MeshError:
+        """Rebuild an error from the wire; a code of a newer version becomes engine_failed, its message kept."""
+        kind = _BY_CODE.get(code, ErrorKind.ENGINE_FAILED)
+        return cls(kind, message, param=param, retry_after=retry_after)
+
+
+def invalid(param: str, message: str) -> MeshError:
+    """The commonest error: a bad value of the field `param`. The message should name limit and value."""
+    return MeshError(ErrorKind.INVALID_REQUEST, message, param=param)
+
+
+def unsupported(param: str, message: str | None = None) -> MeshError:
+    """A field that is understood but cannot be honoured here: refused by name, never ignored."""
+    return MeshError(
+        ErrorKind.UNSUPPORTED, message or f"'{param}' is not supported by this model's worker", param=param
+    )
+
+
+def out_of_range(param: str, value: object, low: float | int, high: float | int) -> MeshError:
+    """A number outside its limits."""
+    return invalid(param, f"'{param}' must be between {low} and {high}, not {value}")

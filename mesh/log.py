@@ -1,0 +1,89 @@
+"""Logging: one handler on stderr; readable on a terminal, one JSON object a line elsewhere.
+
+MESH_LOG=text|json overrides the choice, MESH_LOG_LEVEL sets the level (INFO). Extra facts are key/value pairs:
+
+    log.info("request finished", extra=kv(model=name, tokens=17))
+
+The request id of the current task, once bound with `bind_request_id`, is on every line.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from contextvars import ContextVar
+from typing import Any, ClassVar
+
+_request_id: ContextVar[str] = ContextVar("request_id", default="")
+
+
+def bind_request_id(request_id: str) -> None:
+    """Put this id on every line that the current task logs from now on."""
+    _request_id.set(request_id)
+
+
+def kv(**facts: Any) -> dict[str, Any]:
+    """Facts for the `extra` argument of a log call."""
+    return {"facts": facts}
+
+
+def setup(service: str) -> None:
+    """Install the one handler on the root logger. Call once per process, from its `main`."""
+    choice = os.environ.get("MESH_LOG", "")
+    as_json = choice == "json" or (choice != "text" and not sys.stderr.isatty())
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(service) if as_json else TextFormatter(colour=sys.stderr.isatty()))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(os.environ.get("MESH_LOG_LEVEL", "INFO").upper())
+
+
+def _facts(record: logging.LogRecord) -> dict[str, Any]:
+    facts: dict[str, Any] = dict(getattr(record, "facts", {}))
+    request_id = _request_id.get()
+    if request_id:
+        facts.setdefault("request_id", request_id)
+    return facts
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time (RFC 3339, UTC), level, service, logger, message, facts, traceback."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self.service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "service": self.service,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_facts(record),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str, ensure_ascii=False)
+
+
+class TextFormatter(logging.Formatter):
+    """`12:03:44 INFO  message  key=value`, with the level in colour on a terminal."""
+
+    COLOURS: ClassVar = {"DEBUG": "2", "WARNING": "33", "ERROR": "31", "CRITICAL": "1;31"}
+
+    def __init__(self, *, colour: bool) -> None:
+        super().__init__()
+        self.colour = colour
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%H:%M:%S", time.localtime(record.created))
+        level = f"{record.levelname:<7}"
+        if self.colour and record.levelname in self.COLOURS:
+            level = f"\x1b[{self.COLOURS[record.levelname]}m{level}\x1b[0m"
+        facts = "".join(f"  {key}={value}" for key, value in _facts(record).items())
+        line = f"{clock} {level} {record.getMessage()}{facts}"
+        return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")

@@ -1,0 +1,80 @@
+"""Every metric of the mesh, named once. Durations are in seconds, sizes in bytes or tokens.
+
+Each process makes one object for its role and exposes `registry` on /metrics.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_LATENCY = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_TOKEN_LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+
+class GatewayMetrics:
+    """What a gateway counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self.requests = Counter(
+            "mesh_gateway_requests",
+            "Requests by route, model and HTTP status.",
+            ["route", "model", "status"],
+            registry=r,
+        )
+        self.active = Gauge("mesh_gateway_active_requests", "Requests being answered.", registry=r)
+        self.ttft = Histogram(
+            "mesh_gateway_time_to_first_token_seconds",
+            "From request to first token.",
+            ["model"],
+            buckets=_LATENCY,
+            registry=r,
+        )
+        self.tpot = Histogram(
+            "mesh_gateway_time_per_output_token_seconds",
+            "Mean time between tokens of a request.",
+            ["model"],
+            buckets=_TOKEN_LATENCY,
+            registry=r,
+        )
+        self.duration = Histogram(
+            "mesh_gateway_request_duration_seconds",
+            "From request to last byte.",
+            ["model"],
+            buckets=_LATENCY,
+            registry=r,
+        )
+        self.tokens = Counter("mesh_gateway_tokens", "Tokens by model and type.", ["model", "type"], registry=r)
+        self.attempts = Counter(
+            "mesh_gateway_attempts", "Attempts on workers by outcome.", ["model", "outcome"], registry=r
+        )
+        self.resumes = Counter(
+            "mesh_gateway_resumes",
+            "Streams continued on another worker by cause.",
+            ["model", "cause"],
+            registry=r,
+        )
+        self.held = Gauge("mesh_gateway_held_requests", "Requests that wait for a live worker.", registry=r)
+        self.workers = Gauge("mesh_gateway_workers", "Workers by state.", ["state"], registry=r)
+        self.session_messages = Counter(
+            "mesh_gateway_session_messages", "Session messages received that carry events.", registry=r
+        )
+        self.registry_connected = Gauge(
+            "mesh_gateway_registry_connected", "Whether the view of the registry is live.", registry=r
+        )
+
+
+class WorkerMetrics:
+    """What a worker counts. The engine's own counters are added by a collector over Engine.stats()."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self.streams = Counter("mesh_worker_streams", "Streams ended, by outcome.", ["outcome"], registry=r)
+        self.live_streams = Gauge("mesh_worker_live_streams", "Streams being served.", registry=r)
+        self.sessions = Gauge("mesh_worker_sessions", "Open sessions.", registry=r)
+        self.session_messages = Counter(
+            "mesh_worker_session_messages", "Session messages sent that carry events.", registry=r
+        )
+        self.registered = Gauge("mesh_worker_registered", "Whether the registry holds this worker.", registry=r)
