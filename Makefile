@@ -11,8 +11,13 @@ EXTRAS := worker,gateway,bench,train,dev
 # More arguments for the command behind a target: make up ARGS="--port 9000", make test ARGS="-k failover".
 ARGS ?=
 
+# The release that all tests and measurements are made with.
+TORCH := 2.13.0
+
 INSTALLED := $(VENV)/.installed
 BUF := node_modules/.bin/buf
+# What clients in other languages rely on: the messages as they were when `make baseline` last ran.
+BASELINE := protos/baseline.yaml
 
 .PHONY: help
 help: ## Print the targets
@@ -62,7 +67,7 @@ imports: protos
 .PHONY: buf
 buf: $(BUF)
 	$(BUF) lint
-	$(BUF) breaking --against protos/baseline.json
+	$(BUF) breaking --against $(BASELINE)
 
 $(BUF): package.json package-lock.json
 	npm ci --no-audit --no-fund
@@ -73,3 +78,32 @@ fmt: $(INSTALLED) $(BUF) ## Format the code and the protos
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 	$(BUF) format --write
+
+.PHONY: baseline
+baseline: $(BUF) ## Promise the protos as they are now: later changes must be compatible (at each release)
+	$(BUF) build --exclude-source-info --output $(BASELINE)
+
+.PHONY: bench
+bench: protos ## Measure gateway and worker CPU per token (benchmarks/RESULTS.md tells how to read it)
+	$(PY) -m benchmarks.load $(ARGS)
+
+.PHONY: demo-model
+demo-model: protos ## Make the demonstration model again, about an hour on two cores
+	$(PY) -m training.demo $(ARGS)
+
+.PHONY: constraints
+constraints: $(INSTALLED) ## Resolve all dependencies anew and write constraints.txt
+	@mkdir -p build
+	$(PY) -m pip install --quiet --dry-run --ignore-installed --report build/resolved.json \
+	  'torch==$(TORCH)' '.[all,dev]'
+	$(PY) .ci/constraints.py build/resolved.json > build/constraints.txt
+	mv build/constraints.txt constraints.txt
+
+.PHONY: dist
+dist: $(INSTALLED) ## Build the source archive and the wheel in dist/
+	$(PY) -m build --outdir dist
+
+.PHONY: clean
+clean: ## Remove generated code and build output; .venv and node_modules stay
+	rm -rf build dist mesh/v1 mesh/etcd .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -path ./$(VENV) -prune -o -path ./node_modules -prune -o -name __pycache__ -print0 | xargs -0r rm -rf

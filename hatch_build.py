@@ -102,9 +102,7 @@ def _service_types(file: Any, messages: dict[str, tuple[str, str]]) -> Iterator[
     yield "import grpc.aio"
     yield from (f"import {module}" for module in sorted({module for module, _ in used}))
     for service in file.service:
-        calls = [
-            (m, ".".join(messages[m.input_type]), ".".join(messages[m.output_type])) for m in service.method
-        ]
+        calls = [(m, ".".join(messages[m.input_type]), ".".join(messages[m.output_type])) for m in service.method]
         yield f"\nclass {service.name}Stub:"
         yield "    def __init__(self, channel: grpc.aio.Channel) -> None: ..."
         for method, request, response in calls:
@@ -117,17 +115,16 @@ def _service_types(file: Any, messages: dict[str, tuple[str, str]]) -> Iterator[
 
 
 def _arity(method: Any) -> str:
-    return ("Stream" if method.client_streaming else "Unary") + (
-        "Stream" if method.server_streaming else "Unary"
-    )
+    given = "Stream" if method.client_streaming else "Unary"
+    return given + ("Stream" if method.server_streaming else "Unary")
 
 
 def _handler_types(method: Any, request: str, response: str) -> str:
     """One servicer method; a streaming answer is an async generator, hence `def` and not `async def`."""
     given = f"AsyncIterator[{request}]" if method.client_streaming else request
-    define, returned = (
-        ("def", f"AsyncIterator[{response}]") if method.server_streaming else ("async def", response)
-    )
+    define, returned = "async def", response
+    if method.server_streaming:
+        define, returned = "def", f"AsyncIterator[{response}]"
     context = f"grpc.aio.ServicerContext[{request}, {response}]"
     return f"    {define} {method.name}(self, request: {given}, context: {context}, /) -> {returned}: ..."
 

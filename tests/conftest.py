@@ -1,0 +1,38 @@
+"""What holds for every test: limits on the machine's use, no network, one marker per folder."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+FOLDER = Path(__file__).parent
+SUITES = ("unit", "component", "model", "e2e")
+
+# Set before torch and transformers are imported, and inherited by the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# A shared machine is slow now and then, which is no finding; the same examples run each time, and a
+# failing one is printed as code to paste, so that nothing depends on a database of old runs.
+settings.register_profile("default", deadline=None, derandomize=True, database=None, print_blob=True)
+settings.load_profile("default")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with the name of its folder, and skip what needs a GPU where there is none."""
+    for item in items:
+        suite = item.path.relative_to(FOLDER).parts[0]
+        if suite in SUITES:
+            item.add_marker(suite)
+        if item.get_closest_marker("gpu") and not _cuda():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def _cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
