@@ -1,5 +1,6 @@
 # `make` prints the targets. People and CI run the same ones.
-SHELL := /bin/bash -euo pipefail
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -62,7 +63,7 @@ types: protos
 
 .PHONY: imports
 imports: protos
-	$(BIN)/lint-imports --no-cache
+	$(BIN)/lint-imports --no-cache --no-logo
 
 .PHONY: buf
 buf: $(BUF)
@@ -105,5 +106,5 @@ dist: $(INSTALLED) ## Build the source archive and the wheel in dist/
 
 .PHONY: clean
 clean: ## Remove generated code and build output; .venv and node_modules stay
-	rm -rf build dist mesh/v1 mesh/etcd .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist mesh/v1 mesh/etcd .pytest_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -path ./node_modules -prune -o -name __pycache__ -print0 | xargs -0r rm -rf
