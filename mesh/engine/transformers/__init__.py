@@ -1,0 +1,1 @@
+"""The default engine: batches of any requests on unmodified transformers models."""
