@@ -59,7 +59,7 @@ ruff: $(INSTALLED)
 
 .PHONY: types
 types: protos
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(PY)
 
 .PHONY: imports
 imports: protos
