@@ -1,31 +1,183 @@
-"""Rendering conversations by the model's own chat template (skeleton: final signatures, being filled)."""
+"""Rendering conversations by a model's own chat template, in the sandbox of transformers."""
 
 from __future__ import annotations
 
-from mesh.engine.base import Chat
+import inspect
+import json
+import re
+from functools import lru_cache
+from typing import Any, Final
+
+from mesh.engine.base import Chat, Image, Message, Tool
 from mesh.engine.text import Tokenizer
+from mesh.errors import MeshError, invalid, unsupported
+
+_PROBE: Final = "qzx probe qzx"
 
 
 class ChatRenderer:
-    """Turns a Chat into token ids. `template` overrides the tokenizer's own."""
+    """Turns a Chat into the text and the token ids that the model was trained on."""
 
     def __init__(self, tokenizer: Tokenizer, template: str | None = None) -> None:
-        raise NotImplementedError
+        """`template` is jinja text that overrides the tokenizer's own."""
+        self._tokenizer = tokenizer
+        self._hf = tokenizer.hf
+        self._override = template
+        self._reserved = frozenset(inspect.signature(self._hf.apply_chat_template).parameters) - {"documents"}
+        # Bounded, because a request may bring a template of its own.
+        self._takes_parts = lru_cache(maxsize=32)(self._probe_parts)
 
     @property
     def has_template(self) -> bool:
         """Whether chats without a template of their own can be rendered (capability `chat`)."""
-        raise NotImplementedError
+        return bool(self._override or self._hf.chat_template)
 
     @property
     def supports_tools(self) -> bool:
         """Whether the template presents tools (capability `tools`)."""
-        raise NotImplementedError
-
-    def text(self, chat: Chat) -> str:
-        """The rendered text. Raises invalid_request / unsupported naming messages, tools, …"""
-        raise NotImplementedError
+        return self.has_template and _mentions_tools(self._template(None, [{}]))
 
     def render(self, chat: Chat) -> list[int]:
-        """The token ids of the rendered text (no further special tokens added)."""
-        raise NotImplementedError
+        """Token ids of `text(chat)`: the template has written all special tokens itself, none is added."""
+        return self._tokenizer.encode(self.text(chat), add_special_tokens=False, param="messages")
+
+    def text(self, chat: Chat) -> str:
+        """The rendered conversation.
+
+        Raises invalid_request (messages, template_arguments, chat_template) or unsupported (messages, tools).
+        """
+        tools = [_tool(tool) for tool in chat.tools] or None
+        template = self._template(chat.chat_template, tools)
+        if tools and not _mentions_tools(template):
+            raise unsupported("tools", "'tools' cannot be used: the model's chat template does not present tools")
+        self._check(chat)
+        parts = self._takes_parts(template)
+        messages = [_message(message, parts) for message in chat.messages]
+        try:
+            return self._apply(messages, template, chat, tools)
+        except Exception as error:
+            # Jinja's own errors, the template's raise_exception, and whatever Python raises for a value that the
+            # template did not expect: all of them are said by the template about this conversation.
+            raise _refusal(error, chat) from error
+
+    def _apply(
+        self, messages: list[dict[str, Any]], template: str, chat: Chat, tools: list[dict[str, Any]] | None
+    ) -> str:
+        return self._hf.apply_chat_template(
+            messages,
+            tools=tools,
+            chat_template=template,
+            add_generation_prompt=chat.add_generation_prompt,
+            continue_final_message=chat.continue_final_message,
+            tokenize=False,
+            **chat.template_arguments,
+        )
+
+    def _template(self, own: str | None, tools: list[dict[str, Any]] | None) -> str:
+        given = own or self._override
+        if given:
+            return given
+        if not self._hf.chat_template:
+            raise unsupported(
+                "messages",
+                "'messages' cannot be used: the model has no chat template; use /v1/completions, or start the worker "
+                "with --chat-template",
+            )
+        return self._hf.get_chat_template(None, tools)
+
+    def _check(self, chat: Chat) -> None:
+        if not chat.messages:
+            raise invalid("messages", "'messages' must hold at least one message")
+        if chat.continue_final_message and chat.add_generation_prompt:
+            raise invalid("continue_final_message", "'continue_final_message' excludes 'add_generation_prompt'")
+        if taken := sorted(self._reserved.intersection(chat.template_arguments)):
+            raise invalid("template_arguments", f"'template_arguments' must not set '{taken[0]}'")
+
+    def _probe_parts(self, template: str) -> bool:
+        """Whether the template shows a message's text only when the content is a list of parts.
+
+        Found by rendering: most templates take strings, many take both, some vision templates take lists alone.
+        """
+
+        def shows(content: Any) -> bool:
+            try:
+                text = self._apply([{"role": "user", "content": content}], template, Chat(messages=()), tools=None)
+            except Exception:  # not what this template wants, whatever its reason
+                return False
+            return _PROBE in text and "'type'" not in text
+
+        return not shows(_PROBE) and shows([{"type": "text", "text": _PROBE}])
+
+
+def _refusal(error: Exception, chat: Chat) -> MeshError:
+    from jinja2 import TemplateSyntaxError
+
+    if isinstance(error, MeshError):
+        return error
+    reason = " ".join(str(error).split())[:500] or type(error).__name__
+    if chat.chat_template and isinstance(error, TemplateSyntaxError):
+        return invalid("chat_template", f"'chat_template' is not a valid template: {reason}")
+    return invalid("messages", f"the chat template refuses these 'messages': {reason}")
+
+
+def _mentions_tools(template: str) -> bool:
+    return re.search(r"\btools\b", template) is not None
+
+
+def _tool(tool: Tool) -> dict[str, Any]:
+    function: dict[str, Any] = {
+        "name": tool.name,
+        "description": tool.description,
+        "parameters": dict(tool.parameters),
+    }
+    if tool.strict:
+        function["strict"] = True
+    return {"type": "function", "function": function}
+
+
+def _message(message: Message, as_parts: bool) -> dict[str, Any]:
+    """The plain dict that templates are written for; absent fields are absent keys, as templates test for them."""
+    result: dict[str, Any] = {"role": message.role}
+    if message.parts is not None:
+        result["content"] = _content(message.parts, as_parts)
+    elif not message.tool_calls:
+        result["content"] = [] if as_parts else ""
+    if message.name is not None:
+        result["name"] = message.name
+    if message.tool_call_id is not None:
+        result["tool_call_id"] = message.tool_call_id
+    if message.reasoning is not None:
+        # Families differ in the key; each reads its own.
+        result["reasoning_content"] = result["reasoning"] = message.reasoning
+    if message.tool_calls:
+        result["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": _arguments(call.arguments)},
+            }
+            for call in message.tool_calls
+        ]
+    return result
+
+
+def _content(parts: tuple[str | Image, ...], as_parts: bool) -> str | list[dict[str, str]]:
+    texts: list[str] = []
+    for part in parts:
+        if isinstance(part, Image):
+            raise unsupported("messages", "'messages' holds an image: the model takes text only")
+        texts.append(part)
+    if as_parts:
+        return [{"type": "text", "text": text} for text in texts]
+    return "\n".join(texts)
+
+
+def _arguments(text: str) -> dict[str, Any]:
+    """Templates print arguments with their own JSON filter, so they want the object, not its text."""
+    try:
+        value = json.loads(text or "{}")
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise invalid("messages", "'messages' holds a tool call whose arguments are not a JSON object")
+    return value  # pyright: ignore[reportUnknownVariableType]

@@ -122,9 +122,7 @@ class OutputTracker:
         echo = self._echo_text() if request.output.echo else ""
         choices: list[_Choice] = []
         for index in range(sampling.n):
-            detokenizer = self._codec.detokenizer(
-                keep_special_tokens=sampling.keep_special_tokens, context=context
-            )
+            detokenizer = self._codec.detokenizer(keep_special_tokens=sampling.keep_special_tokens, context=context)
             choice = _Choice(detokenizer, StopMatcher(stops) if stops else None, echo)
             choices.append(choice)
             if progress := request.resume.get(index):
@@ -177,9 +175,7 @@ class OutputTracker:
         self._start = now
         self._cached_tokens = cached_tokens
         prompt_ids = self._prompt_ids if self._request.output.prompt_token_ids else ()
-        events.append(
-            Started(self.key, len(self._prompt_ids), cached_tokens, list(prompt_logprobs), prompt_ids)
-        )
+        events.append(Started(self.key, len(self._prompt_ids), cached_tokens, list(prompt_logprobs), prompt_ids))
         events.extend(self._resumed_ends)
         if self._live == 0:
             self._finish(events)
