@@ -30,6 +30,7 @@ install: $(INSTALLED) ## Create .venv with everything that the other targets nee
 
 $(INSTALLED): pyproject.toml constraints.txt hatch_build.py
 	@test -x $(PY) || $(PYTHON3) -m venv $(VENV)
+	@echo 'Installing into $(VENV); the first time takes some minutes.'
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
 
@@ -68,6 +69,7 @@ imports: protos
 .PHONY: buf
 buf: $(BUF)
 	$(BUF) lint
+	$(BUF) format --diff --exit-code
 	$(BUF) breaking --against $(BASELINE)
 
 $(BUF): package.json package-lock.json
