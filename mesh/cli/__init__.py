@@ -1,0 +1,1 @@
+"""The command line: `mesh up`, `mesh chat`, `mesh ctl`."""

@@ -1,0 +1,1 @@
+"""The worker: serves one engine over gRPC and announces it in the registry."""

@@ -1,0 +1,33 @@
+"""`mesh-worker` and `python -m mesh.worker`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from mesh import log
+from mesh.config import ConfigError, fail, parse
+from mesh.errors import MeshError
+from mesh.worker.config import WorkerConfig
+
+_PROG = "mesh-worker"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a worker. What keeps it from starting is one sentence and exit code 2."""
+    try:
+        config = parse(WorkerConfig, prog=_PROG, env_prefix="MESH_WORKER_", argv=argv)
+    except ConfigError as error:
+        fail(_PROG, str(error))
+    log.setup("worker")
+    # Imported late: `--help` and a typo should not wait for gRPC.
+    from mesh.worker.lifecycle import run
+
+    try:
+        asyncio.run(run(config))
+    except MeshError as error:
+        fail(_PROG, error.message)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""AdminService: operation of this worker."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import grpc.aio
+
+from mesh.v1 import admin_pb2 as pb
+from mesh.v1 import admin_pb2_grpc as pb_grpc
+from mesh.v1 import registry_pb2
+from mesh.worker.events import fill_load
+from mesh.worker.identity import Identity
+from mesh.worker.servicer import InferenceServicer
+from mesh.worker.streams import Streams
+
+if TYPE_CHECKING:
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class AdminServicer(pb_grpc.AdminServiceServicer):
+    """Drains and counts. `drain` is called with whether the process shall end once it is empty."""
+
+    def __init__(
+        self,
+        streams: Streams,
+        identity: Identity,
+        inference: InferenceServicer,
+        drain: Callable[[bool], Awaitable[None]],
+    ) -> None:
+        self._streams = streams
+        self._identity = identity
+        self._inference = inference
+        self._drain = drain
+
+    async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
+        """See admin.proto."""
+        await self._drain(request.stop)
+        return pb.DrainResponse(live_streams=len(self._streams))
+
+    async def GetStats(self, request: pb.GetStatsRequest, context: Context) -> pb.GetStatsResponse:
+        """See admin.proto."""
+        counts, sessions = self._streams.counts, self._inference.sessions
+        response = pb.GetStatsResponse(
+            worker_id=self._identity.worker_id,
+            incarnation=self._identity.incarnation,
+            state=(registry_pb2.WORKER_STATE_DRAINING if self._streams.draining else registry_pb2.WORKER_STATE_READY),
+            live_streams=len(self._streams),
+            live_sessions=len(sessions),
+            streams_started=counts.started,
+            streams_finished=counts.finished,
+            streams_cancelled=counts.cancelled,
+            streams_failed=counts.failed,
+            session_messages=self._inference.session_messages + sum(session.messages for session in sessions),
+            engine=self._streams.engine.stats(),
+        )
+        fill_load(response.load, self._streams.engine.load())
+        return response

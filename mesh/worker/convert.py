@@ -1,0 +1,379 @@
+"""From wire to engine: checks every field of a request and builds the engine's own objects. Pure; no I/O.
+
+Limits and defaults are those that inference.proto documents. A value out of its limits raises MeshError naming field,
+limit and value; what is well formed but beyond an engine is left to the engine's `submit`, which refuses it by name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import secrets
+import time
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, cast
+
+from google.protobuf import json_format
+
+from mesh.engine.base import (
+    Chat,
+    Constraint,
+    Image,
+    Message,
+    ModelInfo,
+    Output,
+    Progress,
+    Prompt,
+    Request,
+    Sampling,
+    Text,
+    Tokens,
+    Tool,
+    ToolCall,
+)
+from mesh.errors import ErrorKind, MeshError, invalid, out_of_range, unsupported
+from mesh.v1 import inference_pb2 as pb
+
+MAX_CHOICES = 128
+MAX_STOPS = 64
+MAX_STOP_CHARACTERS = 1024
+MAX_LOGIT_BIASES = 1024
+MAX_LOGPROBS = 20
+MAX_TOOL_NAME = 64
+
+# Inclusive limits of the plain numbers in SamplingOptions; None stands for "above 0".
+_LIMITS: dict[str, tuple[float | None, float]] = {
+    "temperature": (0, 100),
+    "top_p": (None, 1),
+    "min_p": (0, 1),
+    "typical_p": (None, 1),
+    "frequency_penalty": (-2, 2),
+    "presence_penalty": (-2, 2),
+    "repetition_penalty": (None, 10),
+}
+
+
+def to_request(wire: pb.GenerateRequest, model: ModelInfo, *, key: int, credit: int | None = None) -> Request:
+    """Build the engine's request for `model`. Raises MeshError. A seed is drawn if none is given."""
+    expected = wire.expected_fingerprint
+    if expected and expected != model.fingerprint:
+        raise MeshError(
+            ErrorKind.WRONG_MODEL,
+            f"'expected_fingerprint' is {expected} but model '{model.name}' here has {model.fingerprint}",
+            param="expected_fingerprint",
+        )
+    sampling = _sampling(wire.sampling, model)
+    return Request(
+        key=key,
+        request_id=wire.request_id or uuid.uuid4().hex,
+        model=model.name,
+        prompt=_prompt(wire, model),
+        sampling=sampling,
+        output=_output(wire.output),
+        constraint=_constraint(wire.constraint) if wire.HasField("constraint") else None,
+        resume=_resume(wire.resume, max(sampling.n, sampling.best_of or 0), model),
+        priority=_priority(wire),
+        tenant=wire.tenant,
+        cache_salt=wire.cache_salt,
+        adapter=wire.adapter or None,
+        credit=credit,
+        deadline=time.monotonic() + wire.deadline_ms / 1000 if wire.HasField("deadline_ms") else None,
+    )
+
+
+def find_model(models: Sequence[ModelInfo], name: str) -> ModelInfo:
+    """The served model of that name, or the only one when no name is given; raises MeshError."""
+    if not name and len(models) == 1:
+        return models[0]
+    served = ", ".join(f"'{model.name}'" for model in models)
+    if not name:
+        raise invalid("model", f"'model' must be given: this worker serves {served}")
+    for model in models:
+        if model.name == name:
+            return model
+    raise MeshError(
+        ErrorKind.MODEL_NOT_FOUND, f"model '{name}' is not served here; this worker serves {served}", param="model"
+    )
+
+
+def to_chat(wire: pb.ChatPrompt) -> Chat:
+    """Build a conversation; raises MeshError."""
+    if not wire.messages:
+        raise invalid("messages", "'messages' must hold at least one message")
+    if wire.continue_final_message and wire.HasField("add_generation_prompt") and wire.add_generation_prompt:
+        raise invalid("continue_final_message", "'continue_final_message' excludes 'add_generation_prompt'")
+    opens_turn = wire.add_generation_prompt if wire.HasField("add_generation_prompt") else True
+    arguments = json_format.MessageToDict(wire.template_arguments) if wire.HasField("template_arguments") else {}
+    return Chat(
+        messages=tuple(_message(index, message) for index, message in enumerate(wire.messages)),
+        tools=_tools(wire),
+        template_arguments=arguments,
+        add_generation_prompt=opens_turn and not wire.continue_final_message,
+        continue_final_message=wire.continue_final_message,
+        chat_template=wire.chat_template or None,
+    )
+
+
+def to_embed_inputs(wire: pb.EmbedRequest, model: ModelInfo) -> list[Text | Tokens]:
+    """The inputs of an embedding request; raises MeshError."""
+    if not wire.inputs:
+        raise invalid("inputs", "'inputs' must hold at least one input")
+    if wire.HasField("dimensions") and wire.dimensions < 1:
+        raise invalid("dimensions", f"'dimensions' must be at least 1, not {wire.dimensions}")
+    return [_embed_input(index, item, model) for index, item in enumerate(wire.inputs)]
+
+
+def check_token_ids(param: str, ids: Collection[int], model: ModelInfo) -> None:
+    """Refuse ids beyond the model's vocabulary."""
+    if ids and max(ids) >= model.vocab_size:
+        raise out_of_range(param, max(ids), 0, model.vocab_size - 1)
+
+
+def _embed_input(index: int, wire: pb.EmbedInput, model: ModelInfo) -> Text | Tokens:
+    match wire.WhichOneof("input"):
+        case "text":
+            return Text(wire.text)
+        case "tokens":
+            return _tokens(f"inputs[{index}]", wire.tokens, model)
+        case _:
+            raise invalid("inputs", f"'inputs[{index}]' must have text or tokens")
+
+
+def _prompt(wire: pb.GenerateRequest, model: ModelInfo) -> Prompt:
+    match wire.WhichOneof("prompt"):
+        case "chat":
+            return to_chat(wire.chat)
+        case "text":
+            return Text(wire.text)
+        case "tokens":
+            return _tokens("tokens", wire.tokens, model)
+        case _:
+            raise invalid("prompt", "a prompt must be given: 'chat', 'text' or 'tokens'")
+
+
+def _tokens(param: str, wire: pb.TokenIds, model: ModelInfo) -> Tokens:
+    ids = tuple(wire.ids)
+    if not ids:
+        raise invalid(param, f"'{param}' must hold at least one token id")
+    check_token_ids(param, ids, model)
+    return Tokens(ids)
+
+
+def _message(index: int, wire: pb.ChatMessage) -> Message:
+    where = f"messages[{index}]"
+    if not wire.role:
+        raise invalid("messages", f"'{where}.role' must not be empty")
+    return Message(
+        role=wire.role,
+        parts=tuple(_part(where, part) for part in wire.parts) if wire.parts else None,
+        name=wire.name or None,
+        tool_calls=tuple(_tool_call(where, call) for call in wire.tool_calls),
+        tool_call_id=wire.tool_call_id or None,
+        reasoning=wire.reasoning or None,
+    )
+
+
+def _part(where: str, wire: pb.ContentPart) -> str | Image:
+    match wire.WhichOneof("part"):
+        case "text":
+            return wire.text
+        case "image":
+            return _image(where, wire.image)
+        case _:
+            raise invalid("messages", f"a part of '{where}' is empty: it must have text or an image")
+
+
+def _image(where: str, wire: pb.Image) -> Image:
+    if not wire.data:
+        raise invalid("messages", f"an image of '{where}' has no data")
+    detail = wire.detail or "auto"
+    if detail not in ("low", "high", "auto"):
+        raise invalid("messages", f"'detail' of an image of '{where}' must be low, high or auto, not '{detail}'")
+    return Image(wire.data, wire.media_type, detail)
+
+
+def _tool_call(where: str, wire: pb.ToolCall) -> ToolCall:
+    if not wire.name:
+        raise invalid("messages", f"a tool call of '{where}' has no function name")
+    return ToolCall(wire.id, wire.name, wire.arguments_json)
+
+
+def _tools(wire: pb.ChatPrompt) -> tuple[Tool, ...]:
+    tools = tuple(_tool(index, tool) for index, tool in enumerate(wire.tools))
+    choice = wire.tool_choice
+    match choice.mode:
+        case pb.ToolChoice.MODE_UNSPECIFIED | pb.ToolChoice.MODE_AUTO:
+            return tools
+        case pb.ToolChoice.MODE_NONE:
+            return ()  # a model that does not see the tools cannot call them
+        case pb.ToolChoice.MODE_NAMED if choice.name not in {tool.name for tool in tools}:
+            raise invalid("tool_choice", f"'tool_choice' names '{choice.name}', which is not one of 'tools'")
+        case pb.ToolChoice.MODE_REQUIRED | pb.ToolChoice.MODE_NAMED:
+            raise unsupported("tool_choice", "'tool_choice' can be auto or none here: forced calls are not supported")
+        case _:
+            raise invalid("tool_choice", f"'tool_choice' has the unknown mode {choice.mode}")
+
+
+def _tool(index: int, wire: pb.Tool) -> Tool:
+    if not 1 <= len(wire.name) <= MAX_TOOL_NAME:
+        raise invalid("tools", f"'tools[{index}].name' must have 1 to {MAX_TOOL_NAME} characters, not {len(wire.name)}")
+    parameters = _json(f"tools[{index}].parameters", "tools", wire.parameters_json or "{}")
+    if not isinstance(parameters, dict):
+        raise invalid("tools", f"'tools[{index}].parameters' must be a JSON object")
+    return Tool(wire.name, wire.description, cast("dict[str, Any]", parameters), wire.strict)
+
+
+def _json(where: str, param: str, text: str) -> object:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise invalid(param, f"'{where}' is not valid JSON: {error}") from None
+
+
+def _sampling(wire: pb.SamplingOptions, model: ModelInfo) -> Sampling:
+    given: dict[str, Any] = {name: _number(wire, name) for name in _LIMITS if wire.HasField(cast("Any", name))}
+    given |= _lengths(wire)
+    given |= _choices(wire)
+    if wire.HasField("top_k"):
+        if wire.top_k < -1:
+            raise invalid("top_k", f"'top_k' must be at least -1, not {wire.top_k}")
+        given["top_k"] = max(wire.top_k, 0)
+    return Sampling(
+        seed=wire.seed if wire.HasField("seed") else secrets.randbits(63),
+        logit_bias=_logit_bias(wire.logit_bias, model),
+        stop=_stop(wire.stop),
+        stop_token_ids=_stop_token_ids(wire.stop_token_ids, model),
+        ignore_eos=wire.ignore_eos,
+        keep_special_tokens=wire.keep_special_tokens,
+        include_stop=wire.include_stop,
+        **given,
+    )
+
+
+def _number(wire: pb.SamplingOptions, name: str) -> float:
+    value: float = getattr(wire, name)
+    low, high = _LIMITS[name]
+    if low is None and not 0 < value <= high:  # written so that a NaN fails
+        raise invalid(name, f"'{name}' must be above 0 and at most {high}, not {value:g}")
+    if low is not None and not low <= value <= high:
+        raise out_of_range(name, f"{value:g}", low, high)
+    return value
+
+
+def _lengths(wire: pb.SamplingOptions) -> dict[str, int]:
+    given: dict[str, int] = {}
+    if wire.HasField("max_tokens"):
+        if wire.max_tokens < 1:
+            raise invalid("max_tokens", f"'max_tokens' must be at least 1, not {wire.max_tokens}")
+        given["max_tokens"] = wire.max_tokens
+    if wire.HasField("min_tokens"):
+        limit = given.get("max_tokens")
+        if limit is not None and wire.min_tokens > limit:
+            raise invalid("min_tokens", f"'min_tokens' must be at most 'max_tokens' ({limit}), not {wire.min_tokens}")
+        given["min_tokens"] = wire.min_tokens
+    return given
+
+
+def _choices(wire: pb.SamplingOptions) -> dict[str, int]:
+    given: dict[str, int] = {}
+    if wire.HasField("n"):
+        if not 1 <= wire.n <= MAX_CHOICES:
+            raise out_of_range("n", wire.n, 1, MAX_CHOICES)
+        given["n"] = wire.n
+    if wire.HasField("best_of"):
+        low = given.get("n", 1)
+        if not low <= wire.best_of <= MAX_CHOICES:
+            raise out_of_range("best_of", wire.best_of, low, MAX_CHOICES)
+        given["best_of"] = wire.best_of
+    return given
+
+
+def _logit_bias(wire: Mapping[int, float], model: ModelInfo) -> dict[int, float]:
+    if len(wire) > MAX_LOGIT_BIASES:
+        raise invalid("logit_bias", f"'logit_bias' must have at most {MAX_LOGIT_BIASES} entries, not {len(wire)}")
+    biases = dict(wire)
+    check_token_ids("logit_bias", biases, model)
+    for token, bias in biases.items():
+        if not math.fabs(bias) <= 100:  # written so that a NaN fails
+            raise out_of_range("logit_bias", f"{bias:g} (of token {token})", -100, 100)
+    return biases
+
+
+def _stop(wire: Sequence[str]) -> tuple[str, ...]:
+    if len(wire) > MAX_STOPS:
+        raise invalid("stop", f"'stop' must have at most {MAX_STOPS} texts, not {len(wire)}")
+    for text in wire:
+        if not 1 <= len(text) <= MAX_STOP_CHARACTERS:
+            raise invalid(
+                "stop", f"each text of 'stop' must have 1 to {MAX_STOP_CHARACTERS} characters, not {len(text)}"
+            )
+    return tuple(wire)
+
+
+def _stop_token_ids(wire: Sequence[int], model: ModelInfo) -> tuple[int, ...]:
+    if len(wire) > MAX_STOPS:
+        raise invalid("stop_token_ids", f"'stop_token_ids' must have at most {MAX_STOPS} ids, not {len(wire)}")
+    check_token_ids("stop_token_ids", wire, model)
+    return tuple(wire)
+
+
+def _output(wire: pb.OutputOptions) -> Output:
+    return Output(
+        logprobs=_logprobs("logprobs", wire.logprobs) if wire.HasField("logprobs") else None,
+        prompt_logprobs=(
+            _logprobs("prompt_logprobs", wire.prompt_logprobs) if wire.HasField("prompt_logprobs") else None
+        ),
+        echo=wire.echo,
+        prompt_token_ids=wire.prompt_token_ids,
+    )
+
+
+def _logprobs(param: str, value: int) -> int:
+    if value > MAX_LOGPROBS:
+        raise out_of_range(param, value, 0, MAX_LOGPROBS)
+    return value
+
+
+def _constraint(wire: pb.Constraint) -> Constraint:
+    match wire.WhichOneof("kind"):
+        case "json_object" if wire.json_object:
+            return Constraint("json_object")
+        case "json_schema":
+            _json("json_schema", "json_schema", wire.json_schema)
+            return Constraint("json_schema", wire.json_schema)
+        case "regex":
+            return Constraint("regex", _not_empty("regex", wire.regex))
+        case "grammar":
+            return Constraint("grammar", _not_empty("grammar", wire.grammar))
+        case "choice":
+            if not wire.choice.texts:
+                raise invalid("choice", "'choice' must have at least one text")
+            return Constraint("choice", tuple(_not_empty("choice", text) for text in wire.choice.texts))
+        case _:
+            raise invalid("constraint", "'constraint' must say which kind of grammar it is")
+
+
+def _not_empty(param: str, text: str) -> str:
+    if not text:
+        raise invalid(param, f"'{param}' must not be empty")
+    return text
+
+
+def _resume(wire: pb.Resume, choices: int, model: ModelInfo) -> dict[int, Progress]:
+    progress: dict[int, Progress] = {}
+    for item in wire.choices:
+        if item.choice >= choices:
+            raise out_of_range("resume", f"choice {item.choice}", 0, choices - 1)
+        if item.choice in progress:
+            raise invalid("resume", f"'resume' has choice {item.choice} twice")
+        ids = tuple(item.token_ids)
+        check_token_ids("resume", ids, model)
+        progress[item.choice] = Progress(ids, item.finished)
+    return progress
+
+
+def _priority(wire: pb.GenerateRequest) -> int:
+    if not -100 <= wire.priority <= 100:
+        raise out_of_range("priority", wire.priority, -100, 100)
+    return wire.priority

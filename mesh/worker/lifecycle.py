@@ -1,0 +1,165 @@
+"""The life of a worker process: load, serve, announce, drain, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from mesh.log import kv
+from mesh.registry.announce import Announcer
+from mesh.registry.client import probe
+from mesh.registry.records import WORKERS_PREFIX
+from mesh.v1 import registry_pb2
+from mesh.version import version
+from mesh.worker.config import WorkerConfig
+from mesh.worker.engines import make_engine
+from mesh.worker.events import capabilities
+from mesh.worker.exporter import serve_metrics
+from mesh.worker.identity import Identity
+from mesh.worker.server import WorkerServer
+
+log = logging.getLogger(__name__)
+
+# How often a long load says that it is still at it.
+_LOAD_REPORT = 10.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+async def run(config: WorkerConfig) -> None:
+    """Run a worker until it is asked to stop and is empty. Raises MeshError with one sentence if it cannot start."""
+    server = WorkerServer(make_engine(config), Identity(config.id_or_default()), tls=config.tls)
+    async with AsyncExitStack() as stack:
+        # Everything that can be refused is asked for before the load, which may take minutes.
+        stack.push_async_callback(server.stop)
+        address = config.advertised(server.bind(config.host, config.port))
+        if config.register and config.etcd:
+            await probe(config.etcd_options(), WORKERS_PREFIX, write=True)
+        stack.enter_context(_on_signals(lambda: _asked_to_stop(server)))
+        if config.metrics:
+            stack.enter_context(_metrics(config, server))
+        await _load(server)
+        announcer = stack.enter_context(_announced(config, server, address)) if config.register else None
+        models = ", ".join(model.name for model in server.engine.models)
+        log.info("worker is ready", extra=kv(worker=server.identity.worker_id, address=address, models=models))
+        await _serve(config, server, announcer)
+
+
+async def _load(server: WorkerServer) -> None:
+    began = time.monotonic()
+    async with _reporting_progress(began):
+        await server.start()
+    log.info("engine is loaded", extra=kv(seconds=round(time.monotonic() - began, 2)))
+
+
+async def _serve(config: WorkerConfig, server: WorkerServer, announcer: Announcer | None) -> None:
+    """Until the worker is asked to end and its streams are gone, or the time for that is over."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_announce_drain(server, announcer))
+        await server.stopping.wait()
+        await server.drain()
+        log.info("draining", extra=kv(streams=len(server.streams), limit=config.drain_timeout))
+        if not await server.wait_empty(config.drain_timeout):
+            log.warning("streams are left at the end of the drain", extra=kv(streams=len(server.streams)))
+
+
+async def _announce_drain(server: WorkerServer, announcer: Announcer | None) -> None:
+    await server.drained.wait()
+    if announcer is not None:
+        announcer.set_state(registry_pb2.WORKER_STATE_DRAINING)
+
+
+def _asked_to_stop(server: WorkerServer) -> None:
+    """The first signal drains, a second one ends at once, and so does one during the load, which serves nobody."""
+    if not server.serving:
+        _end_at_once("stopped during the load", 0)
+    if server.stopping.is_set():
+        _end_at_once("stopped by a second signal", 1)
+    server.stopping.set()
+
+
+def _end_at_once(why: str, code: int) -> None:
+    log.warning(why)
+    logging.shutdown()
+    os._exit(code)
+
+
+@contextmanager
+def _on_signals(handler: Callable[[], None]) -> Generator[None]:
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, handler)
+    try:
+        yield
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+@asynccontextmanager
+async def _reporting_progress(began: float) -> AsyncGenerator[None]:
+    async def report() -> None:
+        while True:
+            await asyncio.sleep(_LOAD_REPORT)
+            log.info("still loading", extra=kv(seconds=round(time.monotonic() - began)))
+
+    task = asyncio.create_task(report())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+@contextmanager
+def _metrics(config: WorkerConfig, server: WorkerServer) -> Generator[None]:
+    registry = server.metrics.registry
+    with serve_metrics(registry, config.host, config.metrics_port_or_default()) as port:
+        log.info("serving metrics", extra=kv(port=port))
+        yield
+
+
+@contextmanager
+def _announced(config: WorkerConfig, server: WorkerServer, address: str) -> Generator[Announcer]:
+    announcer = Announcer(config.etcd_options(), make_record(config, server, address), ttl=config.ttl)
+    server.metrics.registered.set_function(lambda: announcer.registered)
+    announcer.start()
+    try:
+        yield announcer
+    finally:
+        announcer.stop()
+
+
+def make_record(config: WorkerConfig, server: WorkerServer, address: str) -> registry_pb2.WorkerRecord:
+    """What the registry says of this worker; the engine must have been started."""
+    started = Timestamp()
+    started.FromDatetime(server.identity.started_at)
+    return registry_pb2.WorkerRecord(
+        worker_id=server.identity.worker_id,
+        incarnation=server.identity.incarnation,
+        address=address,
+        models=[
+            registry_pb2.ServedModel(
+                name=model.name,
+                fingerprint=model.fingerprint,
+                context_length=model.context_length,
+                capabilities=capabilities(model),
+            )
+            for model in server.engine.models
+        ],
+        slots=server.engine.load().slots,
+        state=registry_pb2.WORKER_STATE_READY,
+        version=version(),
+        zone=config.zone,
+        started_at=started,
+        engine=server.engine.name,
+        labels=config.labels,
+    )

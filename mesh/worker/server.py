@@ -1,0 +1,109 @@
+"""The gRPC server of a worker: inference, admin, health and reflection over one engine.
+
+The life of the process around it (registry, signals, metrics) is in lifecycle.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+import grpc.aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+from grpc_reflection.v1alpha import reflection
+
+from mesh import wire
+from mesh.engine.base import Engine
+from mesh.errors import ErrorKind, MeshError
+from mesh.metrics import WorkerMetrics
+from mesh.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
+from mesh.worker.admin import AdminServicer
+from mesh.worker.identity import Identity
+from mesh.worker.servicer import InferenceServicer
+from mesh.worker.streams import Streams
+
+_INFERENCE: str = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
+_ADMIN: str = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
+_HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+_SERVICES = (_INFERENCE, _ADMIN, _HEALTH, reflection.SERVICE_NAME)
+# After the streams have been ended, what their last messages need to reach the clients.
+_GRACE = 1.0
+
+
+class WorkerServer:
+    """Serves an engine. `bind`, then `start` (which loads), then `drain`, then `stop`.
+
+    `drained` is set as soon as a drain has begun, `stopping` when the process is asked to end.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        identity: Identity,
+        *,
+        metrics: WorkerMetrics | None = None,
+        tls: wire.Tls | None = None,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    ) -> None:
+        self.engine = engine
+        self.identity = identity
+        self.metrics = metrics or WorkerMetrics()
+        self.streams = Streams(engine, self.metrics)
+        self.drained = asyncio.Event()
+        self.stopping = asyncio.Event()
+        self.serving = False
+        self._tls = tls
+        self._health = HealthServicer()
+        self._server = grpc.aio.server(options=wire.SERVER_OPTIONS, interceptors=interceptors)
+        self._add_services()
+
+    def bind(self, host: str, port: int) -> int:
+        """Take the port (0 picks one) and return it; raises MeshError. Clients are served after `start`."""
+        return wire.bind(self._server, host, port, tls=self._tls)
+
+    async def start(self) -> None:
+        """Load the engine and serve; raises MeshError."""
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self.engine.start(self.streams.on_step)
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        await self._server.start()
+        self.serving = True
+
+    async def drain(self, *, stop: bool = False) -> None:
+        """Take no new streams, and tell sessions and health watchers at once. Live streams go on.
+
+        With `stop` whoever runs the process is asked, by `stopping`, to end it once the streams are gone.
+        """
+        self.streams.drain()
+        self.drained.set()
+        if stop:
+            self.stopping.set()
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def wait_empty(self, limit: float) -> bool:
+        """Wait until no stream is live, at most `limit` seconds; returns whether that came about."""
+        try:
+            await asyncio.wait_for(self.streams.wait_empty(), limit)
+        except TimeoutError:
+            return False
+        return True
+
+    async def stop(self) -> None:
+        """End what is left and free everything. Safe to call at any time."""
+        self.streams.fail_all(MeshError(ErrorKind.DRAINING, "this worker stops before the answer was complete"))
+        await self._server.stop(_GRACE)
+        await self.engine.stop()
+
+    def _add_services(self) -> None:
+        inference = InferenceServicer(self.streams, self.identity, self.metrics)
+        admin = AdminServicer(self.streams, self.identity, inference, lambda stop: self.drain(stop=stop))
+        self.metrics.sessions.set_function(lambda: len(inference.sessions))
+        inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, self._server)
+        admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(_SERVICES, self._server)
+
+    async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
+        for service in ("", _INFERENCE, _ADMIN):
+            await self._health.set(service, status)

@@ -1,0 +1,204 @@
+"""One session: many streams of one gateway on one gRPC stream, one message per engine step.
+
+While a write is blocked by a slow gateway, later steps gather in the next message; the credits that the gateway gave
+bound it. When the session ends, for whatever reason, all its streams are cancelled in the engine at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import grpc.aio
+
+from mesh.engine.base import Delta, Event, Failed, Finished, Step
+from mesh.errors import ErrorKind, MeshError, invalid
+from mesh.log import bind_request_id, kv
+from mesh.metrics import WorkerMetrics
+from mesh.v1 import inference_pb2 as pb
+from mesh.worker.events import fill_delta, fill_event, fill_failure, fill_load
+from mesh.worker.identity import Identity
+from mesh.worker.streams import Stream, Streams
+
+log = logging.getLogger(__name__)
+
+# Announced to gateways: this many seconds of silence mean a dead or frozen worker.
+HEARTBEAT_LIMIT = 2.0
+# How often a quiet session is looked at; silence lasts at most twice as long.
+_BEAT = 0.25
+# A gateway that takes no byte for so many seconds is given up, since events gather for it.
+_BLOCKED_LIMIT = 30.0
+
+Context = grpc.aio.ServicerContext[pb.SessionRequest, pb.SessionResponse]
+
+
+class Session:
+    """Serves one Session call; a Sink of all its streams."""
+
+    def __init__(self, streams: Streams, identity: Identity, metrics: WorkerMetrics, context: Context) -> None:
+        self.messages = 0
+        self._streams = streams
+        self._identity = identity
+        self._metrics = metrics
+        self._context = context
+        self._mine: dict[int, Stream] = {}
+        self._starting: set[asyncio.Task[None]] = set()
+        self._pending: pb.SessionResponse | None = None
+        self._wake = asyncio.Event()
+        self._half_closed = False
+        self._written_at = 0.0
+        self._writing = False
+
+    async def run(self, commands: AsyncIterator[pb.SessionRequest]) -> None:
+        """Serve until the gateway closes its side and its streams have ended. Raises MeshError on a bad command."""
+        await self._open(commands)
+        self._streams.attach(self)
+        try:
+            async with asyncio.TaskGroup() as group:
+                beat = group.create_task(self._beat())
+                group.create_task(self._write()).add_done_callback(lambda _: beat.cancel())
+                async for command in commands:
+                    self._obey(command, group)
+                self._half_closed = True
+                self._wake.set()
+        finally:
+            self._streams.detach(self)
+            for stream in list(self._mine.values()):
+                self._streams.cancel(stream)
+
+    async def _open(self, commands: AsyncIterator[pb.SessionRequest]) -> None:
+        command = await anext(aiter(commands), None)
+        if command is None or not command.HasField("open"):
+            raise invalid("open", "the first command of a session must be 'open'")
+        self._identity.check(command.open.expected_worker_id, command.open.expected_incarnation)
+        log.info("session opened", extra=kv(client=command.open.client, peer=self._context.peer()))
+        message = self._message()
+        message.opened.worker_id = self._identity.worker_id
+        message.opened.incarnation = self._identity.incarnation
+        message.opened.heartbeat = HEARTBEAT_LIMIT
+        self._wake.set()
+
+    def _obey(self, command: pb.SessionRequest, group: asyncio.TaskGroup) -> None:
+        match command.WhichOneof("command"):
+            case "start":
+                self._start(command.start, group)
+            case "cancel":
+                stream = self._mine.pop(command.cancel.stream_id, None)
+                if stream is not None:
+                    self._streams.cancel(stream)
+                    self._drop_events(stream.stream_id)
+            case "credit":
+                stream = self._mine.get(command.credit.stream_id)
+                if stream is not None:
+                    self._streams.grant(stream, command.credit.tokens)
+            case "open":
+                raise invalid("open", "a session can be opened only once")
+            case _:
+                raise invalid("command", "a session command that this worker does not know")
+
+    def _start(self, start: pb.StreamStart, group: asyncio.TaskGroup) -> None:
+        if start.stream_id in self._mine:
+            raise invalid("stream_id", f"'stream_id' {start.stream_id} is in use on this session")
+        stream = self._streams.open(self, start.stream_id)
+        self._mine[start.stream_id] = stream
+        group.create_task(self._submit(stream, start))
+
+    async def _submit(self, stream: Stream, start: pb.StreamStart) -> None:
+        bind_request_id(start.request.request_id)
+        credit = start.credit if start.HasField("credit") else None
+        try:
+            await self._streams.submit(stream, start.request, credit=credit)
+        except MeshError as error:
+            self.fail(stream, error)
+
+    # Sink
+
+    def add(self, stream: Stream, event: Event) -> None:
+        """Take an event into the next message."""
+        events = self._message().events
+        wire = events.add()
+        wire.stream_id = stream.stream_id
+        try:
+            if type(event) is Delta:
+                fill_delta(wire.delta, event)
+                return
+            fill_event(wire, event, stream.fingerprint)
+        except BaseException:
+            del events[-1]
+            raise
+        if isinstance(event, Finished | Failed):
+            self._forget(stream)
+
+    def fail(self, stream: Stream, error: MeshError) -> None:
+        """End a stream with an error, unless the gateway has ended it before."""
+        if self._forget(stream):
+            wire = self._message().events.add()
+            wire.stream_id = stream.stream_id
+            fill_failure(wire.failed, error)
+            self._wake.set()
+
+    def flush(self, step: Step) -> None:
+        """Complete the message of a step and have it sent."""
+        message = self._message()
+        message.step = step.number
+        fill_load(message.load, step.load)
+        self._wake.set()
+
+    def drain(self) -> None:
+        """Say at once that the worker drains; every later message repeats it."""
+        self._message().draining = True
+        self._wake.set()
+
+    def _message(self) -> pb.SessionResponse:
+        if self._pending is None:
+            self._pending = pb.SessionResponse(draining=self._streams.draining)
+        return self._pending
+
+    def _forget(self, stream: Stream) -> bool:
+        if self._mine.get(stream.stream_id) is not stream:
+            return False
+        del self._mine[stream.stream_id]
+        return True
+
+    def _drop_events(self, stream_id: int) -> None:
+        """After a cancel no event of the stream is sent, not even one that waits for a blocked write."""
+        if self._pending is not None and any(event.stream_id == stream_id for event in self._pending.events):
+            kept = [event for event in self._pending.events if event.stream_id != stream_id]
+            del self._pending.events[:]
+            self._pending.events.extend(kept)
+
+    # Writing
+
+    async def _write(self) -> None:
+        """Send the gathered message whenever there is one, until nothing can follow."""
+        now = asyncio.get_running_loop().time
+        while self._pending is not None or self._mine or not self._half_closed:
+            await self._wake.wait()
+            self._wake.clear()
+            message, self._pending = self._pending, None
+            if message is None:
+                continue
+            if not message.HasField("load"):
+                fill_load(message.load, self._streams.engine.load())
+            if message.events:
+                self.messages += 1
+                self._metrics.session_messages.inc()
+            self._written_at = now()
+            self._writing = True
+            await self._context.write(message)
+            self._writing = False
+
+    async def _beat(self) -> None:
+        """Send the load when nothing else was sent, and give up a gateway that does not read."""
+        now = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(_BEAT)
+            silence = now() - self._written_at
+            if self._writing and silence > _BLOCKED_LIMIT:
+                raise MeshError(
+                    ErrorKind.DEADLINE_EXCEEDED, f"the client of this session took nothing for {_BLOCKED_LIMIT:g} s"
+                )
+            if not self._writing and silence >= _BEAT:
+                self._message()
+                self._wake.set()

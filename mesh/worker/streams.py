@@ -1,0 +1,207 @@
+"""All live streams of a worker, whichever way they came: from here events find their way back, and here they end.
+
+A stream is one request of one client. Its sink is what serves that client: a session (many streams) or a plain call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
+
+from mesh.engine.base import Engine, Event, Failed, Finished, Step
+from mesh.errors import ErrorKind, MeshError
+from mesh.log import kv
+from mesh.metrics import WorkerMetrics
+from mesh.v1 import inference_pb2 as pb
+from mesh.worker.convert import find_model, to_request
+
+log = logging.getLogger(__name__)
+
+Outcome = Literal["finished", "cancelled", "failed"]
+
+
+class Sink(Protocol):
+    """Serves the events of its streams to a client. Methods are quick and never wait."""
+
+    def add(self, stream: Stream, event: Event) -> None:
+        """Take an event of a stream."""
+        ...
+
+    def fail(self, stream: Stream, error: MeshError) -> None:
+        """Take the end of a stream that broke outside the engine's steps."""
+        ...
+
+    def flush(self, step: Step) -> None:
+        """Send what was taken: all events of this step are there."""
+        ...
+
+    def drain(self) -> None:
+        """Tell the client, if there is a way to, that the worker takes no more streams."""
+        ...
+
+
+class Stream:
+    """One request of one client. `stream_id` is the sink's own number for it."""
+
+    __slots__ = ("early_credit", "fingerprint", "key", "live", "sink", "stream_id", "submitted")
+
+    def __init__(self, key: int, sink: Sink, stream_id: int) -> None:
+        self.key = key
+        self.sink = sink
+        self.stream_id = stream_id
+        self.fingerprint = ""
+        self.live = True
+        self.submitted = False
+        self.early_credit = 0  # granted before the engine knew the request
+
+
+@dataclass(slots=True)
+class Counts:
+    """Streams since start."""
+
+    started: int = 0
+    finished: int = 0
+    cancelled: int = 0
+    failed: int = 0
+
+
+class Streams:
+    """The table of live streams. Everything runs on the event loop's thread."""
+
+    def __init__(self, engine: Engine, metrics: WorkerMetrics) -> None:
+        self.engine = engine
+        self.counts = Counts()
+        self.draining = False
+        self._live: dict[int, Stream] = {}
+        self._sinks: set[Sink] = set()
+        self._keys = itertools.count(1)
+        self._outcomes = {name: metrics.streams.labels(name) for name in ("finished", "cancelled", "failed")}
+        self._empty = asyncio.Event()
+        self._empty.set()
+        metrics.live_streams.set_function(lambda: len(self._live))
+
+    def __len__(self) -> int:
+        return len(self._live)
+
+    def attach(self, sink: Sink) -> None:
+        """Let a sink hear of draining."""
+        self._sinks.add(sink)
+
+    def detach(self, sink: Sink) -> None:
+        """The sink's client is gone."""
+        self._sinks.discard(sink)
+
+    def open(self, sink: Sink, stream_id: int = 0) -> Stream:
+        """Make a stream. It must be submitted or ended next."""
+        stream = Stream(next(self._keys), sink, stream_id)
+        self._live[stream.key] = stream
+        self._empty.clear()
+        self.counts.started += 1
+        return stream
+
+    async def submit(
+        self, stream: Stream, wire: pb.GenerateRequest, *, credit: int | None = None, deadline: float | None = None
+    ) -> None:
+        """Hand a request to the engine. Raises MeshError, and then the stream has ended.
+
+        A stream that is ended while the engine thinks stays ended: the engine is told to forget it. `deadline` is the
+        call's own, a time of time.monotonic(); the earlier one counts.
+        """
+        try:
+            await self._submit(stream, wire, credit, deadline)
+        except MeshError:
+            self._end(stream, "failed")
+            raise
+        except Exception:
+            log.exception("the engine could not accept a request", extra=kv(request_id=wire.request_id))
+            self._end(stream, "failed")
+            raise MeshError(ErrorKind.ENGINE_FAILED, "the engine could not accept the request") from None
+        finally:
+            if not stream.live:
+                self.engine.cancel(stream.key)
+
+    async def _submit(
+        self, stream: Stream, wire: pb.GenerateRequest, credit: int | None, deadline: float | None
+    ) -> None:
+        if self.draining:
+            raise MeshError(ErrorKind.DRAINING, "this worker is draining and takes no new requests")
+        model = find_model(self.engine.models, wire.model)
+        request = to_request(wire, model, key=stream.key, credit=credit)
+        if deadline is not None:
+            earliest = deadline if request.deadline is None else min(deadline, request.deadline)
+            request = replace(request, deadline=earliest)
+        stream.fingerprint = model.fingerprint
+        await self.engine.submit(request)
+        stream.submitted = True
+        if stream.live and stream.early_credit:
+            self.engine.grant(stream.key, stream.early_credit)
+
+    def grant(self, stream: Stream, tokens: int) -> None:
+        """Allow more tokens."""
+        if stream.submitted:
+            self.engine.grant(stream.key, tokens)
+        else:
+            stream.early_credit += tokens
+
+    def cancel(self, stream: Stream) -> None:
+        """The client wants no more of it. Does nothing if the stream has ended."""
+        if stream.live:
+            self._end(stream, "cancelled")
+            self.engine.cancel(stream.key)
+
+    def on_step(self, step: Step) -> None:
+        """The engine's listener: one call per step."""
+        live = self._live
+        touched: dict[Sink, None] = {}  # in order of first appearance
+        for event in step.events:
+            stream = live.get(event.key)
+            if stream is None:
+                continue
+            try:
+                stream.sink.add(stream, event)
+            except Exception as error:
+                self._broken(stream, error)
+            touched[stream.sink] = None
+            if isinstance(event, Finished):
+                self._end(stream, "finished")
+            elif isinstance(event, Failed):
+                self._end(stream, "failed")
+        for sink in touched:
+            sink.flush(step)
+
+    def drain(self) -> None:
+        """Refuse new streams from now on, and say so to everybody."""
+        self.draining = True
+        for sink in self._sinks:
+            sink.drain()
+
+    def fail_all(self, error: MeshError) -> None:
+        """End every live stream with an error."""
+        for stream in list(self._live.values()):
+            self._end(stream, "failed")
+            self.engine.cancel(stream.key)
+            stream.sink.fail(stream, error)
+
+    async def wait_empty(self) -> None:
+        """Until no stream is live. Meant for after `drain`, under the caller's limit."""
+        await self._empty.wait()
+
+    def _end(self, stream: Stream, outcome: Outcome) -> None:
+        if not stream.live:
+            return
+        stream.live = False
+        del self._live[stream.key]
+        if not self._live:
+            self._empty.set()
+        setattr(self.counts, outcome, getattr(self.counts, outcome) + 1)
+        self._outcomes[outcome].inc()
+
+    def _broken(self, stream: Stream, error: Exception) -> None:
+        """An event that cannot be sent, a bug of the engine, ends its own stream and no other."""
+        log.error("cannot send an event of stream %d", stream.key, exc_info=error)
+        self._end(stream, "failed")
+        self.engine.cancel(stream.key)
+        stream.sink.fail(stream, MeshError(ErrorKind.ENGINE_FAILED, "the engine produced an event that cannot be sent"))
