@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from mesh.errors import invalid, out_of_range
+from mesh.errors import invalid
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -281,7 +281,7 @@ class StopStrings:
 
     def __init__(self, texts: Sequence[str]) -> None:
         if len(texts) > MAX_STOP_STRINGS:
-            raise out_of_range("stop", f"{len(texts)} texts", 0, f"{MAX_STOP_STRINGS} texts")
+            raise invalid("stop", f"'stop' must hold at most {MAX_STOP_STRINGS} texts, not {len(texts)}")
         for text in texts:
             if not 1 <= len(text) <= MAX_STOP_LENGTH:
                 raise invalid(
