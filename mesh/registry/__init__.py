@@ -1,0 +1,33 @@
+"""The only room that knows etcd: who is in the mesh, kept there by the workers and mirrored by the gateways.
+
+worker:   announcer = Announcer(options, record); announcer.start(); ...; announcer.stop()
+gateway:  async with EtcdClient(options) as etcd: await watch_workers(etcd, on_worker)
+no etcd:  async with EmbeddedRegistry() as registry: options = EtcdOptions.from_url(registry.address)
+"""
+
+from mesh.registry.announce import Announcer
+from mesh.registry.client import EtcdCalls, EtcdClient, prefix_end, probe
+from mesh.registry.embedded import EmbeddedRegistry
+from mesh.registry.errors import EtcdError, EtcdUnavailable
+from mesh.registry.mirror import mirror
+from mesh.registry.options import EtcdOptions, check_advertised
+from mesh.registry.records import WORKERS_PREFIX, decode, encode, key_for, watch_workers
+
+__all__ = [
+    "WORKERS_PREFIX",
+    "Announcer",
+    "EmbeddedRegistry",
+    "EtcdCalls",
+    "EtcdClient",
+    "EtcdError",
+    "EtcdOptions",
+    "EtcdUnavailable",
+    "check_advertised",
+    "decode",
+    "encode",
+    "key_for",
+    "mirror",
+    "prefix_end",
+    "probe",
+    "watch_workers",
+]
