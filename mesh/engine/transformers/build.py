@@ -1,0 +1,115 @@
+"""From options to an engine that is ready to step: load, test, choose the runner, size the KV cache."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mesh.engine.base import Chat, ModelInfo, Text
+from mesh.engine.sampler import Sampler
+from mesh.engine.text import Codec
+from mesh.engine.transformers.blocks import BlockManager
+from mesh.engine.transformers.core import Core
+from mesh.engine.transformers.kv_cache import KvCache
+from mesh.engine.transformers.loader import LoadedModel, load
+from mesh.engine.transformers.memory import cache_pages
+from mesh.engine.transformers.options import EngineOptions
+from mesh.engine.transformers.packed import PackedRunner
+from mesh.engine.transformers.runner import Runner
+from mesh.engine.transformers.scheduler import Limits, Scheduler
+from mesh.engine.transformers.selftest import Verdict, check_packed
+from mesh.errors import unsupported
+from mesh.log import kv
+
+log = logging.getLogger(__name__)
+
+_PAGE_SIZE = 16
+_STEP_TOKENS = {"cpu": 512, "cuda": 2048}
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What the event loop's side needs of the served model."""
+
+    info: ModelInfo
+    tokenizer: Codec
+    render: Callable[[Chat], list[int]]
+    page_size: int
+    shares_prefix: bool
+
+    def encode(self, prompt: Text | Chat, *, add_special_tokens: bool = True) -> list[int]:
+        """The token ids of a prompt."""
+        if isinstance(prompt, Chat):
+            return self.render(prompt)
+        return self.tokenizer.encode(prompt.text, add_special_tokens=add_special_tokens)
+
+
+def build(options: EngineOptions) -> tuple[Core, Served]:
+    """Load the model and make everything around it. Blocks; to be called on the engine's thread."""
+    loaded = load(options.models[0], log.info)
+    page_size = options.page_size or _PAGE_SIZE
+    verdict = _try_packed(options, loaded, page_size)
+    blocks, runner = _make_runner(options, loaded, verdict, page_size)
+    step_tokens = options.step_tokens or max(options.max_rows, _STEP_TOKENS.get(loaded.device.type, 512))
+    limits = Limits(options.max_rows, step_tokens, chunked_prefill=runner.chunks)
+    scheduler = Scheduler(limits, blocks, runner.release)
+    sampler = Sampler(loaded.vocab_size, loaded.device, loaded.eos_token_ids)
+    info = _describe(loaded, runner, blocks)
+    log.info(
+        "model ready",
+        extra=kv(model=info.name, execution=info.execution, kv_tokens=blocks.total * page_size, rows=options.max_rows),
+    )
+    served = Served(info, loaded.tokenizer, loaded.chat.render, page_size, runner.shares_prefix)
+    return Core(runner, sampler, scheduler), served
+
+
+def _try_packed(options: EngineOptions, loaded: LoadedModel, page_size: int) -> Verdict:
+    if not options.packed:
+        return Verdict("switched off")
+    verdict = check_packed(loaded.model, loaded.vocab_size, loaded.context_length, page_size)
+    if verdict.reason is not None:
+        log.warning(
+            "%s cannot run packed, so each row gets a forward of its own: %s", loaded.architecture, verdict.reason
+        )
+    return verdict
+
+
+def _make_runner(
+    options: EngineOptions, loaded: LoadedModel, verdict: Verdict, page_size: int
+) -> tuple[BlockManager, Runner]:
+    if verdict.reason is not None:
+        raise unsupported("models", f"{loaded.architecture} cannot run here: {verdict.reason}")
+    elements = sum(shape.heads * (shape.key_size + shape.value_size) for shape in verdict.shapes.values())
+    pages = cache_pages(
+        options.kv_cache,
+        page_size=page_size,
+        bytes_per_token=elements * loaded.dtype.itemsize,
+        most_tokens=options.max_rows * loaded.context_length,
+        device=loaded.device,
+    )
+    cache = KvCache(pages, page_size, loaded.dtype, loaded.device)
+    cache.reserve(verdict.shapes)
+    most_pages = min(pages - 1, -(-loaded.context_length // page_size))
+    return BlockManager(pages, page_size), PackedRunner(loaded.model, cache, options.max_rows, most_pages)
+
+
+def _describe(loaded: LoadedModel, runner: Runner, blocks: BlockManager) -> ModelInfo:
+    capabilities = {"completion", "resume", "logprobs"}
+    if loaded.has_chat_template:
+        capabilities.add("chat")
+        if loaded.chat.supports_tools:
+            capabilities.add("tools")
+    return ModelInfo(
+        name=loaded.name,
+        fingerprint=loaded.fingerprint,
+        context_length=min(loaded.context_length, blocks.total * blocks.page_size),
+        capabilities=frozenset(capabilities),
+        vocab_size=loaded.vocab_size,
+        eos_token_ids=loaded.eos_token_ids,
+        architecture=loaded.architecture,
+        dtype=str(loaded.dtype).removeprefix("torch."),
+        device=str(loaded.device),
+        execution=runner.execution,
+        parameters=loaded.parameters,
+    )

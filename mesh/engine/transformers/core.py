@@ -1,0 +1,290 @@
+"""One engine step after the other: schedule, forward, sample, and what follows from the sampled tokens.
+
+All of it runs on the engine's thread. What happened leaves as one Report per step.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from mesh.engine.base import Load
+from mesh.engine.output import RawLogprob
+from mesh.engine.sampler import SampledBatch, Sampler
+from mesh.engine.transformers.runner import Runner
+from mesh.engine.transformers.scheduler import Scheduler
+from mesh.engine.transformers.sequence import Batch, Row, Work
+from mesh.errors import ErrorKind, MeshError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class NewToken:
+    """One sampled token. `ended` says that the engine has let the row go with it."""
+
+    key: int
+    choice: int
+    token_id: int
+    logprob: RawLogprob | None
+    ended: bool
+
+
+@dataclass(slots=True)
+class Report:
+    """What one step did. `now` is a time of time.monotonic(); a report without a step has failures or starts only."""
+
+    number: int
+    now: float
+    load: Load
+    started: list[Work] = field(default_factory=list[Work])
+    tokens: list[NewToken] = field(default_factory=list[NewToken])
+    failures: list[tuple[int, MeshError]] = field(default_factory=list[tuple[int, MeshError]])
+
+
+@dataclass(slots=True)
+class Counters:
+    """Counts since start; times in seconds. On CUDA the forward is only launched in `forward_seconds`, and waited for
+    in `sample_seconds`."""
+
+    steps: int = 0
+    forward_seconds: float = 0.0
+    sample_seconds: float = 0.0
+    schedule_seconds: float = 0.0
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    row_seconds: float = 0.0  # a moving average: how long a row takes from its request's first step on
+
+
+class Core:
+    """The engine's state. Belongs to the engine's thread; counters may be read from others."""
+
+    def __init__(self, runner: Runner, sampler: Sampler, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.counters = Counters()
+        self._runner = runner
+        self._sampler = sampler
+        self._works: dict[int, Work] = {}
+        self._deadlines: list[tuple[float, int]] = []
+        self._started: list[Work] = []
+        self._failures: list[tuple[int, MeshError]] = []
+
+    # Commands
+
+    def add(self, work: Work) -> None:
+        """Take in a request; one without rows has nothing to do and is only reported as started."""
+        if not work.rows:
+            work.first_step = time.monotonic()
+            self._started.append(work)
+            return
+        try:
+            for row in work.rows:
+                prompt = len(work.prompt)
+                row.sampler = self._sampler.add(
+                    work.sampling, row.choice, work.prompt, row.tokens[prompt:], logprobs=work.logprobs
+                )
+        except Exception as error:
+            self._forget_sampler_rows(work.rows)
+            self._failures.append((work.key, _failure(error, "refusing a request")))
+            return
+        self._works[work.key] = work
+        if work.deadline is not None:
+            heapq.heappush(self._deadlines, (work.deadline, work.key))
+        self.scheduler.add(work)
+
+    def cancel(self, key: int) -> None:
+        """Let a request go, if it is still there."""
+        work = self._works.pop(key, None)
+        if work is not None:
+            # The leader last: its end would let the others wait in line.
+            for row in reversed(work.rows):
+                self.scheduler.finish(row)
+            self._forget_sampler_rows(work.rows)
+
+    def end_choice(self, key: int, choice: int) -> None:
+        """Let one row of a request go, if it is still there."""
+        work = self._works.get(key)
+        if work is not None:
+            for row in work.rows:
+                if row.choice == choice:
+                    self._end(row)
+                    return
+
+    def grant(self, key: int, tokens: int) -> None:
+        """Allow a request more tokens."""
+        work = self._works.get(key)
+        if work is not None:
+            self.scheduler.grant(work, tokens)
+
+    def _end(self, row: Row) -> None:
+        work = row.work
+        if work.first_step is not None:
+            seconds = time.monotonic() - work.first_step
+            self.counters.row_seconds += 0.1 * (seconds - self.counters.row_seconds)
+        self.scheduler.finish(row)
+        self._forget_sampler_rows([row])
+        work.rows.remove(row)
+        if not work.rows:
+            self._works.pop(work.key, None)
+
+    def _forget_sampler_rows(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            if row.sampler is not None:
+                self._sampler.remove(row.sampler)
+                row.sampler = None
+
+    def _fail(self, key: int, error: MeshError) -> None:
+        if key in self._works:
+            self.cancel(key)
+            self._failures.append((key, error))
+
+    # Steps
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds until something happens by itself while no row can go on; None is for ever."""
+        return max(0.0, self._deadlines[0][0] - time.monotonic()) if self._deadlines else None
+
+    def load(self) -> Load:
+        """The load now."""
+        return self.scheduler.load(self.counters.steps)
+
+    @property
+    def queue_seconds(self) -> float:
+        """A guess at how long it takes until the rows that wait now have got a place."""
+        rounds = self.scheduler.waiting / self.scheduler.limits.max_rows
+        return min(60.0, max(1.0, rounds * self.counters.row_seconds))
+
+    def stats(self) -> dict[str, float]:
+        """Counters since start and sizes now, by name."""
+        blocks, own, scheduled = self.scheduler.blocks, self.counters, self.scheduler.counters
+        return {
+            "steps": own.steps,
+            "forward_seconds": own.forward_seconds,
+            "sample_seconds": own.sample_seconds,
+            "schedule_seconds": own.schedule_seconds,
+            "prompt_tokens": own.prompt_tokens,
+            "output_tokens": own.output_tokens,
+            "prefix_hit_tokens": scheduled.prefix_hit_tokens,
+            "preemptions": scheduled.preemptions,
+            "kv_pages_total": blocks.total,
+            "kv_pages_used": blocks.used,
+            "kv_pages_cached": blocks.cached,
+            "rows_live": self.scheduler.running + self.scheduler.waiting,
+        }
+
+    def step(self) -> Report | None:
+        """Run one step; None when there was nothing to do. Does not raise."""
+        begun = time.perf_counter()
+        self._expire()
+        batch = self.scheduler.schedule()
+        scheduled = time.perf_counter()
+        self.counters.schedule_seconds += scheduled - begun
+        tokens: list[NewToken] = []
+        if batch:
+            try:
+                tokens = self._run(batch, scheduled)
+            except Exception as error:
+                self._break(batch, error)
+        elif not (self._started or self._failures):
+            return None
+        self.counters.steps += 1
+        report = Report(self.counters.steps, time.monotonic(), self.load(), self._started, tokens, self._failures)
+        self._started, self._failures = [], []
+        return report
+
+    def _expire(self) -> None:
+        while self._deadlines and self._deadlines[0][0] <= time.monotonic():
+            _, key = heapq.heappop(self._deadlines)
+            self._fail(key, MeshError(ErrorKind.DEADLINE_EXCEEDED, "the request's deadline has passed"))
+
+    def _run(self, batch: Batch, begun: float) -> list[NewToken]:
+        """Forward, sample and commit."""
+        counters = self.counters
+        self._note_starts(batch)
+        if stale := self.scheduler.blocks.take_stale():
+            self._runner.wipe(stale)
+        logits = self._runner.forward(batch)
+        forwarded = time.perf_counter()
+        counters.forward_seconds += forwarded - begun
+        rows = batch.sampled
+        states = [row.sampler for row in rows if row.sampler is not None]
+        sampled = self._sampler.sample(states, logits) if rows else SampledBatch([], [], [])
+        done = time.perf_counter()
+        counters.sample_seconds += done - forwarded
+        self._advance(batch)
+        tokens = self._commit(rows, sampled)
+        counters.schedule_seconds += time.perf_counter() - done
+        return tokens
+
+    def _note_starts(self, batch: Batch) -> None:
+        for chunk in batch.prefill:
+            self._note_start(chunk.row.work)
+        for row in batch.decode:
+            self._note_start(row.work)
+
+    def _note_start(self, work: Work) -> None:
+        if work.first_step is None:
+            work.first_step = time.monotonic()
+            self._started.append(work)
+
+    def _advance(self, batch: Batch) -> None:
+        """Note what was computed, and let others find the pages that are full."""
+        for row in batch.decode:
+            row.computed += 1
+        self.counters.prompt_tokens += sum(chunk.count for chunk in batch.prefill)
+        for chunk in batch.prefill:
+            chunk.row.computed += chunk.count
+            chunk.row.unverified = True
+        size = self.scheduler.blocks.page_size
+        for row in batch.rows:
+            work = row.work
+            if work.root is not None and row.computed >= (row.registered + 1) * size:
+                self._register(row, size)
+            if work.leader is row and row.computed >= len(work.prompt):
+                self.scheduler.release_held(work)
+
+    def _register(self, row: Row, size: int) -> None:
+        row.update_digests(size, row.computed)
+        full = row.computed // size
+        for page in range(row.registered, full):
+            self.scheduler.blocks.register(row.pages[page], row.digests[page])
+        row.registered = full
+
+    def _commit(self, rows: Sequence[Row], sampled: SampledBatch) -> list[NewToken]:
+        failed = set(sampled.failed)
+        tokens: list[NewToken] = []
+        for index, (row, token) in enumerate(zip(rows, sampled.token_ids, strict=True)):
+            if index in failed:
+                continue
+            row.tokens.append(token)
+            row.unverified = False
+            ended = row.ends_with(token)
+            tokens.append(NewToken(row.work.key, row.choice, token, sampled.logprobs[index], ended))
+            if ended:
+                self._end(row)
+        self.counters.output_tokens += len(tokens)
+        for index in failed:
+            row = rows[index]
+            self.scheduler.blocks.distrust(row.pages, forget=True)
+            self._fail(row.work.key, MeshError(ErrorKind.ENGINE_FAILED, "the model's output is not a number"))
+        return tokens
+
+    def _break(self, batch: Batch, error: Exception) -> None:
+        """A step broke: its requests fail, everybody else is computed again on an empty cache."""
+        failure = _failure(error, f"a step of {len(batch.rows)} rows and {batch.tokens} tokens broke")
+        for key in {row.work.key for row in batch.rows}:
+            self._fail(key, failure)
+        self.scheduler.restart()
+        self._runner.reset()
+
+
+def _failure(error: Exception, what: str) -> MeshError:
+    """The error that clients see: their own mistake as it is, anything else without its details."""
+    if isinstance(error, MeshError):
+        return error
+    log.error("%s", what, exc_info=error)
+    return MeshError(ErrorKind.ENGINE_FAILED, "the engine failed in a step of this request")

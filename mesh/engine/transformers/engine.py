@@ -1,0 +1,258 @@
+"""The default engine: any causal or encoder-decoder model of transformers, in batches."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+
+from mesh.engine.base import (
+    Chat,
+    Engine,
+    Load,
+    ModelInfo,
+    Request,
+    StepListener,
+    Text,
+    Tokens,
+)
+from mesh.engine.output import OutputTracker, check_token_ids
+from mesh.engine.transformers.blocks import extend_digests, scope_digest
+from mesh.engine.transformers.build import Served, build
+from mesh.engine.transformers.core import Core, Report
+from mesh.engine.transformers.options import EngineOptions
+from mesh.engine.transformers.reporter import Reporter
+from mesh.engine.transformers.sequence import Row, Work
+from mesh.engine.transformers.thread import Command, EngineThread
+from mesh.errors import ErrorKind, MeshError, invalid, unsupported
+
+log = logging.getLogger(__name__)
+
+# Texts longer than this, in characters, are tokenized on another thread: the event loop goes on meanwhile.
+_LONG_TEXT = 4096
+
+
+class TransformersEngine(Engine):
+    """Serves one model. See mesh.engine.base.Engine for the contract."""
+
+    name = "transformers"
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._options = options
+        self._served: Served | None = None
+        self._listener: StepListener | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._reporter = Reporter(self._call)
+        self._submitting: set[int] = set()
+        self._order = 0
+        # Rows handed to the thread, with the number of the command that did it, until the thread has taken that.
+        self._sent = 0
+        self._in_transit: list[tuple[int, int]] = []
+        self._thread = EngineThread(self._build, self._deliver)
+        self._core: Core | None = None
+
+    # Life
+
+    async def start(self, listener: StepListener) -> None:
+        """See Engine."""
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+        self._core = await asyncio.wrap_future(self._thread.ready)
+
+    def _build(self) -> Core:
+        core, self._served = build(self._options)
+        return core
+
+    async def stop(self) -> None:
+        """See Engine."""
+        self._listener = None
+        self._thread.stop()
+        await asyncio.to_thread(self._thread.join)
+
+    @property
+    def models(self) -> Sequence[ModelInfo]:
+        """See Engine."""
+        return [self._served.info] if self._served else []
+
+    # Requests
+
+    async def submit(self, request: Request) -> None:
+        """See Engine."""
+        served = self._serving(request.model)
+        arrived = time.monotonic()
+        _refuse_unsupported(request)
+        self._refuse_overload(request.sampling.n)
+        check_token_ids(request.sampling, served.info.vocab_size)
+        _check_resume(request, served.info.vocab_size)
+        self._submitting.add(request.key)
+        try:
+            prompt = await self._encode(served, request)
+            if request.key not in self._submitting:
+                return  # cancelled meanwhile
+        finally:
+            self._submitting.discard(request.key)
+        tracker = OutputTracker(
+            request,
+            served.tokenizer,
+            prompt_ids=prompt,
+            eos_token_ids=served.info.eos_token_ids,
+            context_length=served.info.context_length,
+            arrived=arrived,
+        )
+        work = self._work(served, request, prompt, tracker)
+        self._reporter.add(tracker, refund=request.credit is not None)
+        self._in_transit.append((self._sent + 1, len(work.rows)))
+        self._call(lambda core: core.add(work))
+
+    def _serving(self, model: str) -> Served:
+        served = self._served
+        if served is None or self._listener is None:
+            raise MeshError(ErrorKind.DRAINING, "the engine is not running")
+        if model and model != served.info.name:
+            raise MeshError(
+                ErrorKind.MODEL_NOT_FOUND,
+                f"model '{model}' is not served here: the served model is '{served.info.name}'",
+                param="model",
+            )
+        return served
+
+    def _refuse_overload(self, rows: int) -> None:
+        waiting, limit = self.load().waiting, self._options.max_waiting
+        if waiting + rows > limit:
+            raise MeshError(
+                ErrorKind.OVERLOADED,
+                f"the queue of this worker holds {waiting} rows and takes at most {limit}",
+                retry_after=self._core.queue_seconds if self._core else None,
+            )
+
+    async def _encode(self, served: Served, request: Request) -> list[int]:
+        prompt = request.prompt
+        if isinstance(prompt, Tokens):
+            ids, vocabulary = list(prompt.ids), served.info.vocab_size
+            if ids and not 0 <= min(ids) <= max(ids) < vocabulary:
+                raise invalid("prompt", f"'prompt' holds token ids outside of 0 to {vocabulary - 1}")
+        else:
+            encode = partial(served.encode, prompt)
+            ids = await asyncio.to_thread(encode) if _text_length(prompt) > _LONG_TEXT else encode()
+        if not ids:
+            raise invalid("prompt", "'prompt' must have at least 1 token, not 0")
+        return ids
+
+    def _work(self, served: Served, request: Request, prompt: list[int], tracker: OutputTracker) -> Work:
+        self._order += 1
+        work = Work(
+            request.key,
+            self._order,
+            request.sampling,
+            prompt,
+            priority=request.priority,
+            root=self._root(served, request),
+            credit=request.credit,
+            deadline=request.deadline,
+            logprobs=request.output.logprobs,
+        )
+        if work.root is not None:
+            extend_digests(work.prompt_digests, work.root, prompt, served.page_size, len(prompt))
+        for choice in tracker.open_choices:
+            progress = request.resume.get(choice)
+            tokens = prompt + list(progress.token_ids) if progress else prompt[:]
+            most, least = len(prompt) + tracker.limit, len(prompt) + request.sampling.min_tokens + 1
+            work.rows.append(Row(work, choice, tokens, most, least, tracker.ending))
+        return work
+
+    def _root(self, served: Served, request: Request) -> bytes | None:
+        """The scope of the prefix cache: a tenant with its salt, else, for the choices of one prompt, the request."""
+        if not served.shares_prefix:
+            return None
+        if self._options.prefix_cache:
+            return scope_digest("shared", request.tenant, request.cache_salt, request.adapter or "")
+        return scope_digest("request", str(request.key)) if request.sampling.n > 1 else None
+
+    def cancel(self, key: int) -> None:
+        """See Engine."""
+        self._submitting.discard(key)
+        if self._reporter.discard(key):
+            self._call(lambda core: core.cancel(key))
+
+    def grant(self, key: int, tokens: int) -> None:
+        """See Engine."""
+        if key in self._reporter:
+            self._call(lambda core: core.grant(key, tokens))
+
+    def _call(self, command: Command) -> None:
+        self._sent += 1
+        self._thread.call(command)
+
+    def _deliver(self, report: Report) -> None:
+        """On the engine's thread: hand over to the event loop, once per step."""
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(self._publish, report)
+        except RuntimeError:
+            log.debug("the event loop has ended before the engine")
+
+    def _publish(self, report: Report) -> None:
+        if self._listener is not None:
+            self._listener(self._reporter.step(report))
+
+    # What is known
+
+    def load(self) -> Load:
+        """See Engine. Counts what the thread has not yet seen as waiting."""
+        taken = self._thread.taken
+        self._in_transit = [(number, rows) for number, rows in self._in_transit if number > taken]
+        load = self._thread.load
+        return replace(load, waiting=load.waiting + sum(rows for _, rows in self._in_transit))
+
+    def stats(self) -> dict[str, float]:
+        """See Engine."""
+        return self._core.stats() if self._core else {}
+
+    async def tokenize(self, model: str, prompt: Text | Chat, *, add_special_tokens: bool = True) -> list[int]:
+        """See Engine."""
+        served = self._serving(model)
+        encode = partial(served.encode, prompt, add_special_tokens=add_special_tokens)
+        return await asyncio.to_thread(encode) if _text_length(prompt) > _LONG_TEXT else encode()
+
+    async def detokenize(self, model: str, ids: Sequence[int], *, keep_special_tokens: bool = False) -> str:
+        """See Engine."""
+        served = self._serving(model)
+        decode = partial(served.tokenizer.decode, ids, keep_special_tokens=keep_special_tokens)
+        return await asyncio.to_thread(decode) if len(ids) > _LONG_TEXT else decode()
+
+
+def _text_length(prompt: Text | Chat) -> int:
+    if isinstance(prompt, Text):
+        return len(prompt.text)
+    parts = (part for message in prompt.messages for part in message.parts or ())
+    return sum(len(part) for part in parts if isinstance(part, str))
+
+
+def _refuse_unsupported(request: Request) -> None:
+    """What this engine understands but does not do yet is refused by name."""
+    sampling = request.sampling
+    if request.constraint is not None:
+        raise unsupported("constraint")
+    if request.adapter is not None:
+        raise unsupported("adapter")
+    if request.output.prompt_logprobs is not None:
+        raise unsupported("prompt_logprobs")
+    if sampling.best_of is not None and sampling.best_of != sampling.n:
+        raise unsupported("best_of", f"'best_of' must equal 'n' ({sampling.n}) here, not {sampling.best_of}")
+    if isinstance(request.prompt, Chat):
+        for message in request.prompt.messages:
+            if any(not isinstance(part, str) for part in message.parts or ()):
+                raise unsupported("messages", "'messages' holds an image, which this model cannot see")
+
+
+def _check_resume(request: Request, vocab_size: int) -> None:
+    for choice, progress in request.resume.items():
+        if not 0 <= choice < request.sampling.n:
+            raise invalid("resume", f"'resume' names choice {choice}: must be below 'n' ({request.sampling.n})")
+        ids = progress.token_ids
+        if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+            raise invalid("resume", f"'resume' holds token ids outside of 0 to {vocab_size - 1}")

@@ -1,0 +1,101 @@
+"""The memory behind the pages: keys and values of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """Sizes of one layer's entries for one token: heads, and elements per head of keys and of values."""
+
+    heads: int
+    key_size: int
+    value_size: int
+
+
+class LayerCache:
+    """Keys [tokens, heads, key_size] and values [tokens, heads, value_size] of one layer."""
+
+    __slots__ = ("key_pages", "keys", "shape", "value_pages", "values")
+
+    def __init__(self, shape: LayerShape, pages: int, page_size: int, like: torch.Tensor) -> None:
+        tokens = pages * page_size
+        self.shape = shape
+        # Zeros, because what a mask hides still enters a product: garbage could be NaN, which no weight of 0 hides.
+        self.keys = like.new_zeros((tokens, shape.heads, shape.key_size))
+        self.values = like.new_zeros((tokens, shape.heads, shape.value_size))
+        self.key_pages = self.keys.view(pages, -1)
+        self.value_pages = self.values.view(pages, -1)
+
+
+class KvCache:
+    """Keys and values of all layers. A layer's memory is taken when it is first written, or by `reserve`."""
+
+    def __init__(self, pages: int, page_size: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.pages = pages
+        self.page_size = page_size
+        self._like = torch.empty(0, dtype=dtype, device=device)
+        self._layers: dict[int, LayerCache] = {}
+        self._scratch: dict[int, torch.Tensor] = {}
+
+    @property
+    def shapes(self) -> dict[int, LayerShape]:
+        """The layers that were used, and their sizes."""
+        return {index: layer.shape for index, layer in self._layers.items()}
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of all layers that were used, for one token."""
+        elements = sum(s.heads * (s.key_size + s.value_size) for s in self.shapes.values())
+        return elements * self._like.element_size()
+
+    def reserve(self, shapes: dict[int, LayerShape]) -> None:
+        """Take the memory of these layers now."""
+        for index, shape in shapes.items():
+            self._layers[index] = LayerCache(shape, self.pages, self.page_size, self._like)
+
+    def write(self, index: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> LayerCache:
+        """Store key and value [tokens, heads, size] of a layer at `slots` [tokens] and return the layer."""
+        layer = self._layers.get(index)
+        if layer is None:
+            shape = LayerShape(key.shape[1], key.shape[2], value.shape[2])
+            layer = self._layers[index] = LayerCache(shape, self.pages, self.page_size, self._like)
+        layer.keys.index_copy_(0, slots, key)
+        layer.values.index_copy_(0, slots, value)
+        return layer
+
+    def read(self, layer: LayerCache, pages: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [rows, tokens, heads, size] of `pages` [rows * pages per row], valid until the next read."""
+        shape = layer.shape
+        keys = self._gather(0, layer.key_pages, pages).view(rows, -1, shape.heads, shape.key_size)
+        values = self._gather(1, layer.value_pages, pages).view(rows, -1, shape.heads, shape.value_size)
+        return keys, values
+
+    def _gather(self, which: int, source: torch.Tensor, pages: torch.Tensor) -> torch.Tensor:
+        if source.device.type != "cpu":
+            return source.index_select(0, pages)
+        # Into memory that is there already: a fresh block of this size costs page faults, six times the copy itself.
+        count, width = pages.shape[0], source.shape[1]
+        scratch = self._scratch.get(which)
+        if scratch is None or scratch.shape[0] < count * width:
+            scratch = self._scratch[which] = source.new_empty(count * width + count * width // 4)
+        out = scratch[: count * width].view(count, width)
+        torch.index_select(source, 0, pages, out=out)
+        return out
+
+    def wipe(self, pages: Sequence[int]) -> None:
+        """Set pages to zero: their content was not finite and would spoil who gets them next."""
+        index = torch.tensor(pages, dtype=torch.long, device=self._like.device)
+        for layer in self._layers.values():
+            layer.key_pages.index_fill_(0, index, 0)
+            layer.value_pages.index_fill_(0, index, 0)
+
+    def wipe_all(self) -> None:
+        """Set everything to zero."""
+        for layer in self._layers.values():
+            layer.keys.zero_()
+            layer.values.zero_()

@@ -1,0 +1,42 @@
+"""How the default engine is set up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mesh.engine.transformers.loader import LoadOptions
+from mesh.engine.transformers.memory import CacheSize
+from mesh.errors import invalid
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What to serve and how much of it at once.
+
+    `max_rows` is the most choices in one step, `step_tokens` the most tokens (None: 512 on CPU, 2048 on CUDA),
+    `page_size` the tokens of a KV page (None: 16), `max_waiting` the most choices in the queue, `prefix_cache`
+    whether requests share the KV pages of equal beginnings. `packed` False takes the per-sequence path for every
+    model, for comparison.
+    """
+
+    models: tuple[LoadOptions, ...]
+    max_rows: int = 64
+    kv_cache: CacheSize = field(default_factory=CacheSize)
+    page_size: int | None = None
+    step_tokens: int | None = None
+    prefix_cache: bool = True
+    max_waiting: int = 1024
+    packed: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.models) != 1:
+            raise invalid("models", f"'models' must name 1 model per engine, not {len(self.models)}")
+        for name in ("max_rows", "page_size", "step_tokens", "max_waiting"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise invalid(name, f"'{name}' must be at least 1, not {value}")
+        if self.step_tokens is not None and self.step_tokens < self.max_rows:
+            raise invalid(
+                "step_tokens",
+                f"'step_tokens' must be at least 'max_rows' ({self.max_rows}), not {self.step_tokens}",
+            )

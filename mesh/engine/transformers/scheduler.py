@@ -1,0 +1,295 @@
+"""Decides which tokens of which rows the next step computes.
+
+First come, first served within a priority. A step takes the rows that decode, then as many tokens of started prompts,
+then of new ones, as its token budget allows. A row gets the pages of all its tokens when it is admitted and one more
+whenever it has filled the last; when there is none left, the row that came last gives all of its pages back and waits
+to be computed again, which changes no answer. Rows without credit keep their pages but give them up first.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import insort
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mesh.engine.base import Load
+from mesh.engine.transformers.blocks import BlockManager
+from mesh.engine.transformers.sequence import Batch, Chunk, Row, RowPhase, Work
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a step may hold: rows, tokens, and whether a prompt may be computed in pieces."""
+
+    max_rows: int
+    step_tokens: int
+    chunked_prefill: bool = True
+
+
+@dataclass(slots=True)
+class Counters:
+    """Counts since start."""
+
+    preemptions: int = 0
+    prefix_hit_tokens: int = 0
+
+
+class Scheduler:
+    """Holds all rows that are not over. Not thread-safe: the engine's thread owns it.
+
+    `on_release` is called with a row that has just lost its slot and pages, while they are still named in it.
+    """
+
+    def __init__(
+        self, limits: Limits, blocks: BlockManager, on_release: Callable[[Row], None] = lambda row: None
+    ) -> None:
+        if limits.step_tokens < limits.max_rows:
+            raise ValueError(f"step_tokens ({limits.step_tokens}) must be at least max_rows ({limits.max_rows})")
+        self.limits = limits
+        self.blocks = blocks
+        self.counters = Counters()
+        self._on_release = on_release
+        self._running: list[Row] = []  # by rank
+        self._waiting: list[tuple[tuple[int, int, int], int, Row]] = []  # a heap; rows may have left since
+        self._outside: dict[Row, None] = {}  # all rows without pages: held, waiting, parked
+        self._outside_tokens = 0
+        self._paused: list[Row] = []  # rows that the current step found without credit
+        self._slots = list(range(limits.max_rows - 1, -1, -1))
+        self._pushes = 0
+
+    # The rows' way in and out
+
+    def add(self, work: Work) -> None:
+        """Take in the rows of a request. With a digest root, the first computes the shared prompt for the others."""
+        leader = work.rows[0] if work.root is not None and len(work.rows) > 1 else None
+        work.leader = leader
+        for row in work.rows:
+            if leader is None or row is leader:
+                self._push(row)
+            else:
+                row.phase = RowPhase.HELD
+                self._step_out(row)
+
+    def _step_out(self, row: Row) -> None:
+        if row not in self._outside:
+            self._outside[row] = None
+            self._outside_tokens += len(row.tokens)
+
+    def _step_in(self, row: Row) -> None:
+        del self._outside[row]
+        self._outside_tokens -= len(row.tokens)
+
+    def _push(self, row: Row) -> None:
+        row.phase = RowPhase.WAITING
+        self._step_out(row)
+        self._pushes += 1
+        heapq.heappush(self._waiting, (row.rank, self._pushes, row))
+
+    def finish(self, row: Row) -> None:
+        """Let a row go, wherever it is."""
+        if row.phase is RowPhase.GONE:
+            return
+        if row.phase is RowPhase.RUNNING:
+            self._running.remove(row)
+            self._release(row)
+        else:
+            self._step_in(row)
+        row.phase = RowPhase.GONE
+        if row is row.work.leader:
+            self.release_held(row.work)
+
+    def release_held(self, work: Work) -> None:
+        """Let the rows wait in line that were held until the shared prompt was computed."""
+        work.leader = None
+        for row in work.rows:
+            if row.phase is RowPhase.HELD:
+                self._push(row)
+
+    def grant(self, work: Work, tokens: int) -> None:
+        """Allow more tokens."""
+        if work.credit is None:
+            return
+        work.credit += tokens
+        for row in work.rows:
+            if row.phase is RowPhase.PARKED:
+                self._push(row)
+
+    def restart(self) -> None:
+        """Take all pages back, forget all their content, and let every row be computed again."""
+        rows, self._running = self._running, []
+        for row in rows:
+            self._release(row)
+            self._push(row)
+        self.blocks.clear()
+
+    def _release(self, row: Row) -> None:
+        self._on_release(row)
+        if row.unverified:
+            self.blocks.distrust(row.pages, forget=False)
+        self.blocks.release(row.pages)
+        self._slots.append(row.slot)
+        row.pages, row.slot, row.computed, row.registered, row.unverified = [], -1, 0, 0, False
+
+    # What there is
+
+    @property
+    def running(self) -> int:
+        """Rows that hold pages, those without credit included."""
+        return len(self._running)
+
+    @property
+    def paused(self) -> int:
+        """Of the running rows, those that the last step left out because they have no credit."""
+        return len(self._paused)
+
+    @property
+    def waiting(self) -> int:
+        """Rows that hold no pages."""
+        return len(self._outside)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no row is there."""
+        return not self._running and not self._outside
+
+    def load(self, steps: int) -> Load:
+        """The load now."""
+        held = sum(row.computed for row in self._running)
+        return Load(
+            running=len(self._running) - len(self._paused),
+            waiting=len(self._outside),
+            paused=len(self._paused),
+            slots=self.limits.max_rows,
+            running_tokens=held,
+            pending_tokens=self._outside_tokens + sum(row.remaining - 1 for row in self._running),
+            kv_used=self.blocks.used / self.blocks.total,
+            steps=steps,
+        )
+
+    # One step
+
+    def schedule(self) -> Batch:
+        """The next step's work; empty when no row can go on."""
+        batch = Batch()
+        prefilling: list[Row] = []
+        self._paused.clear()
+        for row in self._running[:]:
+            if row.phase is not RowPhase.RUNNING:
+                continue  # preempted by a row before it
+            if len(row.tokens) - row.computed > 1:
+                prefilling.append(row)
+            elif row.work.take_credit():
+                if self._ensure_page(row):
+                    batch.decode.append(row)
+                elif row.work.credit is not None:
+                    row.work.credit += 1
+            else:
+                self._paused.append(row)
+        budget = self.limits.step_tokens - len(batch.decode)
+        for row in prefilling:
+            if row.phase is RowPhase.RUNNING and budget > 0:
+                budget -= self._prefill(row, batch, budget)
+        self._admit(batch, budget)
+        return batch
+
+    def _prefill(self, row: Row, batch: Batch, budget: int) -> int:
+        """Add the next piece of a prompt and return its length, 0 if there is no use in one now."""
+        remaining = row.remaining
+        if not self.limits.chunked_prefill:
+            if batch.prefill and remaining > budget:
+                return 0
+            budget = remaining
+        count = min(remaining, budget)
+        if count == remaining and not row.work.take_credit():
+            count -= 1
+            if not count or not self.limits.chunked_prefill:
+                return 0
+        batch.prefill.append(Chunk(row, count))
+        return count
+
+    def _admit(self, batch: Batch, budget: int) -> None:
+        while budget > 0 and self._slots and (row := self._peek()) is not None:
+            if not row.work.has_credit:
+                heapq.heappop(self._waiting)
+                row.phase = RowPhase.PARKED
+                continue
+            if not self._place(row):
+                return
+            heapq.heappop(self._waiting)
+            if row.remaining > 1:
+                count = self._prefill(row, batch, budget)
+                if not count:
+                    return
+                budget -= count
+            elif row.work.take_credit():
+                batch.decode.append(row)
+                budget -= 1
+
+    def _peek(self) -> Row | None:
+        while self._waiting:
+            row = self._waiting[0][2]
+            if row.phase is RowPhase.WAITING:
+                return row
+            heapq.heappop(self._waiting)
+        return None
+
+    def _place(self, row: Row) -> bool:
+        """Give a waiting row a slot and pages for all its tokens, known ones as far as there are."""
+        blocks = self.blocks
+        known: list[bytes] = []
+        if row.work.root is not None:
+            # The last token is always computed: its logits choose the next one.
+            row.update_digests(blocks.page_size, len(row.tokens) - 1)
+            usable = row.digests[: (len(row.tokens) - 1) // blocks.page_size]
+            known = usable[: blocks.lookup(usable)]
+        fresh = blocks.pages_for(len(row.tokens)) - len(known)
+        # One page of reserve for each running row: else the next rows to fill a page would push this one out again.
+        reserve = len(self._running)
+        if fresh + blocks.cached_among(known) + reserve > blocks.available and self._running:
+            return False
+        shared = blocks.share(known)
+        pages = blocks.allocate(fresh)
+        if pages is None:
+            blocks.release(shared)
+            return False
+        row.pages = shared + pages
+        row.computed = len(known) * blocks.page_size
+        row.registered = len(known)
+        self._enter(row)
+        return True
+
+    def _enter(self, row: Row) -> None:
+        work = row.work
+        self.counters.prefix_hit_tokens += row.computed
+        if row is work.rows[0] and work.first_step is None:
+            work.cached_tokens = min(row.computed, len(work.prompt))
+        row.slot = self._slots.pop()
+        row.phase = RowPhase.RUNNING
+        self._step_in(row)
+        insort(self._running, row, key=lambda other: other.rank)
+
+    def _ensure_page(self, row: Row) -> bool:
+        """See to it that the row's next token has a page; False when the row itself had to give up its own."""
+        if row.computed < len(row.pages) * self.blocks.page_size:
+            return True
+        while True:
+            pages = self.blocks.allocate(1)
+            if pages is not None:
+                row.pages += pages
+                return True
+            victim = self._victim()
+            self._running.remove(victim)
+            self._release(victim)
+            self._push(victim)
+            self.counters.preemptions += 1
+            if victim is row:
+                return False
+
+    def _victim(self) -> Row:
+        """The row that gives up its pages: the last one that was found paused in this step, else the last one.
+
+        Rows are scheduled by rank, so the last one is never part of the step that is being built, except when it is the
+        row that asks.
+        """
+        return self._paused.pop() if self._paused else self._running[-1]

@@ -1,0 +1,154 @@
+"""What the engine's thread knows of a request: one Work per request, one Row per choice.
+
+A row's tokens are its prompt and what was generated so far. The KV entries of its first `computed` tokens are in the
+cache. A row takes part in a step with the next `count` tokens after those; when they reach the last one, the step
+yields the row's next token. So a decoding row is one with a single token to compute, and a row that was resumed or
+preempted is nothing special: it has more to compute.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from mesh.engine.base import Sampling
+from mesh.engine.transformers.blocks import extend_digests
+
+if TYPE_CHECKING:
+    from mesh.engine.sampler import RowState
+
+
+class RowPhase(Enum):
+    """Where a row is. Only RUNNING rows hold pages."""
+
+    HELD = auto()  # waits until its leader has computed the prompt that they share
+    WAITING = auto()
+    PARKED = auto()  # would wait, but may not report a token: without credit
+    RUNNING = auto()
+    GONE = auto()
+
+
+@dataclass(slots=True, eq=False)
+class Work:
+    """One request. `order` is its place in the order of arrival; times are of time.monotonic().
+
+    `credit` is the number of tokens that may still be sampled over all rows; None is no limit. `root` is the root of
+    its pages' digests; None switches the prefix cache off. The times are written by the engine's thread before the
+    report that shows their effect, and read by the event loop's thread after it.
+    """
+
+    key: int
+    order: int
+    sampling: Sampling
+    prompt: list[int]
+    priority: int = 0
+    root: bytes | None = None
+    credit: int | None = None
+    deadline: float | None = None
+    arrived: float = 0.0
+    rows: list[Row] = field(default_factory=list["Row"])
+    leader: Row | None = None
+    logprobs: int | None = None
+    prompt_digests: list[bytes] = field(default_factory=list[bytes])
+    cached_tokens: int = 0
+    first_step: float | None = None
+
+    @property
+    def has_credit(self) -> bool:
+        """Whether one more token may be sampled."""
+        return self.credit is None or self.credit > 0
+
+    def take_credit(self) -> bool:
+        """Use up one token's credit, if there is one."""
+        if self.credit is None:
+            return True
+        if self.credit <= 0:
+            return False
+        self.credit -= 1
+        return True
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One choice of a request.
+
+    `most` is the greatest length of `tokens`; `least` the length from which stop tokens count; `slot` the index of
+    its line in the runner's tables while it is running, else -1. The first `registered` of its pages were offered to
+    the prefix cache. It is `unverified` while pieces of it were computed whose numbers nobody has seen to be finite.
+    """
+
+    work: Work
+    choice: int
+    tokens: list[int]
+    most: int
+    least: int
+    stop_ids: frozenset[int]
+    phase: RowPhase = RowPhase.WAITING
+    computed: int = 0
+    slot: int = -1
+    pages: list[int] = field(default_factory=list[int])
+    digests: list[bytes] = field(default_factory=list[bytes])
+    registered: int = 0
+    unverified: bool = False
+    sampler: RowState | None = None
+    rank: tuple[int, int, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rank = (self.work.priority, self.work.order, self.choice)
+
+    @property
+    def remaining(self) -> int:
+        """Tokens whose KV entries are not in the cache."""
+        return len(self.tokens) - self.computed
+
+    def update_digests(self, page_size: int, upto: int) -> None:
+        """Bring the digests of the full pages within the first `upto` tokens up to date."""
+        root = self.work.root
+        if root is None or len(self.digests) >= upto // page_size:
+            return
+        if not self.digests:
+            self.digests = self.work.prompt_digests[:]
+        extend_digests(self.digests, root, self.tokens, page_size, upto)
+
+    def ends_with(self, token: int) -> bool:
+        """Whether the row is over now that `token` was appended."""
+        length = len(self.tokens)
+        return length >= self.most or (token in self.stop_ids and length >= self.least)
+
+
+@dataclass(slots=True)
+class Chunk:
+    """The next `count` tokens of a row, in one step."""
+
+    row: Row
+    count: int
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one step computes: rows with a single token left, and pieces of rows with more.
+
+    A step yields a token for each row of `decode`, then for each row of `prefill` whose piece is its last.
+    """
+
+    decode: list[Row] = field(default_factory=list[Row])
+    prefill: list[Chunk] = field(default_factory=list[Chunk])
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the step computes."""
+        return len(self.decode) + sum(chunk.count for chunk in self.prefill)
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows that take part."""
+        return self.decode + [chunk.row for chunk in self.prefill]
+
+    @property
+    def sampled(self) -> list[Row]:
+        """The rows that a token is sampled for, in order of the runner's logits."""
+        return self.decode + [chunk.row for chunk in self.prefill if chunk.count == chunk.row.remaining]
+
+    def __bool__(self) -> bool:
+        return bool(self.decode or self.prefill)

@@ -1,0 +1,98 @@
+"""The thread that owns torch: takes commands in, runs steps, hands one report per step to the event loop."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+import torch
+
+from mesh.engine.base import Load
+from mesh.engine.transformers.core import Core, Report
+
+log = logging.getLogger(__name__)
+
+Command = Callable[[Core], None]
+
+
+class EngineThread:
+    """Builds a Core on its own thread and keeps it stepping while there is work.
+
+    `build` makes the core; `deliver` gets each report, on the engine's thread. The load after the last command or step
+    may be read from any thread, and the number of commands that were `taken`.
+    """
+
+    def __init__(self, build: Callable[[], Core], deliver: Callable[[Report], None]) -> None:
+        self.ready: Future[Core] = Future()
+        self.load = Load()
+        self.taken = 0
+        self._build = build
+        self._deliver = deliver
+        self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._stopping = False
+        # A daemon: a load that hangs must not keep the process from ending.
+        self._thread = threading.Thread(target=self._main, name="mesh-engine", daemon=True)
+
+    def start(self) -> None:
+        """Begin to build; `ready` tells when that is done, or why it could not be."""
+        self._thread.start()
+
+    def call(self, command: Command) -> None:
+        """Run a command between two steps, in order of the calls. From any thread."""
+        self._inbox.put(command)
+
+    def stop(self) -> None:
+        """Ask the thread to end after its current step. From any thread."""
+        self._stopping = True
+        self._inbox.put(None)
+
+    def join(self) -> None:
+        """Wait until the thread has ended. Blocks."""
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _main(self) -> None:
+        with torch.inference_mode():
+            try:
+                core = self._build()
+            except BaseException as error:
+                self.ready.set_exception(error)
+                return
+            self.load = core.load()
+            self.ready.set_result(core)
+            self._serve(core)
+
+    def _serve(self, core: Core) -> None:
+        busy = False
+        while self._take(core, wait=not busy):
+            report = core.step()
+            busy = report is not None
+            if report is not None:
+                self.load = report.load
+                self._deliver(report)
+
+    def _take(self, core: Core, *, wait: bool) -> bool:
+        """Run the commands that are there, after waiting for one if need be; False when it is time to end."""
+        taken = self.taken
+        try:
+            command = self._inbox.get(timeout=core.patience) if wait else self._inbox.get_nowait()
+            while not self._stopping:
+                if command is not None:
+                    self._run(core, command)
+                    taken += 1
+                command = self._inbox.get_nowait()
+        except queue.Empty:
+            pass
+        # In this order: who adds what was not taken yet to the load must not miss a request for a moment.
+        self.load = core.load()
+        self.taken = taken
+        return not self._stopping
+
+    def _run(self, core: Core, command: Command) -> None:
+        try:
+            command(core)
+        except Exception:
+            log.exception("a command to the engine failed")
