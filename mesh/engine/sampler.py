@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, cast
 
 import numpy as np
 import torch
@@ -45,7 +45,8 @@ class _Penalties:
 
     def add(self, token_id: int) -> None:
         """Count one token of the output."""
-        self._counts[self._place_of(token_id)] += 1
+        place = self._place_of(token_id)  # may replace the arrays
+        self._counts[place] += 1
 
     def _place_of(self, token_id: int) -> int:
         place = self._place.setdefault(token_id, len(self._place))
@@ -258,7 +259,7 @@ class Sampler:
         if plan.filtered or plan.min_p is not None or plan.typical:
             # A broken row must not reach the filters, which look for a threshold in it.
             weights.masked_fill_(~finite[:, None], 0.0)
-            self._filter(plan, weights)
+            self._filter(plan, padded)
         # A row without weight, a broken one, draws a place in the padding.
         return draw(padded, numbers).clamp_(max=size - 1), finite
 
@@ -312,5 +313,4 @@ def _most_likely(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _transfer(parts: list[torch.Tensor]) -> list[float]:
     """One transfer for all results; float64 holds ids and logprobs exactly."""
-    numbers: list[float] = torch.cat([part.double() for part in parts]).tolist()
-    return numbers
+    return cast(list[float], torch.cat([part.double() for part in parts]).tolist())
