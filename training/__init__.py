@@ -1,0 +1,1 @@
+"""Training: the recipe of the demonstration model, and later the tools that tune other models."""
