@@ -1,0 +1,67 @@
+"""What every contender does, and what is measured of it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One batch from the first submit to the last token. Times are seconds since the submit.
+
+    `rows` are the new tokens of each prompt in order, `times` the same shape: when each token was there. `shares` maps
+    parts of the engine's own work to seconds, where the engine tells.
+    """
+
+    rows: list[list[int]]
+    times: list[list[float]]
+    wall: float
+    shares: dict[str, float] = field(default_factory=dict[str, float])
+
+    @property
+    def tokens(self) -> int:
+        """New tokens of all rows."""
+        return sum(len(row) for row in self.rows)
+
+    @property
+    def throughput(self) -> float:
+        """New tokens per second over the whole run, prefill included."""
+        return self.tokens / self.wall
+
+    @property
+    def first_tokens(self) -> float:
+        """Seconds until the last row had its first token: the prefill of the whole batch."""
+        return max(row[0] for row in self.times)
+
+    @property
+    def step(self) -> float:
+        """Median seconds between two tokens of a row once all rows decode; NaN if that is never the case."""
+        start = self.first_tokens
+        gaps = [later - earlier for row in self.times for earlier, later in pairwise(row) if earlier >= start]
+        return median(gaps) if gaps else float("nan")
+
+
+class Contender(ABC):
+    """One way to generate. `prepare` is not timed and is called before the runs of each number of streams."""
+
+    name: str
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Load the model."""
+
+    async def prepare(self, streams: int, prompt_tokens: int, new_tokens: int) -> None:
+        """Make ready for batches of this size."""
+        del streams, prompt_tokens, new_tokens
+
+    @abstractmethod
+    async def run(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> Run:
+        """Generate exactly `new_tokens` greedy tokens for each prompt, all submitted at once."""
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Free what `start` and `prepare` took."""

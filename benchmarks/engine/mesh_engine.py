@@ -1,0 +1,88 @@
+"""Our engine, driven in process through the interface that the worker drives it by."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from time import perf_counter
+
+from benchmarks.engine.contender import Contender, Run
+from mesh.engine.base import Delta, Failed, Finished, Request, Sampling, Step, Tokens
+from mesh.engine.transformers.engine import TransformersEngine
+from mesh.engine.transformers.loader import LoadOptions
+from mesh.engine.transformers.options import EngineOptions
+
+_LIMIT = 300.0
+_SECONDS = "_seconds"
+
+
+class MeshEngine(Contender):
+    """The default engine with its default settings, detokenizing included, which the others do not do."""
+
+    name = "mesh"
+
+    def __init__(self, folder: Path, *, threads: int, most_streams: int) -> None:
+        model = LoadOptions(path=str(folder), dtype="float32", device="cpu", threads=threads)
+        options = EngineOptions(models=(model,), max_rows=max(64, most_streams))
+        self._engine = TransformersEngine(options)
+        self._keys = itertools.count(1)
+        self._collector: _Collector | None = None
+
+    async def start(self) -> None:
+        await self._engine.start(self._on_step)
+
+    async def run(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> Run:
+        before = self._engine.stats()
+        sampling = Sampling(seed=0, temperature=0.0, max_tokens=new_tokens, ignore_eos=True)
+        requests = [self._request(prompt, sampling) for prompt in prompts]
+        collector = self._collector = _Collector([request.key for request in requests])
+        for request in requests:
+            await self._engine.submit(request)
+        async with asyncio.timeout(_LIMIT):
+            await collector.done
+        wall = perf_counter() - collector.start
+        after = self._engine.stats()
+        rows, times = list(collector.rows.values()), list(collector.times.values())
+        shares = {
+            name.removesuffix(_SECONDS): after[name] - before.get(name, 0.0)
+            for name in after
+            if name.endswith(_SECONDS)
+        }
+        return Run(rows, times, wall, shares)
+
+    async def stop(self) -> None:
+        await self._engine.stop()
+
+    def _request(self, prompt: Sequence[int], sampling: Sampling) -> Request:
+        key = next(self._keys)
+        return Request(key, f"bench-{key}", self._engine.models[0].name, Tokens(tuple(prompt)), sampling)
+
+    def _on_step(self, step: Step) -> None:
+        if self._collector is not None:
+            self._collector.take(step)
+
+
+class _Collector:
+    """Takes the events of one run."""
+
+    def __init__(self, keys: Sequence[int]) -> None:
+        self.start = perf_counter()
+        self.rows: dict[int, list[int]] = {key: [] for key in keys}
+        self.times: dict[int, list[float]] = {key: [] for key in keys}
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._open = len(keys)
+
+    def take(self, step: Step) -> None:
+        now = perf_counter() - self.start
+        for event in step.events:
+            if isinstance(event, Delta):
+                self.rows[event.key] += event.token_ids
+                self.times[event.key] += [now] * len(event.token_ids)
+            elif isinstance(event, Finished):
+                self._open -= 1
+            elif isinstance(event, Failed) and not self.done.done():
+                self.done.set_exception(event.error)
+        if not self._open and not self.done.done():
+            self.done.set_result(None)

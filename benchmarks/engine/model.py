@@ -1,0 +1,91 @@
+"""Models with random weights, written as a Hugging Face folder: the shape decides the speed, not the weights."""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+from itertools import islice, product
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from tokenizers import Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+_END = "<|end|>"
+_TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A Llama's dimensions; embeddings are not tied."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    feed_forward: int
+    vocabulary: int
+    context: int = 2048
+
+
+# 131.7M parameters, of which a decode step reads 107M.
+S = Shape(hidden=768, layers=12, heads=12, kv_heads=4, feed_forward=2304, vocabulary=32_000)
+# For the smoke test: nothing about speed can be learnt from it but the cost of the code around the model.
+SMALL = Shape(hidden=64, layers=2, heads=2, kv_heads=1, feed_forward=128, vocabulary=2_048)
+
+
+def write(folder: Path, shape: Shape, *, seed: int) -> int:
+    """Write config, float32 weights and tokenizer into `folder`; returns the number of parameters."""
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(_config(shape))
+    model.save_pretrained(folder)
+    _tokenizer(shape.vocabulary).save_pretrained(folder)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def load(folder: Path) -> Any:
+    """The model in float32 with transformers' default attention, ready for inference."""
+    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def prompts(count: int, length: int, vocabulary: int, *, seed: int) -> list[list[int]]:
+    """Random prompts: no two share a prefix, so that no engine's prefix cache can help it."""
+    generator = torch.Generator().manual_seed(seed)
+    # Ids from 512 on: neither the end token nor lone bytes.
+    drawn = torch.randint(512, vocabulary, (count, length), generator=generator)
+    return cast("list[list[int]]", drawn.tolist())
+
+
+def _config(shape: Shape) -> LlamaConfig:
+    return LlamaConfig(
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.hidden // shape.heads,
+        intermediate_size=shape.feed_forward,
+        vocab_size=shape.vocabulary,
+        max_position_embeddings=shape.context,
+        tie_word_embeddings=False,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
+    )
+
+
+def _tokenizer(size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of exactly `size` entries: the end token, all bytes, then words of two and three letters."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    letters = string.ascii_letters
+    pairs = [(a, b) for a, b in product(letters, letters)]
+    triples = [(a + b, c) for a, b, c in product(letters, letters, letters)]
+    merges = list(islice([*pairs, *triples], size - 1 - len(alphabet)))
+    words = [_END, *alphabet, *(left + right for left, right in merges)]
+    tokenizer = Tokenizer(BPE(vocab={word: index for index, word in enumerate(words)}, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=_END, pad_token=_END)
+    wrapped.chat_template = _TEMPLATE
+    return wrapped
