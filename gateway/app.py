@@ -1,0 +1,80 @@
+"""The Quart application: routes, the error table, headers of every answer."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import cast
+
+from quart import Quart, Response, request
+from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
+
+from gateway import errors
+from gateway.balance import Policy, least_loaded, prefer_zone
+from gateway.chat import chat_routes
+from gateway.config import GatewayConfig
+from gateway.directory import Directory
+from gateway.exchange import AsgiApp, Exchanges, current
+from gateway.generation import Dispatch
+from gateway.health import health_routes
+from gateway.hold import HoldQueue
+from gateway.models import model_routes
+from gateway.pace import StallLimits
+from mesh.metrics import GatewayMetrics
+
+
+def stall_limits(config: GatewayConfig) -> StallLimits:
+    """The part of the settings that sessions need."""
+    return StallLimits(config.stall_factor, config.stall_floor, config.stall_ceiling)
+
+
+def make_dispatch(config: GatewayConfig, directory: Directory, metrics: GatewayMetrics) -> Dispatch:
+    """What generations need."""
+    policy: Policy = lambda sessions: least_loaded(prefer_zone(sessions, config.zone))  # noqa: E731
+    return Dispatch(
+        directory=directory,
+        hold=HoldQueue(limit=config.hold_limit, timeout=config.hold_timeout, metrics=metrics),
+        metrics=metrics,
+        policy=policy,
+        max_attempts=config.max_attempts,
+        credit=config.credit,
+        stall_ceiling=config.stall_ceiling,
+    )
+
+
+def create_app(config: GatewayConfig, directory: Directory, metrics: GatewayMetrics) -> tuple[Quart, Exchanges]:
+    """The application, and the exchanges that are under way on it."""
+    app = Quart(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
+    app.config["BODY_TIMEOUT"] = config.body_timeout
+    exchanges = Exchanges(cast("AsgiApp", app.asgi_app), metrics, limit=config.max_body_bytes)
+    app.asgi_app = exchanges  # type: ignore[method-assign]  # Quart's own way to add middleware
+    app.register_blueprint(chat_routes(make_dispatch(config, directory, metrics)))
+    app.register_blueprint(model_routes(directory))
+    app.register_blueprint(health_routes(directory, exchanges, metrics))
+    app.register_error_handler(Exception, partial(_on_error, config))
+    app.after_request(_after_request)
+    return app, exchanges
+
+
+async def _on_error(config: GatewayConfig, error: Exception) -> Response:
+    if isinstance(error, NotFound):
+        error = NotFound(f"no such route: {request.method} {request.path[:200]}")
+    elif isinstance(error, RequestEntityTooLarge):
+        error = RequestEntityTooLarge(f"the body must have at most {config.max_body_bytes} bytes")
+    found = errors.answer(error)
+    current(request.scope).error = found.code  # pyright: ignore[reportArgumentType]
+    response = Response(found.body, status=found.status, headers=found.headers)
+    if isinstance(error, HTTPException) and found.status in (408, 413):
+        response.headers["connection"] = "close"  # the rest of the body is of no use
+    return response
+
+
+async def _after_request(response: Response) -> Response:
+    """What every answer has, and what its exchange must know of it. A stream ends later by itself."""
+    exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
+    exchange.status = response.status_code
+    exchange.finished = not exchange.streamed or response.status_code != 200
+    rule = request.url_rule
+    exchange.route = rule.rule if rule is not None else "unknown"
+    response.headers["x-request-id"] = exchange.request_id
+    return response

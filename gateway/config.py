@@ -1,0 +1,69 @@
+"""Every setting of the gateway. Each field is a flag and an environment variable (see mesh/config.py)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mesh.config import option
+from mesh.wire import Tls
+
+
+@dataclass(frozen=True)
+class GatewayConfig:
+    """Serve the OpenAI REST API and spread the requests over the mesh's workers."""
+
+    host: str = option("127.0.0.1", "Address of the HTTP server.")
+    port: int = option(8000, "Port of the HTTP server; 0 picks a free one.", low=0, high=65535)
+
+    etcd: str | None = option(
+        None, "URL(s) of etcd, comma separated. Without it the gateway serves an embedded registry itself."
+    )
+    etcd_ca: Path | None = option(None, "PEM file of the authority that signed etcd's certificate.")  # noqa: RUF009
+    etcd_cert: Path | None = option(None, "PEM file of the certificate to present to etcd.")  # noqa: RUF009
+    etcd_key: Path | None = option(None, "PEM file of that certificate's key.")  # noqa: RUF009
+    etcd_user: str | None = option(None, "User name at etcd.")
+    etcd_password: str | None = option(None, "Password at etcd; better given by the environment.")
+    registry_host: str = option("127.0.0.1", "Address of the embedded registry.")
+    registry_port: int = option(12379, "Port of the embedded registry; 0 picks a free one.", low=0, high=65535)
+
+    worker_ca: Path | None = option(None, "PEM file of the authority that signed the workers' certificates.")  # noqa: RUF009
+    worker_cert: Path | None = option(None, "PEM file of the certificate to present to workers.")  # noqa: RUF009
+    worker_key: Path | None = option(None, "PEM file of that certificate's key.")  # noqa: RUF009
+
+    zone: str = option("", "Failure domain of this gateway: workers of the same zone go first while they have room.")
+    grace_period: float = option(
+        60.0, "Seconds that a worker stays in use after it vanished from the registry, while it answers.", low=0
+    )
+
+    max_body_bytes: int = option(10 * 1024 * 1024, "Largest request body.", low=1024, high=48 * 1024 * 1024)
+    body_timeout: float = option(60.0, "Seconds that a client may take to send its body.", low=0.1)
+    hold_timeout: float = option(30.0, "Seconds that a request waits for a live worker.", low=0)
+    hold_limit: int = option(1000, "Most new requests that wait for a live worker at a time.", low=0)
+    credit: int = option(
+        256, "Tokens that a worker may be ahead of a slow reader of a stream before its row is paused.", low=1
+    )
+
+    max_attempts: int = option(
+        4, "Most attempts of a request beyond the first one; those because of draining do not count.", low=0
+    )
+    stall_factor: float = option(
+        20.0, "A worker that stands still for so many of its own mean step times is taken for frozen.", low=1
+    )
+    stall_floor: float = option(3.0, "Shortest standstill, in seconds, that counts as frozen.", low=0.1)
+    stall_ceiling: float = option(
+        30.0,
+        "Longest standstill, in seconds, of a worker whose pace is not known or when there is no other worker; "
+        "then the request fails.",
+        low=0.1,
+    )
+    drain_timeout: float = option(
+        30.0, "Seconds that live requests have to end after SIGTERM or SIGINT; then they fail.", low=0
+    )
+
+    @property
+    def worker_tls(self) -> Tls | None:
+        """How to speak to workers: with TLS if any of its files is given."""
+        if self.worker_ca is None and self.worker_cert is None and self.worker_key is None:
+            return None
+        return Tls(ca=self.worker_ca, cert=self.worker_cert, key=self.worker_key)

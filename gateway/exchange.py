@@ -1,0 +1,194 @@
+"""One HTTP exchange: its request id, its clock, its generation, and the one line that is logged at its end.
+
+An exchange outlives the view: it ends when the last byte went out or the client hung up. It therefore lives around the
+whole application as an ASGI middleware, and it owns the generation: whatever happens inside, in the end it is closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from werkzeug.exceptions import RequestEntityTooLarge
+
+from gateway import errors
+from gateway.generation import Generation
+from mesh.errors import MeshError
+from mesh.log import bind_request_id, kv
+from mesh.metrics import GatewayMetrics
+
+log = logging.getLogger(__name__)
+
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+CLIENT_CLOSED = 499  # in logs and metrics only: nobody is there to read it
+_KEY = "mesh.exchange"
+_GIVEN_ID = re.compile(r"[!-~]{1,128}")
+# Paths that probes and scrapers ask for all the time.
+_QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+# A client that still sends its refused body would miss the answer if the connection were closed under it.
+_LINGER_SECONDS = 2.0
+
+
+class Exchange:
+    """What is known of one request and its answer."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.request_id = _request_id(scope)
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.route = ""
+        self.model = ""
+        self.streamed = False
+        self.status = CLIENT_CLOSED
+        self.error = ""
+        self.generation: Generation | None = None
+        self.finished = False
+        self.began_at = time.monotonic()
+        self.first_token_at: float | None = None
+        self.last_token_at: float | None = None
+
+    def token(self) -> None:
+        """Tokens have arrived now."""
+        self.last_token_at = time.monotonic()
+        if self.first_token_at is None:
+            self.first_token_at = self.last_token_at
+
+    def close(self) -> None:
+        """Let go of everything."""
+        if self.generation is not None:
+            self.generation.close()
+
+
+def current(scope: Scope) -> Exchange:
+    """The exchange of a request, by its ASGI scope."""
+    return scope[_KEY]
+
+
+class Exchanges:
+    """The middleware. `live` are those under way, `draining` says that the server stops; `limit` is the largest body in
+    bytes."""
+
+    def __init__(self, app: AsgiApp, metrics: GatewayMetrics, *, limit: int) -> None:
+        self.live: set[Exchange] = set()
+        self.draining = False
+        self._app = app
+        self._metrics = metrics
+        self._limit = limit
+        metrics.active.set_function(lambda: len(self.live))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = Exchange(scope)
+        bind_request_id(exchange.request_id)
+        scope[_KEY] = exchange
+        self.live.add(exchange)
+        try:
+            if _content_length(scope) > self._limit:
+                await self._refuse_body(exchange, receive, send)
+            else:
+                await self._app(scope, receive, send)
+        finally:
+            self.live.discard(exchange)
+            exchange.close()
+            self._report(exchange)
+
+    def abort(self, error: MeshError) -> None:
+        """End all live generations with this error; their clients are told."""
+        for exchange in self.live:
+            if exchange.generation is not None:
+                exchange.generation.abort(error)
+
+    async def _refuse_body(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+        """413 by the header alone. What the client sends meanwhile is read and dropped for a moment."""
+        refusal = errors.answer(RequestEntityTooLarge(f"the body must have at most {self._limit} bytes"))
+        exchange.status, exchange.error, exchange.finished = refusal.status, refusal.code, True
+        headers = {
+            **refusal.headers,
+            "content-length": str(len(refusal.body)),
+            "connection": "close",
+            "x-request-id": exchange.request_id,
+        }
+        pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": refusal.status, "headers": pairs})
+        await send({"type": "http.response.body", "body": refusal.body, "more_body": True})
+        try:
+            async with asyncio.timeout(_LINGER_SECONDS):
+                while (await receive()).get("more_body"):
+                    pass
+        except TimeoutError:
+            pass
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _report(self, exchange: Exchange) -> None:
+        """The canonical line, and the metrics."""
+        status = exchange.status if exchange.finished else CLIENT_CLOSED
+        seconds = time.monotonic() - exchange.began_at
+        self._metrics.requests.labels(exchange.route, exchange.model, str(status)).inc()
+        if exchange.path in _QUIET:
+            return
+        facts: dict[str, Any] = {
+            "method": exchange.method,
+            "path": exchange.path,
+            "status": status,
+            "seconds": round(seconds, 4),
+        }
+        if exchange.error:
+            facts["error"] = exchange.error
+        if exchange.generation is not None:
+            facts |= self._generation_facts(exchange, exchange.generation, seconds)
+        log.info("request", extra=kv(**facts))
+
+    def _generation_facts(self, exchange: Exchange, generation: Generation, seconds: float) -> dict[str, Any]:
+        model, started = exchange.model, generation.started
+        completion = generation.completion_tokens
+        facts: dict[str, Any] = {
+            "model": generation.model,
+            "streamed": exchange.streamed,
+            "attempts": generation.attempts,
+            "resumes": generation.resumes,
+            "completion_tokens": completion,
+        }
+        if started is None:
+            return facts
+        facts |= {"prompt_tokens": started.prompt_tokens, "cached_tokens": started.cached_tokens}
+        self._metrics.tokens.labels(model, "prompt").inc(started.prompt_tokens)
+        self._metrics.tokens.labels(model, "cached").inc(started.cached_tokens)
+        self._metrics.tokens.labels(model, "completion").inc(completion)
+        self._metrics.duration.labels(model).observe(seconds)
+        first, last = exchange.first_token_at, exchange.last_token_at
+        if first is not None and last is not None:
+            facts["ttft"] = round(first - exchange.began_at, 4)
+            self._metrics.ttft.labels(model).observe(first - exchange.began_at)
+            if completion > 1:
+                self._metrics.tpot.labels(model).observe((last - first) / (completion - 1))
+        return facts
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's own, if it is one that can stand in a header and a log, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            given = value.decode("latin-1")
+            if _GIVEN_ID.fullmatch(given):
+                return given
+    return f"req-{uuid.uuid4().hex}"
+
+
+def _content_length(scope: Scope) -> int:
+    """Bytes that the client announces; 0 if it announces none."""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() else 0
+    return 0

@@ -1,0 +1,54 @@
+"""GET /healthz (the process answers), /readyz (it can serve requests, or why not) and /metrics."""
+
+from __future__ import annotations
+
+import msgspec
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from quart import Blueprint, Response
+
+from gateway.directory import Directory
+from gateway.exchange import Exchanges
+from mesh.metrics import GatewayMetrics
+
+
+class Health(msgspec.Struct):
+    """Body of the health routes."""
+
+    status: str
+    reason: str | None = None
+
+
+def health_routes(directory: Directory, exchanges: Exchanges, metrics: GatewayMetrics) -> Blueprint:
+    """The routes for probes and scrapers."""
+    routes = Blueprint("health", __name__)
+
+    @routes.get("/healthz")
+    async def healthz() -> Response:  # pyright: ignore[reportUnusedFunction]
+        return _json(Health("ok"), 200)
+
+    @routes.get("/readyz")
+    async def readyz() -> Response:  # pyright: ignore[reportUnusedFunction]
+        reason = _not_ready(directory, exchanges)
+        return _json(Health("not ready", reason), 503) if reason else _json(Health("ready"), 200)
+
+    @routes.get("/metrics")
+    async def metrics_() -> Response:  # pyright: ignore[reportUnusedFunction]
+        return Response(generate_latest(metrics.registry), content_type=CONTENT_TYPE_LATEST)
+
+    return routes
+
+
+def _not_ready(directory: Directory, exchanges: Exchanges) -> str | None:
+    if exchanges.draining:
+        return "this gateway is draining"
+    if not directory.loaded:
+        return "the registry has not been read yet"
+    sessions = directory.sessions()
+    if not any(session.live for session in sessions):
+        states = ", ".join(f"{session.worker_id} is {session.state}" for session in sessions)
+        return f"no worker is live: {states or 'the registry lists none'}"
+    return None
+
+
+def _json(body: msgspec.Struct, status: int) -> Response:
+    return Response(msgspec.json.encode(body), status=status, content_type="application/json")

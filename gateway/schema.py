@@ -1,0 +1,393 @@
+"""Request and answer bodies of the chat API: one typed decode, then the limits that types cannot say.
+
+What cannot be honoured is refused by name. `null` always equals "absent". Fields that are accepted although they change
+nothing are named in `ChatRequest`; nothing else is ignored.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from mesh.errors import MeshError, invalid, out_of_range, unsupported
+
+INT64: Final = 2**63
+UINT32: Final = 2**32 - 1
+MAX_STOP: Final = 4
+MAX_STOP_CHARACTERS: Final = 1024
+MAX_STOP_TOKEN_IDS: Final = 64
+MAX_LOGIT_BIAS: Final = 1024
+ROLES: Final = ("system", "developer", "user", "assistant", "tool")
+
+
+class ContentPart(msgspec.Struct, forbid_unknown_fields=True):
+    """A piece of a message's content. Only `text` parts are served; the others are known in order to be refused."""
+
+    type: str
+    text: str | None = None
+    image_url: Any = None
+    input_audio: Any = None
+    file: Any = None
+    refusal: str | None = None
+    prompt_cache_breakpoint: Any = None
+
+
+class FunctionCall(msgspec.Struct, forbid_unknown_fields=True):
+    """A function's name and its arguments as JSON text."""
+
+    name: str
+    arguments: str = "{}"
+
+
+class ToolCall(msgspec.Struct, forbid_unknown_fields=True):
+    """A call that the assistant made in an earlier turn."""
+
+    id: str
+    function: FunctionCall
+    type: str = "function"
+    index: int | None = None
+
+
+class ChatMessage(msgspec.Struct, forbid_unknown_fields=True):
+    """A message of the conversation."""
+
+    role: str
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[ToolCall] | None = None
+    tool_call_id: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    refusal: str | None = None
+    # Empty lists and nulls that answers carry and clients send back.
+    annotations: list[Any] | None = None
+    audio: None = None
+    function_call: None = None
+
+
+class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
+    """Options of a streamed answer. Padding against traffic analysis is never added, so its switch has no effect."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct):
+    """The kind of answer; only plain text for now."""
+
+    type: str
+
+
+class ChatRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Body of POST /v1/chat/completions. Ranges are checked by `check`."""
+
+    model: str
+    messages: list[ChatMessage]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    temperature: float | None = None
+    top_p: float | None = None
+    n: int | None = None
+    stop: str | list[str] | None = None
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    seed: int | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+
+    # Extensions that users of other open servers expect.
+    top_k: int | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    repetition_penalty: float | None = None
+    min_tokens: int | None = None
+    ignore_eos: bool | None = None
+    stop_token_ids: list[int] | None = None
+
+    # Accepted; they change nothing here.
+    user: str | None = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    prompt_cache_retention: str | None = None
+    parallel_tool_calls: bool | None = None
+    modalities: list[str] | None = None
+    response_format: ResponseFormat | None = None
+
+    # Known to the API, not served: refused by name unless null.
+    audio: None = None
+    function_call: None = None
+    functions: None = None
+    moderation: None = None
+    prediction: None = None
+    prompt_cache_options: None = None
+    reasoning_effort: None = None
+    tool_choice: None = None
+    tools: None = None
+    verbosity: None = None
+    web_search_options: None = None
+
+
+_decoder = msgspec.json.Decoder(ChatRequest)
+_WHERE = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
+_NAMED = re.compile(r"(?:unknown field|required field) `(?P<field>[^`]*)`")
+
+
+def parse_chat(body: bytes) -> ChatRequest:
+    """Decode and check a body. Raises MeshError (invalid_request, unsupported) naming field, limit and value."""
+    try:
+        request = _decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise _mistake(str(error)) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise invalid("body", f"the body is not valid JSON in UTF-8: {_reason(error)}") from None
+    check(request)
+    return request
+
+
+def _reason(error: Exception) -> str:
+    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _mistake(text: str) -> MeshError:
+    """msgspec's sentence, such as "Expected `int`, got `str` - at `$.n`", as an error that names the field."""
+    where = _WHERE.search(text)
+    path = where["path"] if where else ""
+    sentence = text[: where.start()] if where else text
+    named = _NAMED.search(sentence)
+    if named:
+        param = f"{path}.{named['field']}" if path else named["field"]
+        if "unknown" in sentence:
+            return invalid(param, f"'{param}' is not a field of this API, or one that is not supported")
+        return invalid(param, f"'{param}' is required")
+    param = path or "body"
+    if sentence.startswith("Expected `null`"):
+        return unsupported(param, f"'{param}' is not supported")
+    return invalid(param, f"'{param}': {sentence[:1].lower()}{sentence[1:].replace('`', '')}")
+
+
+_RANGES: Final[tuple[tuple[str, float, float], ...]] = (
+    ("temperature", 0, 2),
+    ("top_p", 0, 1),
+    ("n", 1, 128),
+    ("max_tokens", 1, UINT32),
+    ("max_completion_tokens", 1, UINT32),
+    ("seed", -INT64, INT64 - 1),
+    ("frequency_penalty", -2, 2),
+    ("presence_penalty", -2, 2),
+    ("top_logprobs", 0, 20),
+    ("top_k", -1, 2**31 - 1),
+    ("min_p", 0, 1),
+    ("min_tokens", 0, UINT32),
+)
+_ABOVE_ZERO: Final[tuple[tuple[str, float], ...]] = (("typical_p", 1), ("repetition_penalty", 10))
+
+
+def check(request: ChatRequest) -> None:
+    """The limits. Raises MeshError."""
+    _check_messages(request.messages)
+    for name, low, high in _RANGES:
+        value: float | None = getattr(request, name)
+        if value is not None and not low <= value <= high:
+            raise out_of_range(name, value, low, high)
+    for name, high in _ABOVE_ZERO:
+        value = getattr(request, name)
+        if value is not None and not 0 < value <= high:
+            raise invalid(name, f"'{name}' must be above 0 and at most {high}, not {value}")
+    _check_stop(request)
+    _check_logit_bias(request.logit_bias)
+    _check_tokens(request)
+    _check_without_effect(request)
+
+
+def stops(request: ChatRequest) -> list[str]:
+    """The stop strings as a list."""
+    return [request.stop] if isinstance(request.stop, str) else request.stop or []
+
+
+def _check_stop(request: ChatRequest) -> None:
+    texts = stops(request)
+    if len(texts) > MAX_STOP:
+        raise invalid("stop", f"'stop' must have at most {MAX_STOP} strings, not {len(texts)}")
+    for text in texts:
+        if not 1 <= len(text) <= MAX_STOP_CHARACTERS:
+            raise invalid(
+                "stop", f"each string of 'stop' must have 1 to {MAX_STOP_CHARACTERS} characters, not {len(text)}"
+            )
+
+
+def _check_logit_bias(bias: dict[str, float] | None) -> None:
+    if not bias:
+        return
+    if len(bias) > MAX_LOGIT_BIAS:
+        raise invalid("logit_bias", f"'logit_bias' must have at most {MAX_LOGIT_BIAS} entries, not {len(bias)}")
+    for token, value in bias.items():
+        if not (token.isascii() and token.isdigit() and len(token) <= 10 and int(token) <= UINT32):
+            raise invalid("logit_bias", f"the keys of 'logit_bias' must be token ids, not '{token}'")
+        if not -100 <= value <= 100:
+            raise out_of_range("logit_bias", f"{value} (of token {token})", -100, 100)
+
+
+def _check_tokens(request: ChatRequest) -> None:
+    ids = request.stop_token_ids or ()
+    if len(ids) > MAX_STOP_TOKEN_IDS:
+        raise invalid("stop_token_ids", f"'stop_token_ids' must have at most {MAX_STOP_TOKEN_IDS} ids, not {len(ids)}")
+    for token in ids:
+        if not 0 <= token <= UINT32:
+            raise out_of_range("stop_token_ids", token, 0, UINT32)
+    if request.top_logprobs and not request.logprobs:
+        raise invalid("top_logprobs", f"'top_logprobs' ({request.top_logprobs}) needs 'logprobs' to be true")
+    if request.stream_options is not None and not request.stream:
+        raise invalid("stream_options", "'stream_options' needs 'stream' to be true")
+
+
+def _check_without_effect(request: ChatRequest) -> None:
+    """Values of otherwise harmless fields that ask for something which is not served."""
+    if request.store:
+        raise unsupported("store", "'store' must be false: answers are not kept")
+    if request.service_tier not in (None, "auto", "default"):
+        raise unsupported("service_tier", f"'service_tier' must be auto or default, not '{request.service_tier}'")
+    if request.response_format is not None and request.response_format.type != "text":
+        raise unsupported("response_format", f"'response_format' must be text, not '{request.response_format.type}'")
+    if request.modalities is not None and request.modalities != ["text"]:
+        raise unsupported("modalities", f"'modalities' must be [\"text\"], not {request.modalities}")
+    _check_metadata(request.metadata or {})
+
+
+def _check_metadata(metadata: dict[str, str]) -> None:
+    if len(metadata) > 16:
+        raise invalid("metadata", f"'metadata' must have at most 16 entries, not {len(metadata)}")
+    for key, value in metadata.items():
+        if len(key) > 64 or len(value) > 512:
+            raise invalid(
+                "metadata",
+                f"'metadata' must have keys of at most 64 characters and values of at most 512, "
+                f"not {len(key)} and {len(value)}",
+            )
+
+
+def _check_messages(messages: Sequence[ChatMessage]) -> None:
+    if not messages:
+        raise invalid("messages", "'messages' must hold at least one message")
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]"
+        if message.role not in ROLES:
+            raise invalid(
+                f"{where}.role", f"'{where}.role' must be one of {', '.join(ROLES)}, not '{message.role[:64]}'"
+            )
+        if message.role == "tool" and not message.tool_call_id:
+            raise invalid(f"{where}.tool_call_id", f"'{where}.tool_call_id' is required in a message of role tool")
+        if message.tool_calls and message.role != "assistant":
+            raise invalid(f"{where}.tool_calls", f"'{where}.tool_calls' needs the role assistant, not {message.role}")
+        for place, call in enumerate(message.tool_calls or ()):
+            if call.type != "function":
+                raise unsupported(f"{where}.tool_calls[{place}].type")
+        if isinstance(message.content, list):
+            _check_parts(f"{where}.content", message.content)
+        elif message.content is None and message.role != "assistant":
+            raise invalid(f"{where}.content", f"'{where}.content' may be null in a message of role assistant only")
+
+
+def _check_parts(where: str, parts: Sequence[ContentPart]) -> None:
+    if not parts:
+        raise invalid(where, f"'{where}' must hold at least one part")
+    for index, part in enumerate(parts):
+        if part.type not in ("text", "refusal"):
+            param = f"{where}[{index}].type"
+            raise unsupported(param, f"'{param}' must be text, not '{part.type[:64]}'")
+        if (part.text if part.type == "text" else part.refusal) is None:
+            raise invalid(f"{where}[{index}].{part.type}", f"'{where}[{index}].{part.type}' is required")
+
+
+class TopLogprob(msgspec.Struct):
+    """A likely token."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(msgspec.Struct):
+    """A token of the answer with its log probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
+class Logprobs(msgspec.Struct):
+    """Log probabilities of an answer's or a chunk's tokens."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class PromptTokensDetails(msgspec.Struct):
+    """Of the prompt's tokens, those that came from the prefix cache."""
+
+    cached_tokens: int
+
+
+class Usage(msgspec.Struct):
+    """Token counts; completion tokens are those of all choices."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class AnswerMessage(msgspec.Struct):
+    """The assistant's message."""
+
+    content: str
+    role: str = "assistant"
+    refusal: None = None
+
+
+class Choice(msgspec.Struct):
+    """One completion."""
+
+    index: int
+    message: AnswerMessage
+    logprobs: Logprobs | None
+    finish_reason: str
+
+
+class ChatAnswer(msgspec.Struct):
+    """Body of an answer that is not streamed."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[Choice]
+    usage: Usage
+    object: str = "chat.completion"
+
+
+class Model(msgspec.Struct):
+    """A served model. `context_length` counts tokens of prompt and answer together; OpenAI has no such field."""
+
+    id: str
+    created: int
+    context_length: int
+    object: str = "model"
+    owned_by: str = "inference-mesh"
+
+
+class ModelList(msgspec.Struct):
+    """All served models."""
+
+    data: list[Model]
+    object: str = "list"

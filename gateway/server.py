@@ -1,0 +1,87 @@
+"""The HTTP server around the application: its socket, its event loop's protocol, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Generator
+
+import uvicorn
+from quart import Quart
+
+from gateway.exchange import Exchanges
+from mesh.errors import ErrorKind, MeshError, invalid
+from mesh.log import kv
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 2048
+# After the limit of a drain: what the error events need to reach the clients.
+_LAST_WORDS_SECONDS = 2
+_POLL_SECONDS = 0.05
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; raises MeshError with one sentence if there can be none."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise invalid("port", f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+
+
+class _Uvicorn(uvicorn.Server):
+    """Without signal handlers of its own: the process has them in one place."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+
+class HttpServer:
+    """Serves the application on a socket until `stop` is set, then lets live exchanges end."""
+
+    def __init__(self, app: Quart, exchanges: Exchanges, sock: socket.socket, *, drain_timeout: float) -> None:
+        self._exchanges = exchanges
+        self._sock = sock
+        self._drain_timeout = drain_timeout
+        self._server = _Uvicorn(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                interface="asgi3",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=int(drain_timeout) + _LAST_WORDS_SECONDS + 1,
+            )
+        )
+
+    async def run(self, stop: asyncio.Event, hurry: asyncio.Event) -> None:
+        """Serve. `hurry` ends the wait for live exchanges."""
+        async with asyncio.TaskGroup() as group:
+            serving = group.create_task(self._server.serve(sockets=[self._sock]))
+            await stop.wait()
+            self._exchanges.draining = True
+            self._server.should_exit = True
+            if not await self._empty(self._drain_timeout, hurry):
+                log.warning("live requests are cut off", extra=kv(requests=len(self._exchanges.live)))
+                self._exchanges.abort(MeshError(ErrorKind.DRAINING, "the gateway stops before the answer was complete"))
+                await self._empty(_LAST_WORDS_SECONDS)
+                self._server.force_exit = True
+            await serving
+
+    async def _empty(self, limit: float, hurry: asyncio.Event | None = None) -> bool:
+        """Wait until no exchange is under way; False if `limit` seconds were not enough."""
+        deadline = time.monotonic() + limit
+        while self._exchanges.live:
+            if time.monotonic() >= deadline or (hurry is not None and hurry.is_set()):
+                return False
+            await asyncio.sleep(_POLL_SECONDS)
+        return True

@@ -1,0 +1,389 @@
+"""One multiplexed session with one worker: one channel, one bidirectional stream, all generations on it.
+
+Every engine step arrives as one message. Its events are put on the lists of their streams, and each stream that got
+any is woken once. Nothing here decides where a request runs: a session reports facts (lost, silent, stalled,
+draining), and `generation.py` draws the conclusions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from enum import Enum
+from typing import Self
+
+import grpc.aio
+
+from gateway.pace import Pace, StallLimits
+from mesh import wire
+from mesh.errors import ErrorKind, MeshError
+from mesh.log import kv
+from mesh.registry.backoff import Backoff
+from mesh.v1 import inference_pb2 as pb
+from mesh.v1.inference_pb2_grpc import InferenceServiceStub
+from mesh.v1.registry_pb2 import WorkerRecord
+
+log = logging.getLogger(__name__)
+
+# A worker that accepts a connection but does not open the session in time is frozen.
+OPEN_LIMIT_SECONDS = 5.0
+# When a worker announces none.
+_DEFAULT_HEARTBEAT = 2.0
+# Never reused: a worker that came back is another place than the one that was left.
+_epochs = itertools.count(1)
+
+
+class Trouble(Enum):
+    """Why a stream should leave its worker; the values label metrics."""
+
+    LOST = "lost"
+    SILENT = "silent"
+    STALLED = "stalled"
+    DRAINING = "draining"
+    REFUSED = "refused"
+
+
+class Stream:
+    """One attempt's end on a session. The owner takes `events` when `wait` returns; `lost` is final."""
+
+    __slots__ = ("_session", "_waiter", "confirmed", "credit", "ended", "events", "id", "lost", "moved_at", "rows")
+
+    def __init__(self, session: Session, stream_id: int, rows: int, credit: int | None) -> None:
+        self._session = session
+        self._waiter: asyncio.Future[None] | None = None
+        self.id = stream_id
+        self.rows = rows
+        # Tokens that the worker may still send; None is no limit.
+        self.credit = credit
+        self.events: list[pb.StreamEvent] = []
+        self.lost: MeshError | None = None
+        self.ended = False
+        self.confirmed = False
+        self.moved_at = time.monotonic()
+
+    @property
+    def session(self) -> Session:
+        """Where it runs."""
+        return self._session
+
+    async def wait(self) -> None:
+        """Return when there are events, when the session is lost, or when `trouble` should be looked at."""
+        if self.events or self.lost is not None:
+            return
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def wake(self) -> None:
+        """Let `wait` return."""
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def grant(self, tokens: int) -> None:
+        """Allow the worker more tokens."""
+        if self.credit is not None and not self.ended:
+            self.credit += tokens
+            self.moved_at = time.monotonic()
+            self._session.send(pb.SessionRequest(credit=pb.StreamCredit(stream_id=self.id, tokens=tokens)))
+
+    def close(self) -> None:
+        """Forget the stream; unless it has ended, the worker is told to. No event arrives afterwards."""
+        self._session.forget(self)
+
+    @property
+    def starved(self) -> bool:
+        """It waits for its reader, not for the worker."""
+        return bool(self.events) or (self.credit is not None and self.credit <= 0)
+
+
+class _Outbox(AsyncIterator[pb.SessionRequest]):
+    """Commands on their way to the worker. gRPC iterates over it, so that there is exactly one writer."""
+
+    def __init__(self, first: pb.SessionRequest) -> None:
+        self._commands = deque([first])
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, command: pb.SessionRequest) -> None:
+        """Queue a command."""
+        self._commands.append(command)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> pb.SessionRequest:
+        while not self._commands:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self._commands.popleft()
+
+
+class Session:
+    """The session with one incarnation of one worker. `run` keeps it open, again and again, until it is cancelled.
+
+    `on_change` is called when it became usable or ceased to be. Attributes are to be read only.
+    """
+
+    def __init__(
+        self,
+        record: WorkerRecord,
+        *,
+        client: str,
+        tls: wire.Tls | None,
+        limits: StallLimits,
+        on_change: Callable[[], None],
+        on_message: Callable[[], None],
+    ) -> None:
+        self.worker_id = record.worker_id
+        self.incarnation = record.incarnation
+        self.address = record.address
+        self.zone = record.zone
+        self.slots = record.slots
+        self.epoch = 0
+        self.open = False
+        self.silent = False
+        self.stalled = False
+        self.draining = False
+        self.retired = False
+        self.load = pb.WorkerLoad()
+        # Rows that were started and are not in `load` yet.
+        self.unconfirmed = 0
+        self.heartbeat = _DEFAULT_HEARTBEAT
+        self._client = client
+        self._tls = tls
+        self._limits = limits
+        self._on_change = on_change
+        self._on_message = on_message
+        self._streams: dict[int, Stream] = {}
+        self._ids = itertools.count(1)
+        self._outbox: _Outbox | None = None
+        self._heard_at = 0.0
+        self._pace = Pace(0.0, limits)
+        self._complained = False
+
+    @property
+    def live(self) -> bool:
+        """Whether new streams can be started here."""
+        return self.open and not (self.silent or self.stalled or self.draining)
+
+    @property
+    def state(self) -> str:
+        """One word for metrics and people."""
+        if not self.open:
+            return "connecting"
+        if self.draining:
+            return "draining"
+        return "frozen" if self.silent or self.stalled else "ready"
+
+    def __len__(self) -> int:
+        return len(self._streams)
+
+    # What generations do
+
+    def start(self, request: pb.GenerateRequest, *, rows: int, credit: int | None) -> Stream:
+        """Start a generation. If the session is not open any more, the stream is lost at once."""
+        stream = Stream(self, next(self._ids), rows, credit)
+        if self._outbox is None:
+            stream.lost = self._gone("is not connected")
+            stream.ended = True
+            return stream
+        self._streams[stream.id] = stream
+        self.unconfirmed += rows
+        self.send(pb.SessionRequest(start=pb.StreamStart(stream_id=stream.id, request=request, credit=credit)))
+        return stream
+
+    def send(self, command: pb.SessionRequest) -> None:
+        """Queue a command; without a connection there is nobody to command."""
+        if self._outbox is not None:
+            self._outbox.put(command)
+
+    def forget(self, stream: Stream) -> None:
+        """See Stream.close."""
+        if self._streams.pop(stream.id, None) is None:
+            return
+        self._confirm(stream)
+        if not stream.ended:
+            stream.ended = True
+            self.send(pb.SessionRequest(cancel=pb.StreamCancel(stream_id=stream.id)))
+
+    def trouble(self, stream: Stream, now: float) -> tuple[Trouble, float] | None:
+        """What is wrong with the worker as this stream sees it, and for how many seconds it has been."""
+        if self.silent:
+            return Trouble.SILENT, now - self._heard_at
+        if not stream.starved:
+            still = now - max(self._pace.stepped_at, stream.moved_at)
+            if still > self._pace.limit:
+                return Trouble.STALLED, still
+        if self.draining:
+            return Trouble.DRAINING, 0.0
+        return None
+
+    def stop_routing(self) -> None:
+        """The worker takes no more streams, says the registry or an answer of the worker."""
+        if not self.draining:
+            self.draining = True
+            self._nudge_all()
+            self._on_change()
+
+    def retire(self) -> None:
+        """Take no more streams, for good."""
+        self.retired = True
+        self.stop_routing()
+
+    # The connection
+
+    async def run(self) -> None:
+        """Connect, serve, and connect again after a growing pause, until cancelled."""
+        backoff = Backoff()
+        while True:
+            try:
+                await self._connect()
+                self._complain("the worker ended the session")
+            except MeshError as error:
+                self._complain(error.message)
+            except Exception:
+                log.exception("a session broke", extra=self._facts())
+            if self.epoch and time.monotonic() - self._heard_at < OPEN_LIMIT_SECONDS:
+                backoff.reset()
+            await asyncio.sleep(backoff.next())
+
+    async def _connect(self) -> None:
+        """One connection from its opening to its end. Raises MeshError if it fails."""
+        opening = pb.SessionOpen(
+            client=self._client, expected_worker_id=self.worker_id, expected_incarnation=self.incarnation
+        )
+        outbox = _Outbox(pb.SessionRequest(open=opening))
+        async with wire.channel(self.address, tls=self._tls) as channel:
+            try:
+                call = InferenceServiceStub(channel).Session(outbox)
+                async with asyncio.timeout(OPEN_LIMIT_SECONDS) as limit:
+                    async for message in call:
+                        if not self.open:
+                            self._opened(message, outbox)
+                            limit.reschedule(None)
+                        self._receive(message)
+            except TimeoutError:
+                raise self._gone(f"did not open the session within {OPEN_LIMIT_SECONDS:g} s") from None
+            except grpc.aio.AioRpcError as error:
+                raise wire.from_rpc_error(error) from None
+            finally:
+                self._closed()
+
+    def _opened(self, message: pb.SessionResponse, outbox: _Outbox) -> None:
+        """Check that it is the worker that the registry told of, and let streams be started."""
+        opened = message.opened
+        if (opened.worker_id, opened.incarnation) != (self.worker_id, self.incarnation):
+            raise MeshError(
+                ErrorKind.WRONG_WORKER,
+                f"at {self.address} is worker '{opened.worker_id}' ({opened.incarnation}) instead of "
+                f"'{self.worker_id}' ({self.incarnation})",
+            )
+        now = time.monotonic()
+        self.heartbeat = opened.heartbeat or _DEFAULT_HEARTBEAT
+        self.epoch = next(_epochs)
+        self.open, self.silent, self.stalled = True, False, False
+        self.draining = self.retired or message.draining
+        self.unconfirmed = 0
+        self._outbox = outbox
+        self._heard_at = now
+        self._pace = Pace(now, self._limits)
+        self._complained = False
+        log.info("worker connected", extra=self._facts())
+        self._on_change()
+
+    def _receive(self, message: pb.SessionResponse) -> None:
+        """The hot path: once per engine step, and once per token in the loop."""
+        now = time.monotonic()
+        self._heard_at = now
+        if message.events:
+            streams = self._streams
+            touched: list[Stream] = []
+            for event in message.events:
+                stream = streams.get(event.stream_id)
+                if stream is None:
+                    continue  # cancelled: these events were under way
+                if not stream.events:
+                    touched.append(stream)
+                stream.events.append(event)
+            for stream in touched:
+                stream.moved_at = now
+                if not stream.confirmed:
+                    self._confirm(stream)
+                stream.wake()
+            self._on_message()
+        if message.HasField("load"):
+            self.load = message.load
+            self._pace.observe(message.load, now)
+        if self.silent or (self.stalled and self._pace.thawed):
+            self.silent = self.stalled = False
+            log.info("worker goes on", extra=self._facts())
+            self._on_change()
+        if message.draining and not self.draining:
+            self.stop_routing()
+
+    def _confirm(self, stream: Stream) -> None:
+        """The worker's load contains the stream from its first event on."""
+        if not stream.confirmed:
+            stream.confirmed = True
+            self.unconfirmed = max(0, self.unconfirmed - stream.rows)
+
+    def _closed(self) -> None:
+        """The connection is gone, and all streams with it."""
+        was_open, self.open, self._outbox = self.open, False, None
+        streams, self._streams = list(self._streams.values()), {}
+        self.unconfirmed = 0
+        for stream in streams:
+            stream.ended = True
+            stream.lost = self._gone("was lost")
+            stream.wake()
+        if was_open:
+            self._on_change()
+
+    # The watch
+
+    def tick(self, now: float, late: float) -> None:
+        """Look for silence and standstill; called some times a second.
+
+        `late` is by how many seconds this call is overdue. The worker may have spoken meanwhile without being heard, so
+        that time is not held against it.
+        """
+        if not self.open:
+            return
+        self._heard_at += late
+        self._pace.stepped_at += late
+        if not self.silent and now - self._heard_at > self.heartbeat:
+            self.silent = True
+            log.warning("worker is silent", extra=self._facts(seconds=round(now - self._heard_at, 2)))
+            self._on_change()
+        for stream in list(self._streams.values()):
+            found = self.trouble(stream, now)
+            if found is not None:
+                if found[0] is Trouble.STALLED and not self.stalled:
+                    self.stalled = True
+                    log.warning("worker stands still", extra=self._facts(seconds=round(found[1], 2)))
+                    self._on_change()
+                stream.wake()
+
+    def _nudge_all(self) -> None:
+        for stream in self._streams.values():
+            stream.wake()
+
+    def _gone(self, what: str) -> MeshError:
+        return MeshError(ErrorKind.WORKER_LOST, f"worker '{self.worker_id}' {what}")
+
+    def _complain(self, why: str) -> None:
+        """Once per outage: a worker that died is tried for as long as the registry keeps it."""
+        if not self._complained:
+            self._complained = True
+            log.warning("worker not connected", extra=self._facts(why=why))
+
+    def _facts(self, **more: object) -> dict[str, object]:
+        return kv(worker=self.worker_id, incarnation=self.incarnation, address=self.address, **more)

@@ -1,0 +1,124 @@
+"""A streamed chat answer on the wire: server-sent events, one per delta with text, and the JSON in them.
+
+Everything in a chunk but its text is the same for the whole stream, so it is encoded once: a chunk costs one escaping
+of its text and no dictionary. Held-back text (an incomplete character, a possible stop string) makes no chunk of its
+own, so that the sequence of chunks does not depend on how tokens were spread over messages with one token each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from gateway.generation import Event
+from gateway.schema import Logprobs, PromptTokensDetails, TokenLogprob, TopLogprob, Usage
+from mesh.v1 import inference_pb2 as pb
+
+DONE = b"data: [DONE]\n\n"
+_FINISH = {pb.FINISH_REASON_STOP: "stop", pb.FINISH_REASON_LENGTH: "length"}
+_FINGERPRINT_LENGTH = 12
+
+_encode = msgspec.json.encode
+
+
+class ChatEvents:
+    """Renders one answer. `include_usage`: as `stream_options.include_usage`."""
+
+    def __init__(self, answer_id: str, created: int, model: str, choices: int, *, include_usage: bool) -> None:
+        self._id = answer_id
+        self._created = created
+        self._model = model
+        self._include_usage = include_usage
+        self._choices = choices
+        self._prefix = b""
+        self._heads: list[bytes] = []
+        self._tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
+        self._text_end = b'},"logprobs":null,"finish_reason":null}]' + self._tail
+        # Log probabilities of tokens whose text is held back.
+        self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(choices)]
+
+    def render(self, events: Sequence[Event]) -> bytes:
+        """The bytes of these events, to be sent at once; may be empty."""
+        parts: list[bytes] = []
+        for event in events:
+            if type(event) is pb.Delta:
+                self._delta(event, parts)
+            elif isinstance(event, pb.Started):
+                self._started(event, parts)
+            elif isinstance(event, pb.ChoiceFinished):
+                self._choice_finished(event, parts)
+            elif isinstance(event, pb.Finished):
+                self._finished(event, parts)
+        return b"".join(parts)
+
+    def _started(self, event: pb.Started, parts: list[bytes]) -> None:
+        """The role chunk of each choice."""
+        self._prefix = (
+            b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,'
+            b'"system_fingerprint":%b,"choices":['
+            % (_encode(self._id), self._created, _encode(self._model), _encode(system_fingerprint(event.fingerprint)))
+        )
+        self._heads = [self._prefix + b'{"index":%d,"delta":{' % index for index in range(self._choices)]
+        for head in self._heads:
+            parts += (head, b'"role":"assistant","content":"","refusal":null', self._text_end)
+
+    def _delta(self, event: pb.Delta, parts: list[bytes]) -> None:
+        text = event.text
+        choice = event.choice
+        if event.logprobs:
+            self._logprobs[choice] += map(token_logprob, event.logprobs)
+        if not text:
+            return
+        if self._logprobs[choice]:
+            parts += (self._heads[choice], b'"content":', _encode(text))
+            self._end_with_logprobs(choice, None, parts)
+        else:
+            parts += (self._heads[choice], b'"content":', _encode(text), self._text_end)
+
+    def _choice_finished(self, event: pb.ChoiceFinished, parts: list[bytes]) -> None:
+        parts.append(self._heads[event.choice])
+        self._end_with_logprobs(event.choice, finish_reason(event.reason), parts)
+
+    def _end_with_logprobs(self, choice: int, reason: str | None, parts: list[bytes]) -> None:
+        waiting, self._logprobs[choice] = self._logprobs[choice], []
+        logprobs = _encode(Logprobs(waiting)) if waiting else b"null"
+        parts += (b'},"logprobs":', logprobs, b',"finish_reason":', _encode(reason), b"}]", self._tail)
+
+    def _finished(self, event: pb.Finished, parts: list[bytes]) -> None:
+        if self._include_usage:
+            parts += (self._prefix, b'],"usage":', _encode(usage(event.usage)), b"}\n\n")
+        parts.append(DONE)
+
+
+def finish_reason(reason: pb.FinishReason) -> str:
+    """OpenAI's word for it."""
+    return _FINISH.get(reason, "stop")
+
+
+def system_fingerprint(fingerprint: str) -> str:
+    """The model's fingerprint in short, in OpenAI's form."""
+    return "fp_" + fingerprint.rpartition(":")[2][:_FINGERPRINT_LENGTH]
+
+
+def usage(counts: pb.Usage) -> Usage:
+    """Token counts as OpenAI has them."""
+    return Usage(
+        prompt_tokens=counts.prompt_tokens,
+        completion_tokens=counts.completion_tokens,
+        total_tokens=counts.prompt_tokens + counts.completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(cached_tokens=counts.cached_tokens),
+    )
+
+
+def token_logprob(entry: pb.TokenLogprob) -> TokenLogprob:
+    """A token's log probability; its bytes may be a part of a character, which the text cannot show."""
+    top = [
+        TopLogprob(each.token.decode(errors="replace"), _finite(each.logprob), list(each.token)) for each in entry.top
+    ]
+    return TokenLogprob(entry.token.decode(errors="replace"), _finite(entry.logprob), list(entry.token), top)
+
+
+def _finite(logprob: float) -> float:
+    """JSON has no infinity; OpenAI's value for "practically impossible" is -9999."""
+    return max(logprob, -9999.0)

@@ -1,0 +1,74 @@
+"""From OpenAI's request to the mesh's: pure functions. What the client left unset stays unset, except the seed."""
+
+from __future__ import annotations
+
+import random
+
+from gateway.schema import INT64, ChatMessage, ChatRequest, stops
+from mesh.v1 import inference_pb2 as pb
+
+
+def to_generate(request: ChatRequest, request_id: str, *, seed: int | None = None) -> pb.GenerateRequest:
+    """The request for a worker.
+
+    A request without a seed gets one (`seed`, else a random one) here and not on the worker, so that every attempt
+    draws the same numbers.
+    """
+    wire = pb.GenerateRequest(request_id=request_id, model=request.model)
+    for message in request.messages:
+        _add_message(wire.chat.messages.add(), message)
+    _set_sampling(wire.sampling, request)
+    if request.seed is not None:
+        wire.sampling.seed = request.seed
+    else:
+        wire.sampling.seed = random.randrange(INT64) if seed is None else seed
+    if request.logprobs:
+        wire.output.logprobs = request.top_logprobs or 0
+    return wire
+
+
+def _add_message(wire: pb.ChatMessage, message: ChatMessage) -> None:
+    wire.role = message.role
+    if isinstance(message.content, str):
+        wire.parts.add().text = message.content
+    else:
+        for part in message.content or ():
+            wire.parts.add().text = part.text or part.refusal or ""
+    wire.name = message.name or ""
+    wire.tool_call_id = message.tool_call_id or ""
+    wire.reasoning = message.reasoning or message.reasoning_content or ""
+    for call in message.tool_calls or ():
+        wire.tool_calls.add(id=call.id, name=call.function.name, arguments_json=call.function.arguments)
+
+
+# Fields with the same name, unit and default on both sides.
+_SAME = (
+    "temperature",
+    "frequency_penalty",
+    "presence_penalty",
+    "top_k",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "min_tokens",
+    "n",
+)
+
+
+def _set_sampling(wire: pb.SamplingOptions, request: ChatRequest) -> None:
+    for name in _SAME:
+        value = getattr(request, name)
+        if value is not None:
+            setattr(wire, name, value)
+    if request.top_p == 0:
+        wire.temperature = 0  # a mass of nothing is the most likely token, which the wire calls temperature 0
+    elif request.top_p is not None:
+        wire.top_p = request.top_p
+    limit = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
+    if limit is not None:
+        wire.max_tokens = limit
+    wire.ignore_eos = bool(request.ignore_eos)
+    wire.stop.extend(stops(request))
+    wire.stop_token_ids.extend(request.stop_token_ids or ())
+    for token, bias in (request.logit_bias or {}).items():
+        wire.logit_bias[int(token)] = bias

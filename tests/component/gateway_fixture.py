@@ -1,0 +1,116 @@
+"""The whole gateway in this process: real HTTP server, real sessions; the registry's news come from the test."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from gateway.app import create_app, stall_limits
+from gateway.config import GatewayConfig
+from gateway.directory import Directory
+from gateway.server import HttpServer, listen
+from mesh.metrics import GatewayMetrics
+from tests.component.gateway_worker import FakeWorker
+from tests.harness import eventually
+
+
+class GatewayUnderTest:
+    """`async with` it. `http` speaks to it over a real socket."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.config = GatewayConfig(port=0, **settings)
+        self.metrics = GatewayMetrics()
+        self.directory = Directory(
+            client="test", grace=self.config.grace_period, limits=stall_limits(self.config), metrics=self.metrics
+        )
+        self.stop = asyncio.Event()
+        self.hurry = asyncio.Event()
+        self.url = ""
+        self.port = 0
+        self.http: httpx.AsyncClient
+        self._task: asyncio.Task[None]
+
+    async def __aenter__(self) -> Self:
+        sock = listen(self.config.host, 0)
+        self.port = sock.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        app, self.exchanges = create_app(self.config, self.directory, self.metrics)
+        server = HttpServer(app, self.exchanges, sock, drain_timeout=self.config.drain_timeout)
+        self._task = asyncio.create_task(self._run(server))
+        self.http = httpx.AsyncClient(base_url=self.url, timeout=30)
+        await eventually(self._answers)
+        return self
+
+    async def _run(self, server: HttpServer) -> None:
+        async with asyncio.TaskGroup() as group:
+            directory = group.create_task(self.directory.run())
+            await server.run(self.stop, self.hurry)
+            directory.cancel()
+
+    async def _answers(self) -> bool:
+        try:
+            return (await self.http.get("/healthz")).status_code == 200
+        except httpx.TransportError:
+            return False
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.http.aclose()
+        self.stop.set()
+        self.hurry.set()
+        await self._task
+
+    async def add(self, *workers: FakeWorker) -> None:
+        """Let workers appear in the registry, and wait for their sessions."""
+        for worker in workers:
+            self.directory.on_worker(worker.worker_id, worker.record())
+        await eventually(lambda: all(self.session(worker.worker_id) for worker in workers))
+
+    def session(self, worker_id: str) -> bool:
+        """Whether a worker can take work."""
+        return any(each.worker_id == worker_id and each.live for each in self.directory.sessions())
+
+    async def chat(self, **fields: Any) -> httpx.Response:
+        """One request in one piece."""
+        return await self.http.post("/v1/chat/completions", json=body(**fields))
+
+    async def stream(self, **fields: Any) -> list[Any]:
+        """The events of a streamed answer as objects, [DONE] as a string."""
+        found: list[Any] = []
+        async with self.http.stream("POST", "/v1/chat/completions", json=body(stream=True, **fields)) as response:
+            assert response.status_code == 200, await response.aread()
+            async for line in response.aiter_lines():
+                if line.startswith("data: "):
+                    data = line.removeprefix("data: ")
+                    found.append(data if data == "[DONE]" else json.loads(data))
+        return found
+
+    def metric(self, name: str, **labels: str) -> float:
+        """A sample; 0 if there is none."""
+        return self.metrics.registry.get_sample_value(name, labels) or 0.0
+
+
+def body(**fields: Any) -> dict[str, Any]:
+    """A chat request."""
+    return {"model": "m", "messages": [{"role": "user", "content": "hi"}], "seed": 7, **fields}
+
+
+def text(events: list[Any], choice: int = 0) -> str:
+    """The text of one choice of a stream."""
+    return "".join(
+        item["delta"].get("content") or ""
+        for event in events
+        if event != "[DONE]"
+        for item in event["choices"]
+        if item["index"] == choice
+    )
+
+
+def without_identity(events: list[Any]) -> list[Any]:
+    """The events but for what differs between any two answers."""
+    return [event if event == "[DONE]" else {**event, "id": "", "created": 0} for event in events]

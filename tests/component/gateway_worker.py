@@ -1,0 +1,264 @@
+"""A worker written by hand at the far side of the real wire, whose every misbehaviour a test can command.
+
+Its model is a function: token and text at each position follow from (seed, choice, position) alone, so that a resumed
+answer can be compared with an undisturbed one. Each third token holds its text back until the next one, as a stop
+string or an incomplete character would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import grpc.aio
+
+from mesh import wire
+from mesh.errors import MeshError
+from mesh.v1 import inference_pb2 as pb
+from mesh.v1 import inference_pb2_grpc as pb_grpc
+from mesh.v1.registry_pb2 import WORKER_STATE_READY, ServedModel, WorkerRecord
+
+PROMPT_TOKENS = 5
+
+
+def token_at(seed: int, choice: int, position: int) -> int:
+    """The model."""
+    return (seed * 31 + choice * 17 + position * 7) % 1000
+
+
+def word(token: int) -> str:
+    """The tokenizer, with characters that JSON and UTF-8 must carry."""
+    return f' w{token}"é\n' if token % 5 == 0 else f" w{token}"
+
+
+def text_of_tokens(tokens: Sequence[int]) -> str:
+    """What the whole answer reads."""
+    return "".join(map(word, tokens))
+
+
+class Row:
+    """One stream on one session."""
+
+    def __init__(self, start: pb.StreamStart, default_length: int) -> None:
+        sampling = start.request.sampling
+        self.id = start.stream_id
+        self.request = start.request
+        self.length = sampling.max_tokens if sampling.HasField("max_tokens") else default_length
+        self.credit = start.credit if start.HasField("credit") else None
+        self.seed = sampling.seed
+        count = sampling.n or 1
+        self.tokens: list[list[int]] = [[] for _ in range(count)]
+        self.finished = [False] * count
+        self.started = False
+        for progress in start.request.resume.choices:
+            self.tokens[progress.choice] = list(progress.token_ids)
+            self.finished[progress.choice] = progress.finished
+
+    def step(self, fingerprint: str, cached: int) -> list[pb.StreamEvent]:
+        """The events of one engine step."""
+        events: list[pb.StreamEvent] = []
+        if not self.started:
+            self.started = True
+            started = pb.Started(prompt_tokens=PROMPT_TOKENS, cached_tokens=cached, fingerprint=fingerprint)
+            events.append(pb.StreamEvent(stream_id=self.id, started=started))
+        for choice, tokens in enumerate(self.tokens):
+            if not self.finished[choice]:
+                events += self._advance(choice, tokens)
+        if all(self.finished):
+            usage = pb.Usage(
+                prompt_tokens=PROMPT_TOKENS,
+                completion_tokens=sum(map(len, self.tokens)),
+                cached_tokens=cached,
+            )
+            events.append(pb.StreamEvent(stream_id=self.id, finished=pb.Finished(usage=usage)))
+        return events
+
+    def _advance(self, choice: int, tokens: list[int]) -> list[pb.StreamEvent]:
+        events: list[pb.StreamEvent] = []
+        if len(tokens) < self.length:
+            if self.credit is not None:
+                if self.credit <= 0:
+                    return []
+                self.credit -= 1
+            position = len(tokens)
+            token = token_at(self.seed, choice, position)
+            held = position % 3 == 2
+            text = (word(tokens[-1]) if position and position % 3 == 0 else "") + word(token)
+            tokens.append(token)
+            delta = pb.Delta(choice=choice, token_ids=[token], text="" if held else text)
+            if self.request.output.HasField("logprobs"):
+                delta.logprobs.add(token_id=token, logprob=-token / 100, token=word(token).encode())
+            events.append(pb.StreamEvent(stream_id=self.id, delta=delta))
+        if len(tokens) >= self.length:
+            if (len(tokens) - 1) % 3 == 2:
+                release = pb.Delta(choice=choice, text=word(tokens[-1]))
+                events.append(pb.StreamEvent(stream_id=self.id, delta=release))
+            self.finished[choice] = True
+            end = pb.ChoiceFinished(choice=choice, reason=pb.FINISH_REASON_LENGTH)
+            events.append(pb.StreamEvent(stream_id=self.id, choice_finished=end))
+        return events
+
+
+class FakeWorker(pb_grpc.InferenceServiceServicer):
+    """`async with` it. Tests set the attributes below at any time."""
+
+    def __init__(
+        self,
+        worker_id: str,
+        *,
+        models: Sequence[str] = ("m",),
+        fingerprint: str = "sha256:aaaabbbbccccdddd",
+        incarnation: str = "i1",
+        length: int = 12,
+        pause: float = 0.002,
+        heartbeat: float = 2.0,
+        slots: int = 8,
+        capabilities: Sequence[pb.Capability] = (pb.CAPABILITY_CHAT, pb.CAPABILITY_RESUME),
+    ) -> None:
+        self.worker_id = worker_id
+        self.models = models
+        self.fingerprint = fingerprint
+        self.incarnation = incarnation
+        self.length = length
+        self.pause = pause
+        self.heartbeat = heartbeat
+        self.slots = slots
+        self.capabilities = capabilities
+        # Misbehaviour.
+        self.silent = False
+        self.stalled = False
+        self.draining = False
+        self.refusal: MeshError | None = None
+        self.stop_after: int | None = None  # stands still once a row has so many tokens
+        self.cached = 0
+        # What it saw.
+        self.starts: list[pb.StreamStart] = []
+        self.cancels: list[int] = []
+        self.credits: list[pb.StreamCredit] = []
+        self.rows: dict[int, Row] = {}
+        self.steps = 0
+        self.sessions = 0
+        self.address = ""
+        self._server: grpc.aio.Server | None = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def start(self, port: int = 0) -> None:
+        """Serve."""
+        self._server = grpc.aio.server(options=wire.SERVER_OPTIONS)
+        pb_grpc.add_InferenceServiceServicer_to_server(self, self._server)
+        self.address = f"127.0.0.1:{wire.bind(self._server, '127.0.0.1', port)}"
+        await self._server.start()
+
+    async def kill(self) -> None:
+        """End every connection at once."""
+        if self._server is not None:
+            server, self._server = self._server, None
+            await server.stop(None)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.kill()
+
+    def record(self) -> WorkerRecord:
+        """What it would say in the registry."""
+        record = WorkerRecord(
+            worker_id=self.worker_id,
+            incarnation=self.incarnation,
+            address=self.address,
+            slots=self.slots,
+            state=WORKER_STATE_READY,
+        )
+        record.started_at.FromSeconds(1_700_000_000)
+        for name in self.models:
+            record.models.append(
+                ServedModel(
+                    name=name, fingerprint=self.fingerprint, context_length=4096, capabilities=self.capabilities
+                )
+            )
+        return record
+
+    async def Session(self, requests: AsyncIterator[pb.SessionRequest], context: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """See inference.proto."""
+        first = await anext(aiter(requests))
+        assert first.HasField("open")
+        self.sessions += 1
+        opened = pb.SessionOpened(worker_id=self.worker_id, incarnation=self.incarnation, heartbeat=self.heartbeat)
+        await context.write(pb.SessionResponse(opened=opened, load=self._load()))
+        mine: dict[int, Row] = {}
+        failures: list[pb.StreamEvent] = []
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._serve(context, mine, failures))
+                async for command in requests:
+                    self._obey(command, mine, failures)
+        finally:
+            for key in [key for key, row in self.rows.items() if mine.get(row.id) is row]:
+                del self.rows[key]
+
+    def _obey(self, command: pb.SessionRequest, mine: dict[int, Row], failures: list[pb.StreamEvent]) -> None:
+        match command.WhichOneof("command"):
+            case "start":
+                start = command.start
+                self.starts.append(start)
+                if self.refusal is not None:
+                    failed = pb.Failure(
+                        code=self.refusal.code, message=self.refusal.message, retry_after=self.refusal.retry_after
+                    )
+                    failures.append(pb.StreamEvent(stream_id=start.stream_id, failed=failed))
+                    return
+                row = mine[start.stream_id] = Row(start, self.length)
+                self.rows[id(row)] = row
+            case "cancel":
+                self.cancels.append(command.cancel.stream_id)
+                row = mine.pop(command.cancel.stream_id, None)
+                if row is not None:
+                    del self.rows[id(row)]
+            case "credit":
+                self.credits.append(command.credit)
+                row = mine.get(command.credit.stream_id)
+                if row is not None and row.credit is not None:
+                    row.credit += command.credit.tokens
+            case _:
+                raise AssertionError(command)
+
+    async def _serve(self, context: Any, mine: dict[int, Row], failures: list[pb.StreamEvent]) -> None:
+        beat_at = 0.0
+        now = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(self.pause)
+            if self.silent:
+                continue
+            message = pb.SessionResponse(draining=self.draining)
+            message.events.extend(failures)
+            failures.clear()
+            if not self._stands_still(mine):
+                self._step(message, mine)
+            if message.events or now() - beat_at > self.heartbeat / 4:
+                beat_at = now()
+                message.load.CopyFrom(self._load())
+                await context.write(message)
+
+    def _stands_still(self, mine: dict[int, Row]) -> bool:
+        limit = self.stop_after
+        return self.stalled or (
+            limit is not None and any(len(tokens) >= limit for row in mine.values() for tokens in row.tokens)
+        )
+
+    def _step(self, message: pb.SessionResponse, mine: dict[int, Row]) -> None:
+        for row in list(mine.values()):
+            message.events.extend(row.step(self.fingerprint, self.cached))
+            if all(row.finished):
+                del mine[row.id]
+                del self.rows[id(row)]
+        if message.events:
+            self.steps += 1
+            message.step = self.steps
+
+    def _load(self) -> pb.WorkerLoad:
+        return pb.WorkerLoad(running=len(self.rows), slots=self.slots, steps=self.steps)
