@@ -229,20 +229,22 @@ class Worker(Process):
 
 
 class Gateway(Process):
-    """`mesh-gateway` on free ports; it serves the registry unless it is given `etcd`."""
+    """`mesh-gateway` on free ports; it serves the registry unless it is given `etcd`.
+
+    `url` and `etcd` are known once `wait_ready` has returned.
+    """
 
     def __init__(
         self, folder: Path, name: str, *args: str, etcd: str | None = None, env: Mapping[str, str] | None = None
     ) -> None:
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        registry_port = free_port()
-        self.etcd = etcd or f"127.0.0.1:{registry_port}"
-        registry = ["--etcd", etcd] if etcd else ["--registry-port", str(registry_port)]
-        super().__init__(folder, name, ["-m", "gateway", "--port", str(self.port), *registry, *args], env=env)
+        self.url = self.etcd = ""
+        registry = ["--etcd", etcd] if etcd else ["--registry-port", "0"]
+        super().__init__(folder, name, ["-m", "gateway", "--port", "0", *registry, *args], env=env)
 
     def wait_ready(self, within: float = START_LIMIT) -> Self:
         """Wait until it answers."""
+        record = self.wait_for_record("gateway listening", within)
+        self.url, self.etcd = str(record["url"]), str(record["registry"])
         self.wait(lambda: self._answers("/healthz"), within)
         return self
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mesh import log
 from mesh.config import ConfigError, fail, parse
@@ -24,9 +24,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     from mesh.worker.lifecycle import run
 
     try:
-        asyncio.run(run(config))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(run(config))
     except MeshError as error:
         fail(_PROG, error.message)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed: it takes less CPU per message."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 if __name__ == "__main__":

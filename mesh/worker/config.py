@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import secrets
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,15 @@ from mesh.wire import Tls
 # Where a gateway without --etcd serves the registry of its machine.
 LOCAL_REGISTRY = "127.0.0.1:12379"
 _METRICS_OFFSET = 1000
+# Options that only one engine has.
+_OWNERS: dict[str, str] = dict.fromkeys(
+    (
+        *("model_path", "revision", "trust_remote_code", "device", "dtype", "threads", "chat_template"),
+        *("context_length", "max_rows", "max_waiting", "step_tokens", "kv_cache_tokens", "kv_cache_share"),
+        *("page_size", "prefix_cache", "packed"),
+    ),
+    "transformers",
+)
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,7 @@ class WorkerConfig:
         30.0, "Seconds that live streams have to end or to move when the worker is stopped.", low=0
     )
 
+    # Of the transformers engine only.
     revision: str | None = option(None, "Revision of a model on the hub.")
     trust_remote_code: bool = option(False, "Run the Python code that comes with the model.")
     device: str = option("auto", "Where to run: auto, cpu, cuda or cuda:N.")
@@ -71,15 +81,25 @@ class WorkerConfig:
     context_length: int | None = option(
         None, "Most tokens of prompt and output together. Default: the model's own.", low=1
     )
-    max_rows: int | None = option(None, "Most sequences in one step. Default: the engine's.", low=1)
-    step_tokens: int | None = option(None, "Most tokens computed in one step. Default: the engine's.", low=1)
-    kv_cache_tokens: int | None = option(None, "Tokens that the KV cache holds. Default: from the memory.", low=1)
-    page_size: int | None = option(None, "Tokens per page of the KV cache. Default: the engine's.", low=1)
+    max_rows: int = option(64, "Most sequences in one step.", low=1)
+    max_waiting: int = option(1024, "Most sequences that wait for a place; beyond, requests are refused.", low=1)
+    step_tokens: int | None = option(None, "Most tokens computed in one step. Default: by the device.", low=1)
+    kv_cache_tokens: int | None = option(
+        None, "Tokens that the KV cache holds. Default: by its share of memory.", low=1
+    )
+    kv_cache_share: float | None = option(
+        None, "Share of the free memory that the KV cache takes. Default: by the device.", low=0.001, high=1
+    )
+    page_size: int | None = option(None, "Tokens per page of the KV cache. Default: by the device.", low=1)
     prefix_cache: bool = option(True, "Share the KV cache of equal beginnings between requests.")
+    packed: bool = option(True, "Compute all sequences in one forward pass, where the model's layers allow it.")
 
     def __post_init__(self) -> None:
         if self.model_path is None and self.engine != "scripted":
             raise ConfigError("--model-path is required: a folder with a Hugging Face model, or its name on the hub")
+        self._refuse_options_of_other_engines()
+        if self.kv_cache_tokens is not None and self.kv_cache_share is not None:
+            raise ConfigError("--kv-cache-tokens and --kv-cache-share exclude each other")
         if (self.tls_cert is None) != (self.tls_key is None):
             raise ConfigError("--tls-cert and --tls-key must be given together")
         if self.tls_ca is not None and self.tls_cert is None:
@@ -87,6 +107,13 @@ class WorkerConfig:
         for label in self.label:
             if not re.fullmatch(r"[^=]+=.*", label):
                 raise ConfigError(f"--label must be key=value, not '{label}'")
+
+    def _refuse_options_of_other_engines(self) -> None:
+        for spec in fields(self):
+            owner = _OWNERS.get(spec.name)
+            if owner not in (None, self.engine) and getattr(self, spec.name) != spec.default:
+                flag = "--" + spec.name.replace("_", "-")
+                raise ConfigError(f"{flag} has no effect with --engine {self.engine}: it is of the {owner} engine")
 
     @property
     def served_name(self) -> str | None:

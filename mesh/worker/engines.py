@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mesh.engine.base import Engine
-from mesh.errors import ErrorKind, MeshError
+from mesh.errors import ErrorKind, MeshError, invalid
 from mesh.worker.config import WorkerConfig
 
 
@@ -18,7 +20,10 @@ def make_engine(config: WorkerConfig) -> Engine:
 
 def _transformers(config: WorkerConfig) -> Engine:
     try:
-        from mesh.engine.transformers.engine import EngineOptions, TransformersEngine
+        from mesh.engine.transformers.engine import TransformersEngine
+        from mesh.engine.transformers.loader import LoadOptions
+        from mesh.engine.transformers.memory import CacheSize
+        from mesh.engine.transformers.options import EngineOptions
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("mesh"):
             raise
@@ -27,7 +32,38 @@ def _transformers(config: WorkerConfig) -> Engine:
             f"the transformers engine needs '{error.name}': pip install 'inference-mesh[worker]'",
         ) from None
     assert config.model_path is not None, "WorkerConfig requires it"
-    return TransformersEngine(EngineOptions(path=config.model_path))
+    model = LoadOptions(
+        path=config.model_path,
+        name=config.served_name,
+        device=config.device,
+        dtype=config.dtype,
+        revision=config.revision,
+        trust_remote_code=config.trust_remote_code,
+        threads=config.threads,
+        context_length=config.context_length,
+        chat_template=_read(config.chat_template),
+    )
+    return TransformersEngine(
+        EngineOptions(
+            models=(model,),
+            max_rows=config.max_rows,
+            max_waiting=config.max_waiting,
+            kv_cache=CacheSize(tokens=config.kv_cache_tokens, share=config.kv_cache_share),
+            page_size=config.page_size,
+            step_tokens=config.step_tokens,
+            prefix_cache=config.prefix_cache,
+            packed=config.packed,
+        )
+    )
+
+
+def _read(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise invalid("chat_template", f"cannot read the chat template {path}: {error}") from None
 
 
 def _scripted(config: WorkerConfig) -> Engine:

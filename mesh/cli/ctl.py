@@ -1,0 +1,166 @@
+"""`mesh ctl`: look at workers and operate them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc.aio
+from rich.console import Console
+from rich.table import Table
+
+from mesh import wire
+from mesh.config import fail, option, parse
+from mesh.errors import MeshError, invalid
+from mesh.registry.client import EtcdClient, prefix_end, probe
+from mesh.registry.options import EtcdOptions
+from mesh.registry.records import WORKERS_PREFIX, decode
+from mesh.v1 import admin_pb2, admin_pb2_grpc, registry_pb2
+
+_PROG = "mesh ctl"
+_LIMIT = 5.0
+_COUNTERS = (
+    *("live_streams", "live_sessions", "streams_started", "streams_finished"),
+    *("streams_cancelled", "streams_failed", "session_messages"),
+)
+
+
+@dataclass(frozen=True)
+class RegistryConfig:
+    """List the workers in the registry."""
+
+    etcd: str = option("127.0.0.1:12379", "URL(s) of etcd, comma separated; by default this machine's gateway.")
+    etcd_ca: Path | None = option(None, "PEM file of the authority that signed etcd's certificate.")
+    etcd_cert: Path | None = option(None, "PEM file of the certificate to present to etcd.")
+    etcd_key: Path | None = option(None, "PEM file of that certificate's key.")
+    etcd_user: str | None = option(None, "User name at etcd.")
+    etcd_password: str | None = option(None, "Password at etcd; better given by the environment.")
+    tls_ca: Path | None = option(None, "PEM file of the authority of the workers' certificates.")
+    tls_cert: Path | None = option(None, "PEM file of the certificate to present to workers.")
+    tls_key: Path | None = option(None, "PEM file of that certificate's key.")
+
+
+@dataclass(frozen=True)
+class StatsConfig(RegistryConfig):
+    """Show a worker's counters."""
+
+    worker: str = option("", "The worker's id in the registry, or its host:port.", positional=True)
+
+
+@dataclass(frozen=True)
+class DrainConfig(StatsConfig):
+    """Have a worker take no new requests and hand over those it has."""
+
+    stop: bool = option(False, "End the process once it is empty.")
+
+
+async def _workers(config: RegistryConfig) -> None:
+    table = Table(box=None, header_style="bold")
+    for name in ("worker", "state", "address", "models", "slots", "engine", "zone", "up", "version"):
+        table.add_column(name)
+    for record in await _records(config):
+        state = registry_pb2.WorkerState.Name(record.state).removeprefix("WORKER_STATE_").lower()
+        models = ", ".join(model.name for model in record.models)
+        up = _duration(time.time() - record.started_at.ToNanoseconds() / 1e9)
+        table.add_row(
+            *(record.worker_id, state, record.address, models, str(record.slots)),
+            *(record.engine, record.zone, up, record.version),
+        )
+    console = Console()
+    console.print(table if table.row_count else "no workers")
+
+
+async def _stats(config: StatsConfig) -> None:
+    answer = await _ask(config, lambda admin: admin.GetStats(admin_pb2.GetStatsRequest(), timeout=_LIMIT))
+    table = Table(box=None, show_header=False)
+    for name, value in _flatten(answer):
+        table.add_row(name, value)
+    Console().print(table)
+
+
+async def _drain(config: DrainConfig) -> None:
+    answer = await _ask(config, lambda admin: admin.Drain(admin_pb2.DrainRequest(stop=config.stop), timeout=_LIMIT))
+    print(f"{config.worker} drains; live streams: {answer.live_streams}")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `mesh ctl`; returns the exit code."""
+    commands: dict[str, tuple[type[RegistryConfig], Callable[[Any], Coroutine[Any, Any, None]]]] = {
+        "workers": (RegistryConfig, _workers),
+        "stats": (StatsConfig, _stats),
+        "drain": (DrainConfig, _drain),
+    }
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"usage: {_PROG} COMMAND ...\n\ncommands:")
+        print("\n".join(f"  {name:<8} {kind.__doc__}" for name, (kind, _) in commands.items()))
+        return 0 if argv else 2
+    if argv[0] not in commands:
+        fail(_PROG, f"unknown command '{argv[0]}'; there are: {', '.join(commands)}")
+    kind, command = commands[argv[0]]
+    config = parse(kind, prog=f"{_PROG} {argv[0]}", env_prefix="MESH_CTL_", argv=argv[1:])
+    if isinstance(config, StatsConfig) and not config.worker:
+        fail(f"{_PROG} {argv[0]}", "a worker must be named: its id in the registry, or its host:port")
+    try:
+        asyncio.run(command(config))
+    except MeshError as error:
+        fail(f"{_PROG} {argv[0]}", error.message)
+    return 0
+
+
+async def _records(config: RegistryConfig) -> list[registry_pb2.WorkerRecord]:
+    options = EtcdOptions.from_url(
+        config.etcd,
+        ca=config.etcd_ca,
+        cert=config.etcd_cert,
+        key=config.etcd_key,
+        user=config.etcd_user,
+        password=config.etcd_password,
+        timeout=_LIMIT,
+    )
+    await probe(options, WORKERS_PREFIX)
+    prefix = WORKERS_PREFIX.encode()
+    async with EtcdClient(options) as client:
+        return [decode(item.value) for item in (await client.range(prefix, prefix_end(prefix))).kvs]
+
+
+async def _ask(config: StatsConfig, call: Callable[[admin_pb2_grpc.AdminServiceStub], Any]) -> Any:
+    address = await _address(config)
+    tls = wire.Tls(config.tls_ca, config.tls_cert, config.tls_key)
+    async with wire.channel(address, tls=tls if tls != wire.Tls() else None) as channel:
+        try:
+            return await call(admin_pb2_grpc.AdminServiceStub(channel))
+        except grpc.aio.AioRpcError as error:
+            raise MeshError(
+                wire.from_rpc_error(error).kind, f"worker '{config.worker}' at {address}: {error.details()}"
+            ) from None
+
+
+async def _address(config: StatsConfig) -> str:
+    host, _, port = config.worker.rpartition(":")
+    if host and port.isdigit():
+        return config.worker
+    records = await _records(config)
+    for record in records:
+        if record.worker_id == config.worker:
+            return record.address
+    known = ", ".join(record.worker_id for record in records) or "none"
+    raise invalid("worker", f"no worker '{config.worker}' in the registry; there are: {known}")
+
+
+def _flatten(stats: admin_pb2.GetStatsResponse) -> list[tuple[str, str]]:
+    rows = [("worker", stats.worker_id), ("incarnation", stats.incarnation)]
+    rows.append(("state", registry_pb2.WorkerState.Name(stats.state).removeprefix("WORKER_STATE_").lower()))
+    rows += [(name, str(getattr(stats, name))) for name in _COUNTERS]
+    rows += [(f"load.{field.name}", f"{getattr(stats.load, field.name):g}") for field in stats.load.DESCRIPTOR.fields]
+    return rows + [(f"engine.{name}", f"{value:g}") for name, value in sorted(stats.engine.items())]
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

@@ -1,0 +1,65 @@
+"""`mesh`: the commands by name. Each is imported when it is called, so that `mesh --version` is quick."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+
+from mesh.config import fail
+from mesh.version import version
+
+_PROG = "mesh"
+
+
+def _up(argv: Sequence[str]) -> int:
+    from mesh.cli.up import main
+
+    return main(argv)
+
+
+def _chat(argv: Sequence[str]) -> int:
+    from mesh.cli.chat import main
+
+    return main(argv)
+
+
+def _ctl(argv: Sequence[str]) -> int:
+    from mesh.cli.ctl import main
+
+    return main(argv)
+
+
+_COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+    "up": (_up, "Run a whole mesh on this machine: registry, gateway and workers."),
+    "chat": (_chat, "Talk with a model in the terminal."),
+    "ctl": (_ctl, "Look at workers and operate them."),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its code; bad input is one sentence and exit code 2."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        raise SystemExit(0 if words else 2)
+    if words[0] == "--version":
+        print(f"{_PROG} {version()}")
+        raise SystemExit(0)
+    if words[0] not in _COMMANDS:
+        match = difflib.get_close_matches(words[0], _COMMANDS, n=1)
+        fail(
+            _PROG, f"unknown command '{words[0]}'" + (f"; did you mean {match[0]}?" if match else " (see mesh --help)")
+        )
+    raise SystemExit(_COMMANDS[words[0]][0](words[1:]))
+
+
+def usage() -> str:
+    """The commands, one a line."""
+    lines = [f"usage: {_PROG} [--version] COMMAND ...", "", "commands:"]
+    lines += [f"  {name:<6} {text}" for name, (_, text) in _COMMANDS.items()]
+    return "\n".join([*lines, "", f"{_PROG} COMMAND --help tells more."])
+
+
+if __name__ == "__main__":
+    main()

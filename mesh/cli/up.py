@@ -1,0 +1,207 @@
+"""`mesh up`: a whole mesh on this machine with one command.
+
+The gateway starts first and serves the registry, unless there is an etcd. Then the workers start. One Ctrl-C stops the
+gateway, then the workers, and waits for them; a second one kills.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from mesh.cli.children import Child
+from mesh.cli.client import GatewayClient
+from mesh.config import ConfigError, fail, option, parse
+from mesh.errors import MeshError
+from mesh.version import version
+
+_PROG = "mesh up"
+_POLL = 0.1
+
+
+@dataclass(frozen=True)
+class UpConfig:
+    """Run a whole mesh on this machine: registry, gateway and workers.
+
+    All other settings of gateway and workers are taken from the environment, as MESH_GATEWAY_... and MESH_WORKER_...
+    """
+
+    model_path: tuple[str, ...] = option(
+        (), "Folder with a Hugging Face model, or its name on the hub; may be repeated. Default: the demo model."
+    )
+    workers: int = option(1, "Workers per model.", low=1, high=64)
+    engine: Literal["transformers", "scripted"] = option("transformers", "What the workers run, as in mesh-worker.")
+    host: str = option("127.0.0.1", "Address of the HTTP server.")
+    port: int = option(8000, "Port of the HTTP server.", low=1, high=65535)
+    worker_host: str = option("127.0.0.1", "Address of the workers' gRPC servers.")
+    worker_port: int = option(50051, "Port of the first worker, counted up for the others; 0 picks free ones.", low=0)
+    etcd: str | None = option(None, "URL(s) of etcd, comma separated. Default: a registry inside the gateway.")
+    registry_port: int = option(12379, "Port of the registry inside the gateway.", low=1, high=65535)
+
+    def __post_init__(self) -> None:
+        if self.engine == "scripted" and self.model_path:
+            raise ConfigError("--model-path has no effect with --engine scripted, which makes up its answers")
+        last = self.worker_port + self.workers * max(1, len(self.model_path)) - 1
+        if last > 65535:
+            raise ConfigError(f"--worker-port and --workers need the ports up to {last}, the last one is 65535")
+
+    @property
+    def url(self) -> str:
+        """Where this machine reaches the gateway."""
+        local = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
+        return f"http://{f'[{local}]' if local.count(':') > 1 and '[' not in local else local}:{self.port}"
+
+    @property
+    def registry(self) -> str:
+        """Where the workers find the registry."""
+        return self.etcd or f"127.0.0.1:{self.registry_port}"
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a worker is to serve, and under which name."""
+
+    name: str
+    path: str | None
+
+
+class Mesh:
+    """The processes of one `mesh up`."""
+
+    def __init__(self, config: UpConfig, models: Sequence[Model]) -> None:
+        self.config = config
+        self.models = models
+        self._children: list[Child] = []
+        self._stopping = asyncio.Event()
+        self._names = [f"worker-{index + 1}" for index in range(config.workers * len(models))]
+        self._width = max(map(len, ["gateway", *self._names]))
+        self._failed: int | None = None
+
+    async def run(self) -> int:
+        """Run until Ctrl-C, SIGTERM or the end of a process; returns the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._on_signal)
+        async with asyncio.TaskGroup() as group:
+            start = group.create_task(self._start(group))
+            await self._stopping.wait()
+            start.cancel()
+            await self._stop()
+        return self._failed or 0
+
+    async def _start(self, group: asyncio.TaskGroup) -> None:
+        client = GatewayClient(self.config.url)
+        await self._spawn(group, "gateway", self._gateway_argv())
+        await self._poll(client, set())
+        for index, name in enumerate(self._names):
+            await self._spawn(group, name, self._worker_argv(index))
+        await self._poll(client, {model.name for model in self.models})
+        print(banner(self.config, [model.name for model in self.models]), flush=True)
+
+    async def _spawn(self, group: asyncio.TaskGroup, name: str, argv: Sequence[str]) -> None:
+        child = await Child.start(name, argv, len(self._children))
+        self._children.append(child)
+        group.create_task(self._follow(child))
+
+    async def _follow(self, child: Child) -> None:
+        code = await child.copy_output(self._width)
+        if not self._stopping.is_set():
+            _say(f"{child.name} has ended with {_describe(code)}: stopping the others")
+            self._failed = 2 if code == 2 else 1
+            self._stopping.set()
+
+    async def _poll(self, client: GatewayClient, wanted: set[str]) -> None:
+        """Wait until the gateway answers and lists the models. Ends early only by a cancel: a child may have died."""
+        while True:
+            try:
+                if wanted <= set(await asyncio.to_thread(client.models)):
+                    return
+            except (ConnectionError, MeshError):
+                pass
+            await asyncio.sleep(_POLL)
+
+    async def _stop(self) -> None:
+        """The gateway first, so that no request is left when the workers are asked to end."""
+        gateway, workers = self._children[:1], self._children[1:]
+        for children in (gateway, workers):
+            for child in children:
+                child.signal(signal.SIGTERM)
+            await asyncio.gather(*(child.wait() for child in children))
+
+    def _on_signal(self) -> None:
+        if self._stopping.is_set():
+            _say("killing")
+            for child in self._children:
+                child.signal(signal.SIGKILL)
+            self._failed = 130
+        else:
+            _say("stopping; Ctrl-C again kills")
+            self._stopping.set()
+
+    def _gateway_argv(self) -> list[str]:
+        config = self.config
+        registry = ["--etcd", config.etcd] if config.etcd else ["--registry-port", str(config.registry_port)]
+        return ["-m", "gateway", "--host", config.host, "--port", str(config.port), *registry]
+
+    def _worker_argv(self, index: int) -> list[str]:
+        config, model = self.config, self.models[index // self.config.workers]
+        port = config.worker_port + index if config.worker_port else 0
+        argv = ["-m", "mesh.worker", "--engine", config.engine, "--model-name", model.name]
+        argv += ["--host", config.worker_host, "--port", str(port), "--etcd", config.registry]
+        return argv + (["--model-path", model.path] if model.path is not None else [])
+
+
+def banner(config: UpConfig, names: Sequence[str]) -> str:
+    """What a person needs to know once everything runs."""
+    body = {"model": names[0], "messages": [{"role": "user", "content": "Hello! What can you do?"}]}
+    curl = (
+        f"curl {config.url}/v1/chat/completions -H 'content-type: application/json' -d {shlex.quote(json.dumps(body))}"
+    )
+    return "\n".join(
+        [
+            "",
+            f"  mesh {version()} is ready",
+            "",
+            f"  OpenAI API  {config.url}/v1",
+            f"  models      {', '.join(names)}",
+            f"  try         {curl}",
+            f"  talk        mesh chat --url {config.url}",
+            "  stop        Ctrl-C",
+            "",
+        ]
+    )
+
+
+def models_of(config: UpConfig) -> list[Model]:
+    """What is to be served."""
+    if config.engine == "scripted":
+        return [Model("scripted", None)]
+    if config.model_path:
+        return [Model(Path(path).name or Path(path).resolve().name, path) for path in config.model_path]
+    from mesh.demo import model_path
+
+    return [Model("mesh-demo", str(model_path()))]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run `mesh up`; returns the exit code."""
+    try:
+        config = parse(UpConfig, prog=_PROG, env_prefix="MESH_UP_", argv=argv)
+    except ConfigError as error:
+        fail(_PROG, str(error))
+    return asyncio.run(Mesh(config, models_of(config)).run())
+
+
+def _say(text: str) -> None:
+    print(f"{_PROG}: {text}", file=sys.stderr, flush=True)
+
+
+def _describe(code: int) -> str:
+    return f"exit code {code}" if code >= 0 else signal.Signals(-code).name
