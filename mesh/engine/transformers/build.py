@@ -16,10 +16,10 @@ from mesh.engine.transformers.loader import LoadedModel, load
 from mesh.engine.transformers.memory import cache_pages
 from mesh.engine.transformers.options import EngineOptions
 from mesh.engine.transformers.packed import PackedRunner
+from mesh.engine.transformers.per_sequence import PerSequenceRunner, bytes_per_token
 from mesh.engine.transformers.runner import Runner
 from mesh.engine.transformers.scheduler import Limits, Scheduler
 from mesh.engine.transformers.selftest import Verdict, check_packed
-from mesh.errors import unsupported
 from mesh.log import kv
 
 log = logging.getLogger(__name__)
@@ -78,20 +78,34 @@ def _try_packed(options: EngineOptions, loaded: LoadedModel, page_size: int) -> 
 def _make_runner(
     options: EngineOptions, loaded: LoadedModel, verdict: Verdict, page_size: int
 ) -> tuple[BlockManager, Runner]:
-    if verdict.reason is not None:
-        raise unsupported("models", f"{loaded.architecture} cannot run here: {verdict.reason}")
-    elements = sum(shape.heads * (shape.key_size + shape.value_size) for shape in verdict.shapes.values())
+    packed = verdict.reason is None
+    if packed:
+        elements = sum(shape.heads * (shape.key_size + shape.value_size) for shape in verdict.shapes.values())
+        token_bytes = elements * loaded.dtype.itemsize
+    else:
+        token_bytes = bytes_per_token(loaded.config.get_text_config(decoder=True), loaded.dtype.itemsize)
     pages = cache_pages(
         options.kv_cache,
         page_size=page_size,
-        bytes_per_token=elements * loaded.dtype.itemsize,
+        bytes_per_token=token_bytes,
         most_tokens=options.max_rows * loaded.context_length,
         device=loaded.device,
     )
+    blocks = BlockManager(pages, page_size)
+    if not packed:
+        return blocks, _per_sequence(loaded)
     cache = KvCache(pages, page_size, loaded.dtype, loaded.device)
     cache.reserve(verdict.shapes)
-    most_pages = min(pages - 1, -(-loaded.context_length // page_size))
-    return BlockManager(pages, page_size), PackedRunner(loaded.model, cache, options.max_rows, most_pages)
+    most_pages = min(blocks.total, blocks.pages_for(loaded.context_length))
+    return blocks, PackedRunner(loaded.model, cache, options.max_rows, most_pages)
+
+
+def _per_sequence(loaded: LoadedModel) -> PerSequenceRunner:
+    runner = PerSequenceRunner(loaded.model)
+    reason = runner.check_cache(loaded.vocab_size)
+    if reason is not None:
+        log.warning("%s computes everything anew for each token: %s", loaded.architecture, reason)
+    return runner
 
 
 def _describe(loaded: LoadedModel, runner: Runner, blocks: BlockManager) -> ModelInfo:

@@ -64,7 +64,15 @@ class TransformersEngine(Engine):
         self._core = await asyncio.wrap_future(self._thread.ready)
 
     def _build(self) -> Core:
-        core, self._served = build(self._options)
+        try:
+            core, self._served = build(self._options)
+        except MeshError:
+            raise
+        except Exception as error:
+            log.exception("the model could not be made ready")
+            path = self._options.models[0].path
+            text = f"the model at '{path}' could not be made ready: {type(error).__name__}: {error}"
+            raise MeshError(ErrorKind.ENGINE_FAILED, text) from None
         return core
 
     async def stop(self) -> None:

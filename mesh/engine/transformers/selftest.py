@@ -6,12 +6,14 @@ silent. So each model is tried when it is loaded, with two short rows through th
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from mesh.engine.base import Sampling
 from mesh.engine.transformers.attention import NAME, LayerCall, PackingError
@@ -19,14 +21,24 @@ from mesh.engine.transformers.kv_cache import KvCache, LayerShape
 from mesh.engine.transformers.packed import PackedRunner
 from mesh.engine.transformers.sequence import Batch, Chunk, Row, Work
 
-log = logging.getLogger(__name__)
-
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 # Largest relative difference (L2 norms) of the logits. Two correct ways to add up half-precision numbers differ by
 # some percent after many layers; a wrong mask or position differs by the size of the logits themselves.
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 _HALF_TOLERANCE = 0.1
 _LONG, _SHORT, _STEPS = 24, 17, 4
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    """The largest relative difference of logits that rounding explains."""
+    return _TOLERANCE.get(dtype, _HALF_TOLERANCE)
+
+
+def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The size of the difference over the size of `expected` (L2 norms); infinite where `found` is not finite."""
+    found, expected = found.double(), expected.double()
+    difference = ((found - expected).square().sum() / (expected.square().sum() + 1e-24)).sqrt().item()
+    return difference if difference == difference else float("inf")
 
 
 @dataclass(slots=True)
@@ -44,14 +56,26 @@ def check_packed(model: PreTrainedModel, vocab_size: int, context_length: int, p
     if reason is not None:
         return Verdict(reason)
     before: str | None = model.config._attn_implementation  # pyright: ignore[reportPrivateUsage]
-    try:
-        return _Trial(model, config, vocab_size, context_length, page_size).run()
-    except PackingError as error:
-        reason = str(error)
-    except Exception as error:  # whatever an unknown model's code may raise
-        reason = f"{type(error).__name__}: {error}"
-    model.set_attn_implementation(cast("Any", before))
+    with _quiet():
+        try:
+            return _Trial(model, config, vocab_size, context_length, page_size).run()
+        except PackingError as error:
+            reason = str(error)
+        except Exception as error:  # whatever an unknown model's code may raise
+            reason = f"{type(error).__name__}: {error}"
+        model.set_attn_implementation(cast("Any", before))
     return Verdict(reason)
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Without transformers' warnings, which would announce what the verdict says."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
 
 
 def _refuse_by_config(top: PretrainedConfig, config: PretrainedConfig, context_length: int) -> str | None:
@@ -167,10 +191,8 @@ class _Trial:
         return True if window is not None and getattr(self._config, "use_sliding_window", True) else None
 
     def _compare(self, found: torch.Tensor, expected: torch.Tensor) -> None:
-        found, expected = found.double(), expected.double()
         if not torch.isfinite(found).all():
             raise PackingError("its packed logits are not finite")
-        difference = ((found - expected).square().sum() / (expected.square().sum() + 1e-24)).sqrt().item()
-        limit = _TOLERANCE.get(self._model.dtype, _HALF_TOLERANCE)
+        difference, limit = relative_difference(found, expected), tolerance(self._model.dtype)
         if difference > limit:
             raise PackingError(f"its packed logits differ by {difference:.2g} of their size, more than {limit:g}")

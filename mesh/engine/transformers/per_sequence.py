@@ -1,0 +1,156 @@
+"""The runner for models that cannot be packed: one forward per row and step, over the cache the model makes itself.
+
+State-space and hybrid models, encoder-decoders, and architectures whose attention is their own. Scheduling, sampling,
+stopping, resuming and preempting are the same as for packed models; a prompt is computed in one piece, because
+recurrent states cannot be entered in the middle, and rows share no pages: those only count tokens.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from mesh.engine.base import Sampling
+from mesh.engine.transformers.runner import Runner
+from mesh.engine.transformers.selftest import relative_difference, tolerance
+from mesh.engine.transformers.sequence import Batch, Row, Work
+
+# What transformers' models call the state that they hand out with `use_cache` and take in again.
+_CACHE_NAMES = ("past_key_values", "cache_params", "state")
+_TRIAL = 13
+
+
+def bytes_per_token(config: PretrainedConfig, itemsize: int) -> int:
+    """About what a model's cache takes per token; recurrent layers take less."""
+    layers: int = config.num_hidden_layers
+    heads: int = config.num_attention_heads if hasattr(config, "num_attention_heads") else 1
+    kv_heads: int = getattr(config, "num_key_value_heads", None) or heads
+    head: int = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return 2 * layers * kv_heads * head * itemsize
+
+
+@dataclass(slots=True)
+class _State:
+    """What a row keeps between steps: the model's cache, and what the encoder made of the prompt."""
+
+    cache: Any = None
+    encoded: Any = None
+
+
+class PerSequenceRunner(Runner):
+    """Runs each row of a step by itself."""
+
+    execution = "per_sequence"
+    shares_prefix = False
+    chunks = False
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._device = model.device
+        parameters = inspect.signature(model.forward).parameters
+        self._cache_name = next((name for name in _CACHE_NAMES if name in parameters), None)
+        self._slices_logits = "logits_to_keep" in parameters
+        self._wants_places = "cache_position" in parameters
+        self._states: dict[int, _State] = {}
+        generation: Any = model.generation_config
+        self._forced_first: int | None = generation.forced_bos_token_id if generation else None
+        self._decoder_start = _decoder_start(model) if model.config.is_encoder_decoder else None
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """See Runner."""
+        return torch.stack([self._row(row) for row in batch.sampled])
+
+    def release(self, row: Row) -> None:
+        """See Runner."""
+        self._states.pop(row.slot, None)
+
+    def wipe(self, pages: Sequence[int]) -> None:
+        """See Runner. Rows share no memory."""
+
+    def reset(self) -> None:
+        """See Runner."""
+        self._states.clear()
+
+    def check_cache(self, vocab_size: int) -> str | None:
+        """Compare a short answer with and without the model's cache; on a difference go on without, and say why."""
+        if self._cache_name is None:
+            return f"the model takes none of {', '.join(_CACHE_NAMES)}"
+        ids = [(17 + 7919 * place) % vocab_size for place in range(_TRIAL + 3)]
+        cached, reason = None, ""
+        try:
+            cached = self._trial_logits(ids)
+        except Exception as error:  # whatever a model's code may raise
+            self.reset()
+            reason = f"its cache does not work ({type(error).__name__}: {error})"
+        name, self._cache_name = self._cache_name, None
+        plain = self._trial_logits(ids)
+        if cached is None:
+            return reason
+        difference = relative_difference(cached, plain)
+        if difference > tolerance(self._model.dtype):
+            return f"its logits with the cache differ by {difference:.2g} of their size"
+        self._cache_name = name
+        return None
+
+    def _trial_logits(self, ids: list[int]) -> torch.Tensor:
+        work = Work(key=0, order=0, sampling=Sampling(seed=0), prompt=ids[:_TRIAL])
+        row = Row(work, 0, ids[:_TRIAL], 0, 0, frozenset(), slot=0)
+        logits: list[torch.Tensor] = []
+        for token in ids[_TRIAL:]:
+            logits.append(self._row(row))
+            row.computed = len(row.tokens)
+            row.tokens.append(token)
+        self.release(row)
+        return torch.stack(logits)
+
+    def _row(self, row: Row) -> torch.Tensor:
+        """Logits [vocabulary] of a row's next token."""
+        state = self._states.setdefault(row.slot, _State())
+        # A model without a cache gets everything each time.
+        done = row.computed if self._cache_name else 0
+        if self._decoder_start is None:
+            return self._call(state, "input_ids", row.tokens, done, {})
+        prompt = len(row.work.prompt)
+        mask = torch.ones((1, prompt), dtype=torch.long, device=self._device)
+        if state.encoded is None:
+            encode = cast("Callable[..., Any]", self._model.get_encoder())
+            state.encoded = encode(input_ids=self._tensor(row.tokens[:prompt]), attention_mask=mask)
+        # In the decoder's count, the start token stands for the whole prompt.
+        answer = [self._decoder_start, *row.tokens[prompt:]]
+        inputs: dict[str, Any] = {"encoder_outputs": state.encoded, "attention_mask": mask}
+        logits = self._call(state, "decoder_input_ids", answer, done and done - prompt + 1, inputs)
+        if len(answer) == 1 and self._forced_first is not None:
+            logits = torch.full_like(logits, -torch.inf)
+            logits[self._forced_first] = 0
+        return logits
+
+    def _call(self, state: _State, name: str, tokens: Sequence[int], done: int, inputs: dict[str, Any]) -> torch.Tensor:
+        inputs = {name: self._tensor(tokens[done:]), "use_cache": self._cache_name is not None, **inputs}
+        # No mask: a row by itself has nothing to hide, and some models take one of the wrong length without a word.
+        if self._cache_name:
+            inputs[self._cache_name] = state.cache
+        if self._wants_places:
+            inputs["cache_position"] = torch.arange(done, len(tokens), device=self._device)
+        if self._slices_logits:
+            inputs["logits_to_keep"] = 1
+        output: Any = self._model(**inputs)
+        if self._cache_name:
+            state.cache = getattr(output, self._cache_name)
+        return output.logits[0, -1]
+
+    def _tensor(self, tokens: Sequence[int]) -> torch.Tensor:
+        return torch.tensor([tokens], device=self._device)
+
+
+def _decoder_start(model: PreTrainedModel) -> int:
+    for source in (model.generation_config, model.config):
+        for name in ("decoder_start_token_id", "bos_token_id"):
+            token: int | list[int] | None = getattr(source, name, None)
+            if isinstance(token, int):
+                return token
+    raise ValueError("the model does not say which token its decoder starts with")
