@@ -1,20 +1,41 @@
-"""Loading a model (skeleton: final signatures, being filled)."""
+"""Loading a model from a folder or from the hub: everything that can be wrong with it is said in one sentence."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, cast
 
 import torch
-from transformers import PretrainedConfig, PreTrainedModel
+import transformers
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers.models.auto import modeling_auto
 
 from mesh.engine.chat import ChatRenderer
 from mesh.engine.text import Tokenizer
+from mesh.engine.transformers.bars import Report, reported
+from mesh.engine.transformers.device import default_threads, find_device
+from mesh.engine.transformers.fingerprint import WeightFileError, count_parameters, fingerprint, weight_files
+from mesh.engine.transformers.source import find_folder
+from mesh.errors import MeshError, invalid
+
+_DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Up to here float32 is affordable on a CPU, and it makes answers equal in the last bit whatever the batch.
+_FLOAT32_BELOW: Final = 1_500_000_000
+_DEFAULT_CONTEXT: Final = 2048
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """What to load and how."""
+    """What to load and how.
+
+    `path` is a folder or a hub name; `name` the served name (default: the last part of `path`); `device` auto, cpu,
+    cuda, cuda:1, mps or xpu; `dtype` auto, float32, bfloat16 or float16; `threads` of torch; `context_length` in
+    tokens, at most the model's own; `chat_template` is jinja text, or a file of it, that replaces the model's own.
+    """
 
     path: str
     name: str | None = None
@@ -29,12 +50,15 @@ class LoadOptions:
 
 @dataclass
 class LoadedModel:
-    """A model that is ready to run."""
+    """A model that is ready to run: in eval mode, on its device, without gradients.
+
+    `vocab_size` is the width of the logits; `parameters` counts tied weights once.
+    """
 
     name: str
-    model: PreTrainedModel  # eval mode, on `device`, no gradients
+    model: PreTrainedModel
     tokenizer: Tokenizer
-    chat: ChatRenderer  # chat.render(Chat) -> list[int]
+    chat: ChatRenderer
     config: PretrainedConfig
     device: torch.device
     dtype: torch.dtype
@@ -47,6 +71,203 @@ class LoadedModel:
     has_chat_template: bool
 
 
-def load(options: LoadOptions, progress: Callable[[str], None]) -> LoadedModel:
-    """Blocking. Raises MeshError with one clear sentence."""
-    raise NotImplementedError
+def load(options: LoadOptions, progress: Report) -> LoadedModel:
+    """Load a model; takes seconds to minutes. `progress` gets short sentences, on this thread.
+
+    Raises invalid_request with one sentence naming the folder, file or option at fault.
+    """
+    device = find_device(options.device)
+    torch.set_num_threads(options.threads or default_threads())
+    folder = find_folder(
+        options.path, revision=options.revision, with_code=options.trust_remote_code, progress=progress
+    )
+    config = _config(folder, options)
+    dtype = _dtype(options.dtype, device, folder, config)
+    hf_tokenizer = _tokenizer(folder, options)
+    context_length = _context_length(options, config)
+    model = _model(folder, config, dtype, device, options, progress)
+    eos_token_ids = _eos_token_ids(model, hf_tokenizer)
+    tokenizer = Tokenizer(hf_tokenizer, eos_token_ids)
+    template = _chat_template(options.chat_template)
+    chat = ChatRenderer(tokenizer, template)
+    progress("computing the fingerprint")
+    actual = next(model.parameters()).dtype
+    own_template = template or cast(object, hf_tokenizer.chat_template)
+    return LoadedModel(
+        name=options.name or folder_name(options.path),
+        model=model,
+        tokenizer=tokenizer,
+        chat=chat,
+        config=config,
+        device=device,
+        dtype=actual,
+        fingerprint=fingerprint(folder, config.to_dict(), own_template, str(actual)),
+        context_length=context_length,
+        eos_token_ids=eos_token_ids,
+        vocab_size=_vocab_size(model),
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        architecture=type(model).__name__,
+        has_chat_template=chat.has_template,
+    )
+
+
+def folder_name(path: str) -> str:
+    """The served name of a model without one: the last part of its folder or hub name."""
+    return Path(path).resolve().name if Path(path).is_dir() else path.rsplit("/", 1)[-1]
+
+
+def _config(folder: Path, options: LoadOptions) -> PretrainedConfig:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise invalid("path", f"'{folder}' holds no config.json: it is not a model in Hugging Face's format")
+    try:
+        raw: Any = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise invalid("path", f"'{file}' is not valid JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise invalid("path", f"'{file}' is not a JSON object")
+    auto: Any = AutoConfig
+    try:
+        return auto.from_pretrained(folder, trust_remote_code=options.trust_remote_code)
+    except Exception as error:  # any exception is about the file, whatever its type
+        kind = cast(dict[str, Any], raw).get("model_type")
+        reason = (
+            f"model type '{kind}' is not known to transformers {transformers.__version__}"
+            if kind not in transformers.CONFIG_MAPPING
+            else _first_sentence(error)
+        )
+        raise invalid("path", f"'{file}' cannot be used: {reason}") from error
+
+
+def _tokenizer(folder: Path, options: LoadOptions) -> Any:
+    # Without any file transformers would make up an empty tokenizer.
+    if not any(folder.glob("token*")) and not any(folder.glob("*vocab*")) and not any(folder.glob("*.model")):
+        raise invalid("path", f"'{folder}' holds no tokenizer (no tokenizer.json, tokenizer.model or vocabulary)")
+    auto: Any = AutoTokenizer
+    try:
+        tokenizer: Any = auto.from_pretrained(folder, trust_remote_code=options.trust_remote_code)
+    except Exception as error:  # any exception is about the files, whatever its type
+        raise invalid("path", f"the tokenizer in '{folder}' cannot be used: {_first_sentence(error)}") from error
+    if not len(tokenizer):
+        raise invalid("path", f"the tokenizer in '{folder}' has no vocabulary")
+    return tokenizer
+
+
+def _dtype(name: str, device: torch.device, folder: Path, config: PretrainedConfig) -> torch.dtype | str:
+    if name != "auto":
+        if name not in _DTYPES:
+            raise invalid("dtype", f"'dtype' must be auto, {', '.join(_DTYPES)}, not '{name}'")
+        return _DTYPES[name]
+    if device.type != "cpu" or getattr(config, "quantization_config", None):
+        return "auto"
+    small = count_parameters(_checked_weights(folder)) < _FLOAT32_BELOW
+    # Without hardware support bfloat16 is several times slower than float32 in batches.
+    return torch.float32 if small or not torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.bfloat16
+
+
+def _checked_weights(folder: Path) -> list[Path]:
+    try:
+        files = weight_files(folder)
+        count_parameters(files)
+    except WeightFileError as error:
+        raise invalid("path", str(error)) from error
+    if not files:
+        other = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
+        hint = "; pickled weights are not loaded, convert them to safetensors first" if other else ""
+        raise invalid("path", f"'{folder}' holds no weights (*.safetensors){hint}")
+    return files
+
+
+def _model(
+    folder: Path,
+    config: PretrainedConfig,
+    dtype: torch.dtype | str,
+    device: torch.device,
+    options: LoadOptions,
+    progress: Report,
+) -> PreTrainedModel:
+    files = _checked_weights(folder)
+    kind = _auto_class(config, folder)
+    size = sum(file.stat().st_size for file in files)
+    progress(f"loading weights ({size / 1e9:.2f} GB in {len(files)} files) to {device}")
+    place = {} if device.type == "cpu" else {"device_map": {"": device}}
+    try:
+        with reported(progress):
+            model, info = kind.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=options.trust_remote_code,
+                output_loading_info=True,
+                **place,
+            )
+    except Exception as error:  # memory, damage, shapes: any exception is about these weights
+        raise invalid("path", f"the weights in '{folder}' cannot be loaded: {_first_sentence(error)}") from error
+    if missing := sorted(info["missing_keys"]):
+        # Transformers would go on with random numbers.
+        raise invalid("path", f"the weights in '{folder}' lack {len(missing)} tensors, such as '{missing[0]}'")
+    return cast(PreTrainedModel, model.eval().requires_grad_(False))
+
+
+def _auto_class(config: PretrainedConfig, folder: Path) -> Any:
+    """The transformers class that loads a model for text generation."""
+    kind = config.model_type
+    remote: dict[str, str] = getattr(config, "auto_map", None) or {}
+    if kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or "AutoModelForCausalLM" in remote:
+        return transformers.AutoModelForCausalLM
+    if kind in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES or "AutoModelForSeq2SeqLM" in remote:
+        return transformers.AutoModelForSeq2SeqLM
+    if kind in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        return transformers.AutoModelForImageTextToText
+    raise invalid("path", f"'{folder}' holds a model of type '{kind}', which does not generate text")
+
+
+def _context_length(options: LoadOptions, config: PretrainedConfig) -> int:
+    text_config = config.get_text_config(decoder=True)
+    names = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length")
+    found = (getattr(text_config, name, None) for name in names)
+    own = next((value for value in found if isinstance(value, int) and value > 0), None)
+    wanted = options.context_length
+    if wanted is None:
+        return own or _DEFAULT_CONTEXT
+    if wanted < 1 or (own is not None and wanted > own):
+        limit = f"between 1 and the model's own {own}" if own else "at least 1"
+        raise invalid("context_length", f"'context_length' must be {limit}, not {wanted}")
+    return wanted
+
+
+def _eos_token_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
+    """Ends of turn: those of the generation settings (else of the configuration), and the tokenizer's own."""
+    generation = getattr(model, "generation_config", None)
+    given: Any = getattr(generation, "eos_token_id", None)
+    if given is None:
+        given = getattr(model.config.get_text_config(decoder=True), "eos_token_id", None)
+    listed: Iterable[Any] = cast(list[Any], given) if isinstance(given, list) else [given]
+    ids = [*listed, tokenizer.eos_token_id]
+    return tuple(dict.fromkeys(token_id for token_id in ids if isinstance(token_id, int) and token_id >= 0))
+
+
+def _vocab_size(model: PreTrainedModel) -> int:
+    head: Any = cast(Any, model).get_output_embeddings()
+    weight: torch.Tensor | None = getattr(head, "weight", None)
+    return int(weight.shape[0]) if weight is not None else int(model.config.get_text_config().vocab_size)
+
+
+def _chat_template(given: str | None) -> str | None:
+    """Jinja text, or the name of a file of it; text has braces, which hardly any file's name has."""
+    if given is None or "{" in given:
+        return given
+    try:
+        return Path(given).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise invalid(
+            "chat_template", f"'chat_template' is neither jinja text nor a readable file: '{given}'"
+        ) from error
+
+
+def _first_sentence(error: Exception) -> str:
+    if isinstance(error, MeshError):
+        return error.message
+    text = " ".join(str(error).split())
+    return re.split(r"(?<=[a-z'\"\)])\. ", text, maxsplit=1)[0][:300] or type(error).__name__
