@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -14,15 +15,15 @@ from rich.console import Console
 from rich.table import Table
 
 from mesh import wire
+from mesh.cli.workers import list_workers
 from mesh.config import fail, option, parse
 from mesh.errors import MeshError, invalid
-from mesh.registry.client import EtcdClient, prefix_end, probe
 from mesh.registry.options import EtcdOptions
-from mesh.registry.records import WORKERS_PREFIX, decode
 from mesh.v1 import admin_pb2, admin_pb2_grpc, registry_pb2
 
 _PROG = "mesh ctl"
 _LIMIT = 5.0
+_WIDE = 1000
 _COUNTERS = (
     *("live_streams", "live_sessions", "streams_started", "streams_finished"),
     *("streams_cancelled", "streams_failed", "session_messages"),
@@ -62,7 +63,7 @@ async def _workers(config: RegistryConfig) -> None:
     table = Table(box=None, header_style="bold")
     for name in ("worker", "state", "address", "models", "slots", "engine", "zone", "up", "version"):
         table.add_column(name)
-    for record in await _records(config):
+    for record in await list_workers(_etcd(config)):
         state = registry_pb2.WorkerState.Name(record.state).removeprefix("WORKER_STATE_").lower()
         models = ", ".join(model.name for model in record.models)
         up = _duration(time.time() - record.started_at.ToNanoseconds() / 1e9)
@@ -70,8 +71,7 @@ async def _workers(config: RegistryConfig) -> None:
             *(record.worker_id, state, record.address, models, str(record.slots)),
             *(record.engine, record.zone, up, record.version),
         )
-    console = Console()
-    console.print(table if table.row_count else "no workers")
+    _show(table if table.row_count else "no workers")
 
 
 async def _stats(config: StatsConfig) -> None:
@@ -79,7 +79,7 @@ async def _stats(config: StatsConfig) -> None:
     table = Table(box=None, show_header=False)
     for name, value in _flatten(answer):
         table.add_row(name, value)
-    Console().print(table)
+    _show(table)
 
 
 async def _drain(config: DrainConfig) -> None:
@@ -111,20 +111,21 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-async def _records(config: RegistryConfig) -> list[registry_pb2.WorkerRecord]:
-    options = EtcdOptions.from_url(
+def _show(what: Table | str) -> None:
+    # What reads a pipe wants whole words, however long the line.
+    console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
+    console.print(what)
+
+
+def _etcd(config: RegistryConfig) -> EtcdOptions:
+    return EtcdOptions.from_url(
         config.etcd,
         ca=config.etcd_ca,
         cert=config.etcd_cert,
         key=config.etcd_key,
         user=config.etcd_user,
         password=config.etcd_password,
-        timeout=_LIMIT,
     )
-    await probe(options, WORKERS_PREFIX)
-    prefix = WORKERS_PREFIX.encode()
-    async with EtcdClient(options) as client:
-        return [decode(item.value) for item in (await client.range(prefix, prefix_end(prefix))).kvs]
 
 
 async def _ask(config: StatsConfig, call: Callable[[admin_pb2_grpc.AdminServiceStub], Any]) -> Any:
@@ -143,7 +144,7 @@ async def _address(config: StatsConfig) -> str:
     host, _, port = config.worker.rpartition(":")
     if host and port.isdigit():
         return config.worker
-    records = await _records(config)
+    records = await list_workers(_etcd(config))
     for record in records:
         if record.worker_id == config.worker:
             return record.address

@@ -1,29 +1,36 @@
 """`mesh up`: a whole mesh on this machine with one command.
 
-The gateway starts first and serves the registry, unless there is an etcd. Then the workers start. One Ctrl-C stops the
-gateway, then the workers, and waits for them; a second one kills.
+This process serves the registry, unless there is an etcd: it outlives the others, so that workers can sign off. One
+Ctrl-C stops the gateway, then the workers, and waits for them; a second one kills.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import shlex
 import signal
+import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from mesh import log
 from mesh.cli.children import Child
 from mesh.cli.client import GatewayClient
+from mesh.cli.workers import list_workers
 from mesh.config import ConfigError, fail, option, parse
 from mesh.errors import MeshError
+from mesh.registry.embedded import EmbeddedRegistry
+from mesh.registry.options import EtcdOptions
 from mesh.version import version
 
 _PROG = "mesh up"
-_POLL = 0.1
+_POLL = 0.2
 
 
 @dataclass(frozen=True)
@@ -42,8 +49,8 @@ class UpConfig:
     port: int = option(8000, "Port of the HTTP server.", low=1, high=65535)
     worker_host: str = option("127.0.0.1", "Address of the workers' gRPC servers.")
     worker_port: int = option(50051, "Port of the first worker, counted up for the others; 0 picks free ones.", low=0)
-    etcd: str | None = option(None, "URL(s) of etcd, comma separated. Default: a registry inside the gateway.")
-    registry_port: int = option(12379, "Port of the registry inside the gateway.", low=1, high=65535)
+    etcd: str | None = option(None, "URL(s) of etcd, comma separated. Default: a registry in this process.")
+    registry_port: int = option(12379, "Port of the registry in this process.", low=1, high=65535)
 
     def __post_init__(self) -> None:
         if self.engine == "scripted" and self.model_path:
@@ -78,31 +85,47 @@ class Mesh:
     def __init__(self, config: UpConfig, models: Sequence[Model]) -> None:
         self.config = config
         self.models = models
+        self._names = [f"worker-{index + 1}" for index in range(config.workers * len(models))]
+        start = secrets.token_hex(2)
+        self._ids = {name: f"{socket.gethostname()}-{name}-{start}" for name in self._names}
+        self._width = max(map(len, ["gateway", *self._names]))
+        self._registry = EtcdOptions.from_url(config.registry)
         self._children: list[Child] = []
         self._stopping = asyncio.Event()
-        self._names = [f"worker-{index + 1}" for index in range(config.workers * len(models))]
-        self._width = max(map(len, ["gateway", *self._names]))
-        self._failed: int | None = None
+        self._code = 0
 
     async def run(self) -> int:
-        """Run until Ctrl-C, SIGTERM or the end of a process; returns the exit code."""
+        """Run until Ctrl-C, SIGTERM or the end of a process; returns the exit code. Raises MeshError on a taken port."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
-        async with asyncio.TaskGroup() as group:
-            start = group.create_task(self._start(group))
-            await self._stopping.wait()
-            start.cancel()
-            await self._stop()
-        return self._failed or 0
+        async with AsyncExitStack() as stack:
+            if self.config.etcd is None:
+                registry = EmbeddedRegistry()
+                await registry.start("127.0.0.1", self.config.registry_port)
+                stack.push_async_callback(registry.stop)
+            await self._run_children()
+        return self._code
+
+    async def _run_children(self) -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                start = group.create_task(self._start(group))
+                await self._stopping.wait()
+                start.cancel()
+                await asyncio.wait({start})
+                await self._stop()
+        finally:
+            for child in self._children:
+                child.signal(signal.SIGKILL)
 
     async def _start(self, group: asyncio.TaskGroup) -> None:
-        client = GatewayClient(self.config.url)
         await self._spawn(group, "gateway", self._gateway_argv())
-        await self._poll(client, set())
         for index, name in enumerate(self._names):
             await self._spawn(group, name, self._worker_argv(index))
-        await self._poll(client, {model.name for model in self.models})
+        # The registry is asked first: unlike the gateway it does not log who asks how often.
+        await _until(self._workers_are_registered)
+        await _until(self._models_are_listed)
         print(banner(self.config, [model.name for model in self.models]), flush=True)
 
     async def _spawn(self, group: asyncio.TaskGroup, name: str, argv: Sequence[str]) -> None:
@@ -114,18 +137,21 @@ class Mesh:
         code = await child.copy_output(self._width)
         if not self._stopping.is_set():
             _say(f"{child.name} has ended with {_describe(code)}: stopping the others")
-            self._failed = 2 if code == 2 else 1
+            self._code = 2 if code == 2 else 1
             self._stopping.set()
 
-    async def _poll(self, client: GatewayClient, wanted: set[str]) -> None:
-        """Wait until the gateway answers and lists the models. Ends early only by a cancel: a child may have died."""
-        while True:
-            try:
-                if wanted <= set(await asyncio.to_thread(client.models)):
-                    return
-            except (ConnectionError, MeshError):
-                pass
-            await asyncio.sleep(_POLL)
+    async def _workers_are_registered(self) -> bool:
+        try:
+            return set(self._ids.values()) <= {record.worker_id for record in await list_workers(self._registry)}
+        except MeshError:
+            return False
+
+    async def _models_are_listed(self) -> bool:
+        client = GatewayClient(self.config.url)
+        try:
+            return {model.name for model in self.models} <= set(await asyncio.to_thread(client.models))
+        except (ConnectionError, MeshError):
+            return False
 
     async def _stop(self) -> None:
         """The gateway first, so that no request is left when the workers are asked to end."""
@@ -140,22 +166,31 @@ class Mesh:
             _say("killing")
             for child in self._children:
                 child.signal(signal.SIGKILL)
-            self._failed = 130
+            self._code = 130
         else:
             _say("stopping; Ctrl-C again kills")
             self._stopping.set()
 
     def _gateway_argv(self) -> list[str]:
         config = self.config
-        registry = ["--etcd", config.etcd] if config.etcd else ["--registry-port", str(config.registry_port)]
-        return ["-m", "gateway", "--host", config.host, "--port", str(config.port), *registry]
+        argv = ["-m", "gateway", "--host", config.host, "--port", str(config.port)]
+        return [*argv, "--etcd", config.registry]
 
     def _worker_argv(self, index: int) -> list[str]:
         config, model = self.config, self.models[index // self.config.workers]
         port = config.worker_port + index if config.worker_port else 0
         argv = ["-m", "mesh.worker", "--engine", config.engine, "--model-name", model.name]
-        argv += ["--host", config.worker_host, "--port", str(port), "--etcd", config.registry]
+        argv += ["--worker-id", self._ids[self._names[index]], "--etcd", config.registry]
+        argv += ["--host", config.worker_host, "--port", str(port)]
         return argv + (["--model-path", model.path] if model.path is not None else [])
+
+
+async def _until(check: Callable[[], Awaitable[bool]]) -> None:
+    """Poll without a limit of its own: a model may take long to load, and a process that dies ends the wait."""
+    while True:
+        if await check():
+            return
+        await asyncio.sleep(_POLL)
 
 
 def banner(config: UpConfig, names: Sequence[str]) -> str:
@@ -196,7 +231,11 @@ def main(argv: Sequence[str]) -> int:
         config = parse(UpConfig, prog=_PROG, env_prefix="MESH_UP_", argv=argv)
     except ConfigError as error:
         fail(_PROG, str(error))
-    return asyncio.run(Mesh(config, models_of(config)).run())
+    log.setup("up")
+    try:
+        return asyncio.run(Mesh(config, models_of(config)).run())
+    except MeshError as error:
+        fail(_PROG, error.message)
 
 
 def _say(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Sequence
 
 from mesh import log
@@ -20,6 +21,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ConfigError as error:
         fail(_PROG, str(error))
     log.setup("worker")
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # a gateway that goes away is no news of gRPC's own
     # Imported late: `--help` and a typo should not wait for gRPC.
     from mesh.worker.lifecycle import run
 

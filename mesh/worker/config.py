@@ -116,14 +116,6 @@ class WorkerConfig:
                 raise ConfigError(f"{flag} has no effect with --engine {self.engine}: it is of the {owner} engine")
 
     @property
-    def served_name(self) -> str | None:
-        """The name under which the model is served; None leaves it to the engine."""
-        if self.model_name is not None or self.model_path is None:
-            return self.model_name
-        # A hub name ends like a path; an absolute form gives `.` a name too.
-        return Path(self.model_path).name or Path(self.model_path).resolve().name
-
-    @property
     def labels(self) -> dict[str, str]:
         """The labels by key."""
         return dict(label.split("=", 1) for label in self.label)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from mesh.engine.base import Engine
-from mesh.errors import ErrorKind, MeshError, invalid
+from mesh.errors import ErrorKind, MeshError
 from mesh.worker.config import WorkerConfig
 
 
@@ -34,14 +32,14 @@ def _transformers(config: WorkerConfig) -> Engine:
     assert config.model_path is not None, "WorkerConfig requires it"
     model = LoadOptions(
         path=config.model_path,
-        name=config.served_name,
+        name=config.model_name,
         device=config.device,
         dtype=config.dtype,
         revision=config.revision,
         trust_remote_code=config.trust_remote_code,
         threads=config.threads,
         context_length=config.context_length,
-        chat_template=_read(config.chat_template),
+        chat_template=str(config.chat_template) if config.chat_template is not None else None,
     )
     return TransformersEngine(
         EngineOptions(
@@ -55,15 +53,6 @@ def _transformers(config: WorkerConfig) -> Engine:
             packed=config.packed,
         )
     )
-
-
-def _read(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise invalid("chat_template", f"cannot read the chat template {path}: {error}") from None
 
 
 def _scripted(config: WorkerConfig) -> Engine:
