@@ -28,20 +28,21 @@ def token_at(seed: int, choice: int, position: int) -> int:
     return (seed * 31 + choice * 17 + position * 7) % 1000
 
 
-def word(token: int) -> str:
+def word(token: int, padding: int = 0) -> str:
     """The tokenizer, with characters that JSON and UTF-8 must carry."""
-    return f' w{token}"é\n' if token % 5 == 0 else f" w{token}"
+    return (f' w{token}"é\n' if token % 5 == 0 else f" w{token}") + "-" * padding
 
 
-def text_of_tokens(tokens: Sequence[int]) -> str:
+def text_of_tokens(tokens: Sequence[int], padding: int = 0) -> str:
     """What the whole answer reads."""
-    return "".join(map(word, tokens))
+    return "".join(word(token, padding) for token in tokens)
 
 
 class Row:
     """One stream on one session."""
 
-    def __init__(self, start: pb.StreamStart, default_length: int) -> None:
+    def __init__(self, start: pb.StreamStart, default_length: int, padding: int) -> None:
+        self.padding = padding
         sampling = start.request.sampling
         self.id = start.stream_id
         self.request = start.request
@@ -75,6 +76,9 @@ class Row:
             events.append(pb.StreamEvent(stream_id=self.id, finished=pb.Finished(usage=usage)))
         return events
 
+    def _word(self, token: int) -> str:
+        return word(token, self.padding)
+
     def _advance(self, choice: int, tokens: list[int]) -> list[pb.StreamEvent]:
         events: list[pb.StreamEvent] = []
         if len(tokens) < self.length:
@@ -85,7 +89,9 @@ class Row:
             position = len(tokens)
             token = token_at(self.seed, choice, position)
             held = position % 3 == 2
-            text = (word(tokens[-1]) if position and position % 3 == 0 else "") + word(token)
+            text = self._word(token)
+            if position and position % 3 == 0:
+                text = self._word(tokens[-1]) + text
             tokens.append(token)
             delta = pb.Delta(choice=choice, token_ids=[token], text="" if held else text)
             if self.request.output.HasField("logprobs"):
@@ -93,7 +99,7 @@ class Row:
             events.append(pb.StreamEvent(stream_id=self.id, delta=delta))
         if len(tokens) >= self.length:
             if (len(tokens) - 1) % 3 == 2:
-                release = pb.Delta(choice=choice, text=word(tokens[-1]))
+                release = pb.Delta(choice=choice, text=self._word(tokens[-1]))
                 events.append(pb.StreamEvent(stream_id=self.id, delta=release))
             self.finished[choice] = True
             end = pb.ChoiceFinished(choice=choice, reason=pb.FINISH_REASON_LENGTH)
@@ -115,6 +121,7 @@ class FakeWorker(pb_grpc.InferenceServiceServicer):
         pause: float = 0.002,
         heartbeat: float = 2.0,
         slots: int = 8,
+        padding: int = 0,
         capabilities: Sequence[pb.Capability] = (pb.CAPABILITY_CHAT, pb.CAPABILITY_RESUME),
     ) -> None:
         self.worker_id = worker_id
@@ -125,6 +132,7 @@ class FakeWorker(pb_grpc.InferenceServiceServicer):
         self.pause = pause
         self.heartbeat = heartbeat
         self.slots = slots
+        self.padding = padding
         self.capabilities = capabilities
         # Misbehaviour.
         self.silent = False
@@ -212,7 +220,7 @@ class FakeWorker(pb_grpc.InferenceServiceServicer):
                     )
                     failures.append(pb.StreamEvent(stream_id=start.stream_id, failed=failed))
                     return
-                row = mine[start.stream_id] = Row(start, self.length)
+                row = mine[start.stream_id] = Row(start, self.length, self.padding)
                 self.rows[id(row)] = row
             case "cancel":
                 self.cancels.append(command.cancel.stream_id)
