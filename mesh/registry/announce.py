@@ -156,8 +156,10 @@ class Announcer:
                 log.exception("registration failed", extra=kv(key=self._key))
                 self._last_error = repr(error)
                 wait = backoff.most
+            # Not wait_for: before Python 3.12 it loses a cancel that comes together with the wake.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), wait)
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
 
     async def _once(self, etcd: EtcdCalls[ThreadedEndpoint], backoff: Backoff) -> float:
         """One round: renew and write. Returns the seconds until the next."""
