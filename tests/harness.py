@@ -12,14 +12,12 @@ In asynchronous tests `await eventually(check)` polls without blocking the loop.
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import json
 import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +28,7 @@ import grpc
 import httpx
 import openai
 
-from mesh.cli.orphans import end_with_parent
+from mesh.cli.child import command
 from mesh.registry.client import EtcdClient, prefix_end
 from mesh.registry.options import EtcdOptions
 from mesh.registry.records import WORKERS_PREFIX, decode
@@ -90,24 +88,23 @@ def free_port() -> int:
 
 
 class Process:
-    """A command as a person runs it, with its output in a file. `with` it, or call `close`.
+    """`python -m MODULE ARGUMENT...`, with its output in a file. `with` it, or call `close`.
 
-    `argv` follows the Python interpreter: `["-m", "mesh.worker", ...]`. Failures show the end of the output.
+    Failures show the end of the output. It dies with the test process, however that ends.
     """
 
-    def __init__(self, folder: Path, name: str, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, name: str, module: str, *args: str, env: Mapping[str, str] | None = None) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("MESH_")}
         with self.log.open("wb") as output:
             self.popen = subprocess.Popen(
-                [sys.executable, *argv],
+                command(module, *args),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,
                 env={**inherited, "MESH_LOG": "json", "PYTHONUNBUFFERED": "1", **(env or {})},
-                preexec_fn=functools.partial(end_with_parent, os.getpid()),
             )
 
     def __enter__(self) -> Self:
@@ -205,8 +202,7 @@ class Worker(Process):
         self, folder: Path, name: str, *args: str, etcd: str | None = None, env: Mapping[str, str] | None = None
     ) -> None:
         registry = ["--etcd", etcd, "--ttl", "5"] if etcd else ["--no-register"]
-        given = ["-m", "mesh.worker", "--port", "0", "--worker-id", name, *registry, *args]
-        super().__init__(folder, name, given, env=env)
+        super().__init__(folder, name, "mesh.worker", "--port", "0", "--worker-id", name, *registry, *args, env=env)
         self.address = ""
 
     def wait_ready(self, within: float = START_LIMIT) -> Self:
@@ -239,7 +235,7 @@ class Gateway(Process):
     ) -> None:
         self.url = self.etcd = ""
         registry = ["--etcd", etcd] if etcd else ["--registry-port", "0"]
-        super().__init__(folder, name, ["-m", "gateway", "--port", "0", *registry, *args], env=env)
+        super().__init__(folder, name, "gateway", "--port", "0", *registry, *args, env=env)
 
     def wait_ready(self, within: float = START_LIMIT) -> Self:
         """Wait until it answers."""

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from typing import Self
 
-from mesh.cli.orphans import end_with_parent
-
 _COLOURS = (36, 32, 33, 35, 34, 31)
 _LONGEST_LINE = 1 << 20
 
 
 class Child:
-    """A running Python module. Its output is copied line by line until it ends."""
+    """A running command. Its output is copied line by line until it ends."""
 
     def __init__(self, name: str, process: asyncio.subprocess.Process, number: int) -> None:
         self.name = name
@@ -26,9 +23,8 @@ class Child:
 
     @classmethod
     async def start(cls, name: str, argv: Sequence[str], number: int) -> Self:
-        """Start `python argv...`; the `number` picks the colour."""
+        """Start a command; the `number` picks the colour."""
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
             *argv,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
@@ -36,7 +32,6 @@ class Child:
             env={"GRPC_VERBOSITY": "ERROR", **os.environ, "MESH_LOG": "text", "PYTHONUNBUFFERED": "1"},
             limit=_LONGEST_LINE,
             process_group=0,  # a Ctrl-C in the terminal is for the parent, which stops its children in order
-            preexec_fn=functools.partial(end_with_parent, os.getpid()),
         )
         return cls(name, process, number)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from mesh import log
+from mesh.cli.child import command
 from mesh.cli.children import Child
 from mesh.cli.client import GatewayClient
 from mesh.cli.workers import list_workers
@@ -95,7 +96,7 @@ class Mesh:
         self._code = 0
 
     async def run(self) -> int:
-        """Run until Ctrl-C, SIGTERM or the end of a process; returns the exit code. Raises MeshError on a taken port."""
+        """Run until Ctrl-C, SIGTERM or the end of a process; returns the exit code. A taken port is a MeshError."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
@@ -173,16 +174,16 @@ class Mesh:
 
     def _gateway_argv(self) -> list[str]:
         config = self.config
-        argv = ["-m", "gateway", "--host", config.host, "--port", str(config.port)]
-        return [*argv, "--etcd", config.registry]
+        return command("gateway", "--host", config.host, "--port", str(config.port), "--etcd", config.registry)
 
     def _worker_argv(self, index: int) -> list[str]:
         config, model = self.config, self.models[index // self.config.workers]
         port = config.worker_port + index if config.worker_port else 0
-        argv = ["-m", "mesh.worker", "--engine", config.engine, "--model-name", model.name]
+        argv = ["--engine", config.engine, "--model-name", model.name]
         argv += ["--worker-id", self._ids[self._names[index]], "--etcd", config.registry]
         argv += ["--host", config.worker_host, "--port", str(port)]
-        return argv + (["--model-path", model.path] if model.path is not None else [])
+        argv += ["--model-path", model.path] if model.path is not None else []
+        return command("mesh.worker", *argv)
 
 
 async def _until(check: Callable[[], Awaitable[bool]]) -> None:

@@ -84,7 +84,8 @@ class WorkerServer:
     async def wait_empty(self, limit: float) -> bool:
         """Wait until no stream is live, at most `limit` seconds; returns whether that came about."""
         try:
-            await asyncio.wait_for(self.streams.wait_empty(), limit)
+            async with asyncio.timeout(limit):
+                await self.streams.wait_empty()
         except TimeoutError:
             return False
         return True
