@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from statistics import median
 
 
@@ -39,10 +38,17 @@ class Run:
 
     @property
     def step(self) -> float:
-        """Median seconds between two tokens of a row once all rows decode; NaN if that is never the case."""
+        """Mean seconds between two tokens of a row once all rows decode, median of the rows; NaN if they never do.
+
+        A mean, because the moments are those at which the events were taken, which may be late and then in a bunch.
+        """
         start = self.first_tokens
-        gaps = [later - earlier for row in self.times for earlier, later in pairwise(row) if earlier >= start]
-        return median(gaps) if gaps else float("nan")
+        means: list[float] = []
+        for row in self.times:
+            decoding = [moment for moment in row if moment >= start]
+            if len(decoding) > 1:
+                means.append((decoding[-1] - decoding[0]) / (len(decoding) - 1))
+        return median(means) if means else float("nan")
 
 
 class Contender(ABC):

@@ -46,7 +46,7 @@ class Result:
 
     @property
     def step(self) -> float:
-        """Best of the runs' median decode steps, seconds."""
+        """Best of the runs' decode steps, seconds."""
         return min(run.step for run in self.runs)
 
     @property

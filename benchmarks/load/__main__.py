@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,14 +63,15 @@ def _positive(kind: type[int] | type[float]) -> type[int] | type[float]:
 
 
 def _plan(options: argparse.Namespace) -> Plan:
+    allowed = sorted(os.sched_getaffinity(0)) if options.pin else []
     return Plan(
         streams=options.streams,
         step=options.step_ms / 1e3,
         window=options.window,
         settle=options.settle,
         asks=options.asks,
-        gateway_core=0 if options.pin else None,
-        other_core=1 if options.pin else None,
+        gateway_core=allowed[0] if options.pin else None,
+        other_core=allowed[-1] if options.pin else None,
     )
 
 

@@ -36,8 +36,12 @@ def table(modes: Sequence[Sequence[WireCost]], engine_cpu: Sequence[float]) -> s
     """One column per mode, and their ratio to the first. `engine_cpu`: seconds per token without any wire."""
     header = ("per token, step or process", *(runs[0].mode.name for runs in modes), "ratio")
     engine = median(engine_cpu)
-    wire = ("worker CPU, µs/token, wire alone", lambda cost: (cost.worker_cpu - engine) * _US)
-    rows = [_row(name, value, modes) for name, value in (*_ROWS[:2], wire, *_ROWS[2:])]
+
+    def wire_alone(cost: WireCost) -> float:
+        return (cost.worker_cpu - engine) * _US
+
+    rows = [_row(name, value, modes) for name, value in _ROWS]
+    rows.insert(2, _row("worker CPU, µs/token, wire alone", wire_alone, modes))
     rows.append(["scripted engine alone, µs/token", *[number(engine * _US)] * len(modes), ""])
     return markdown(header, rows)
 

@@ -10,8 +10,6 @@ from pathlib import Path
 from statistics import quantiles
 from tempfile import TemporaryDirectory
 
-import grpc
-
 from benchmarks.load.processes import Load, Process, ProcessFailed, free_port, load_generator, wait_http
 from mesh import wire
 from mesh.v1 import admin_pb2, inference_pb2
@@ -105,7 +103,7 @@ def _measure(mode: Mode, plan: Plan, folder: Path) -> WireCost:
             wait_http(gateway, port, "/readyz")
             with load_generator(port, MODEL, core=plan.other_core) as load:
                 first_token, direct = _first_tokens(load, address, plan)
-                start, end = _window(gateway, worker, address, load, plan)
+                start, end = asyncio.run(_window(gateway, worker, address, load, plan))
                 memory_loaded = gateway.memory()
     tokens, seconds = end.tokens - start.tokens, end.time - start.time
     _check(start, end)
@@ -129,19 +127,19 @@ def _worker(plan: Plan, registry: int) -> list[str]:
     return [
         *("--engine", "scripted", "--model-name", MODEL, "--port", "0", "--no-metrics"),
         *("--etcd", f"127.0.0.1:{registry}"),
-        *script(plan.streams, plan.step),
+        *script.flags(plan.streams, plan.step),
     ]
 
 
-def _window(gateway: Process, worker: Process, address: str, load: Load, plan: Plan) -> tuple[Sample, Sample]:
+async def _window(gateway: Process, worker: Process, address: str, load: Load, plan: Plan) -> tuple[Sample, Sample]:
     """Hold the streams, let them settle, and sample at both ends of the window."""
     load.do("hold", streams=plan.streams, max_tokens=_enough_tokens(plan))
-    time.sleep(plan.settle)
-    with grpc.insecure_channel(address) as channel:
+    async with wire.channel(address) as channel:
         admin = AdminServiceStub(channel)
-        start = _sample(gateway, worker, admin, load)
-        time.sleep(plan.window)
-        end = _sample(gateway, worker, admin, load)
+        await asyncio.sleep(plan.settle)
+        start = await _sample(gateway, worker, admin, load)
+        await asyncio.sleep(plan.window)
+        end = await _sample(gateway, worker, admin, load)
     load.do("drop")
     return start, end
 
@@ -151,9 +149,9 @@ def _enough_tokens(plan: Plan) -> int:
     return int(2 * (plan.settle + plan.window + 10) / plan.step)
 
 
-def _sample(gateway: Process, worker: Process, admin: AdminServiceStub, load: Load) -> Sample:
+async def _sample(gateway: Process, worker: Process, admin: AdminServiceStub, load: Load) -> Sample:
     counted = load.do("count")
-    stats = admin.GetStats(admin_pb2.GetStatsRequest(), timeout=_RPC_LIMIT)
+    stats = await admin.GetStats(admin_pb2.GetStatsRequest(), timeout=_RPC_LIMIT)
     return Sample(
         time=time.perf_counter(),
         gateway_cpu=gateway.cpu(),
@@ -179,12 +177,11 @@ def _first_tokens(load: Load, address: str, plan: Plan) -> tuple[list[float], li
     """Times to the first token of single requests on an idle mesh, in turn through the gateway and directly."""
     through: list[float] = []
     direct: list[float] = []
-    for batch in range(3):
+    for _ in range(3):
         count = max(1, plan.asks // 3)
         load.do("ask", requests=1, streams=1, max_tokens=1)  # to warm up
         through += load.do("ask", requests=count, streams=1, max_tokens=1)["first_token"]
         direct += asyncio.run(_direct(address, count + 1))[1:]
-        del batch
     return through, direct
 
 
