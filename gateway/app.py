@@ -6,7 +6,7 @@ from functools import partial
 from typing import cast
 
 from quart import Quart, Response, request
-from werkzeug.exceptions import HTTPException, NotFound, RequestEntityTooLarge
+from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 
 from gateway import errors
 from gateway.balance import Policy, least_loaded, prefer_zone
@@ -63,10 +63,7 @@ async def _on_error(config: GatewayConfig, error: Exception) -> Response:
         error = RequestEntityTooLarge(f"the body must have at most {config.max_body_bytes} bytes")
     found = errors.answer(error)
     current(request.scope).error = found.code  # pyright: ignore[reportArgumentType]
-    response = Response(found.body, status=found.status, headers=found.headers)
-    if isinstance(error, HTTPException) and found.status in (408, 413):
-        response.headers["connection"] = "close"  # the rest of the body is of no use
-    return response
+    return Response(found.body, status=found.status, headers=found.headers)
 
 
 async def _after_request(response: Response) -> Response:

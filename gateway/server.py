@@ -18,6 +18,9 @@ from mesh.log import kv
 
 log = logging.getLogger(__name__)
 
+# Its notes on start and end say nothing that ours do not.
+logging.getLogger("uvicorn").setLevel(logging.WARNING)
+
 _BACKLOG = 2048
 # After the limit of a drain: what the error events need to reach the clients.
 _LAST_WORDS_SECONDS = 2

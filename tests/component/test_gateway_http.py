@@ -1,0 +1,236 @@
+"""The HTTP surface: errors in OpenAI's envelope, limits, models, health, headers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.component.gateway_fixture import GatewayUnderTest, body
+from tests.component.gateway_worker import FakeWorker, text_of_tokens, token_at
+from tests.harness import eventually
+
+CHAT = "/v1/chat/completions"
+
+
+def error_of(response: httpx.Response) -> dict[str, Any]:
+    """The envelope's content; fails if it is no envelope."""
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["x-request-id"]
+    found = response.json()
+    assert list(found) == ["error"]
+    assert list(found["error"]) == ["message", "type", "param", "code"]
+    return found["error"]
+
+
+async def test_an_answer_in_one_piece() -> None:
+    async with FakeWorker("w") as worker, GatewayUnderTest() as gateway:
+        worker.cached = 3
+        await gateway.add(worker)
+        response = await gateway.chat(n=2, max_tokens=5, logprobs=True)
+    found = response.json()
+    assert list(found) == ["id", "created", "model", "system_fingerprint", "choices", "usage", "object"]
+    assert (found["object"], found["model"]) == ("chat.completion", "m")
+    for index, choice in enumerate(found["choices"]):
+        text = text_of_tokens([token_at(7, index, position) for position in range(5)])
+        assert choice["index"] == index
+        assert choice["message"] == {"content": text, "role": "assistant", "refusal": None}
+        assert choice["finish_reason"] == "length"
+        assert len(choice["logprobs"]["content"]) == 5
+    assert found["usage"] == {
+        "prompt_tokens": 5,
+        "completion_tokens": 10,
+        "total_tokens": 15,
+        "prompt_tokens_details": {"cached_tokens": 3},
+    }
+
+
+async def test_headers_of_a_stream_and_of_every_answer() -> None:
+    async with FakeWorker("w") as worker, GatewayUnderTest() as gateway:
+        await gateway.add(worker)
+        mine = {"x-request-id": "mine-1"}
+        streamed = await gateway.http.post(CHAT, json=body(stream=True), headers=mine)
+        first, second = await gateway.chat(), await gateway.http.get("/v1/models", headers={"x-request-id": "not mine"})
+        assert [start.request.request_id for start in worker.starts] == ["mine-1", first.headers["x-request-id"]]
+    assert streamed.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert streamed.headers["cache-control"] == "no-cache"
+    assert streamed.headers["x-accel-buffering"] == "no"
+    assert streamed.headers["x-request-id"] == "mine-1"
+    assert len({"mine-1", "not mine", first.headers["x-request-id"], second.headers["x-request-id"]}) == 4
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nope", 404, "unknown_url"),
+        ("GET", CHAT, 405, "method_not_supported"),
+        ("POST", "/v1/models", 405, "method_not_supported"),
+        ("GET", "/v1/models/none", 404, "model_not_found"),
+    ],
+)
+async def test_wrong_ways(method: str, path: str, status: int, code: str) -> None:
+    async with GatewayUnderTest() as gateway:
+        response = await gateway.http.request(method, path)
+    assert (response.status_code, error_of(response)["code"]) == (status, code)
+    assert ("allow" in response.headers) == (status == 405)
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/healthz"])
+async def test_a_head_request_is_no_accident(path: str) -> None:
+    async with GatewayUnderTest() as gateway:
+        assert (await gateway.http.head(path)).status_code < 500
+
+
+@pytest.mark.parametrize(
+    ("headers", "content"),
+    [
+        ({"content-type": "application/x-www-form-urlencoded"}, b"{}"),
+        ({}, b"{}"),
+        ({"content-type": "application/json", "content-encoding": "gzip"}, b"{}"),
+    ],
+    ids=["form", "none", "compressed"],
+)
+async def test_other_content_types_are_refused(headers: dict[str, str], content: bytes) -> None:
+    async with GatewayUnderTest() as gateway:
+        response = await gateway.http.post(CHAT, content=content, headers=headers)
+    assert (response.status_code, error_of(response)["code"]) == (415, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    ("content", "param", "code"),
+    [
+        (b"{", "body", "invalid_request"),
+        (b'{"model": "m", "messages": [{"role": "user", "content": "\\ud800"}]}', "body", "invalid_request"),
+        (json.dumps(body(temperature=3)).encode(), "temperature", "invalid_request"),
+        (json.dumps(body(tools=[])).encode(), "tools", "unsupported"),
+    ],
+)
+async def test_bad_bodies_are_refused_without_asking_a_worker(content: bytes, param: str, code: str) -> None:
+    async with FakeWorker("w") as worker, GatewayUnderTest() as gateway:
+        await gateway.add(worker)
+        response = await gateway.http.post(CHAT, content=content, headers={"content-type": "application/json"})
+        assert worker.starts == []
+    error = error_of(response)
+    assert (response.status_code, error["param"], error["code"]) == (400, param, code)
+
+
+async def test_an_announced_body_over_the_limit_is_refused_unread() -> None:
+    async with GatewayUnderTest(max_body_bytes=10_000) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 10001\r\n\r\n".encode())
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)  # although no byte of the body was sent
+        assert head.startswith(b"HTTP/1.1 413 ")
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+        error = json.loads(await reader.readexactly(length))["error"]
+        writer.close()
+    assert error["code"] == "payload_too_large"
+    assert "10000" in error["message"]
+
+
+async def test_a_client_that_sends_too_much_reads_why() -> None:
+    async with GatewayUnderTest(max_body_bytes=10_000) as gateway:
+        response = await gateway.http.post(CHAT, content=b"x" * 5_000_000)
+        assert (response.status_code, error_of(response)["code"]) == (413, "payload_too_large")
+        assert response.headers["connection"] == "close"
+
+
+async def test_a_body_of_unknown_length_is_cut_at_the_limit() -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(100):
+            yield b" " * 1000
+
+    async with GatewayUnderTest(max_body_bytes=10_000) as gateway:
+        headers = {"content-type": "application/json"}
+        response = await gateway.http.post(CHAT, content=endless(), headers=headers)
+    assert (response.status_code, error_of(response)["code"]) == (413, "payload_too_large")
+
+
+async def test_models() -> None:
+    async with (
+        FakeWorker("a", models=("m", "org/name")) as a,
+        FakeWorker("b", models=("m",)) as b,
+        GatewayUnderTest() as gateway,
+    ):
+        await gateway.add(a, b)
+        listed = (await gateway.http.get("/v1/models")).json()
+        one = (await gateway.http.get("/v1/models/org/name")).json()
+    assert listed["object"] == "list"
+    assert [model["id"] for model in listed["data"]] == ["m", "org/name"]
+    assert one == {
+        "id": "org/name",
+        "created": 1_700_000_000,
+        "context_length": 4096,
+        "object": "model",
+        "owned_by": "inference-mesh",
+    }
+
+
+async def test_readiness_says_what_is_missing() -> None:
+    async def reason(gateway: GatewayUnderTest, status: int) -> str:
+        response = await gateway.http.get("/readyz")
+        assert response.status_code == status
+        return response.json()["reason"] or ""
+
+    async with FakeWorker("w") as worker, GatewayUnderTest() as gateway:
+        assert "registry" in await reason(gateway, 503)
+        gateway.directory.on_state(True)
+        assert "no worker is live: the registry lists none" in await reason(gateway, 503)
+        await gateway.add(worker)
+        assert await reason(gateway, 200) == ""
+        gateway.directory.on_state(False)  # losing the registry takes nothing away
+        assert await reason(gateway, 200) == ""
+        worker.draining = True
+        await eventually(lambda: not gateway.session("w"))
+        assert "w is draining" in await reason(gateway, 503)
+
+
+async def test_metrics_count_what_happened() -> None:
+    async with FakeWorker("w") as worker, GatewayUnderTest() as gateway:
+        await gateway.add(worker)
+        await gateway.stream(max_tokens=6)
+        await gateway.chat(model="nope")
+        text = (await gateway.http.get("/metrics")).text
+    for line in (
+        'mesh_gateway_tokens_total{model="m",type="completion"} 6.0',
+        'mesh_gateway_tokens_total{model="m",type="prompt"} 5.0',
+        'mesh_gateway_requests_total{model="m",route="/v1/chat/completions",status="200"} 1.0',
+        'mesh_gateway_requests_total{model="",route="/v1/chat/completions",status="404"} 1.0',
+        'mesh_gateway_attempts_total{model="m",outcome="finished"} 1.0',
+        'mesh_gateway_time_to_first_token_seconds_count{model="m"} 1.0',
+        'mesh_gateway_workers{state="ready"} 1.0',
+        "mesh_gateway_session_messages_total 6.0",
+    ):
+        assert line in text
+
+
+async def test_stopping_lets_live_streams_end_and_takes_no_new_ones() -> None:
+    async with FakeWorker("w", pause=0.02) as worker, GatewayUnderTest() as gateway:
+        await gateway.add(worker)
+        answer = asyncio.create_task(gateway.stream(max_tokens=30))
+        await eventually(lambda: worker.rows)
+        gateway.stop.set()
+        with pytest.raises(httpx.ConnectError):
+            await eventually(lambda: _fails(gateway))
+        assert (await answer)[-1] == "[DONE]"
+
+
+async def _fails(gateway: GatewayUnderTest) -> bool:
+    async with httpx.AsyncClient(base_url=gateway.url) as client:
+        await client.get("/healthz")
+    return False
+
+
+async def test_a_stream_that_outlives_the_drain_ends_in_an_error_event() -> None:
+    async with FakeWorker("w") as worker, GatewayUnderTest(drain_timeout=0.3) as gateway:
+        await gateway.add(worker)
+        worker.stop_after = 4
+        answer = asyncio.create_task(gateway.stream(max_tokens=30))
+        await eventually(lambda: worker.rows)
+        gateway.stop.set()
+        events = await answer
+        assert events[-1]["error"]["code"] == "draining"
+        await eventually(lambda: not worker.rows)

@@ -1,0 +1,191 @@
+"""What a request body may hold, and how it is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from gateway.schema import ChatRequest, parse_chat
+from mesh.errors import ErrorKind, MeshError
+
+MINIMAL: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+FIELDS = sorted(ChatRequest.__struct_fields__)
+
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
+values = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+def parse(**fields: Any) -> ChatRequest:
+    return parse_chat(json.dumps({**MINIMAL, **fields}).encode())
+
+
+def attempt(**fields: Any) -> MeshError | None:
+    try:
+        parse(**fields)
+    except MeshError as error:
+        return error
+    return None
+
+
+def refusal(**fields: Any) -> MeshError:
+    with pytest.raises(MeshError) as caught:
+        parse(**fields)
+    assert caught.value.kind.value.http_status == 400
+    return caught.value
+
+
+@given(st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=8), values, max_size=4))
+@example({"messages": [{"role": "user", "content": [{"type": "text", "text": None}]}]})
+@example({"logit_bias": {"²": 1}})
+@example({"temperature": float("inf")})
+def test_any_json_is_parsed_or_refused_with_a_field(fields: dict[str, Any]) -> None:
+    error = attempt(**fields)
+    if error is not None:
+        assert error.kind in (ErrorKind.INVALID_REQUEST, ErrorKind.UNSUPPORTED)
+        assert error.param is not None
+        assert len(error.message) < 1000 + sum(len(str(key)) for key in fields)
+
+
+@given(st.binary(max_size=200))
+@example(b"")
+@example(b'{"model": "m", "messages": [{"role": "user", "content": "\\ud800"}]}')
+@example(b'{"model": "m", "messages": [{"role": "user", "content": "\xed\xa0\x80"}]}')
+@example(b"[" * 100_000)
+@example(b'{"metadata":' * 100_000)
+def test_any_bytes_are_refused_in_order(body: bytes) -> None:
+    with pytest.raises(MeshError) as caught:
+        parse_chat(body)
+    assert caught.value.kind.value.http_status == 400
+
+
+@pytest.mark.parametrize("field", [name for name in FIELDS if name not in ("model", "messages")])
+def test_null_equals_absent(field: str) -> None:
+    assert parse(**{field: None}) == parse()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "low", "high"),
+    [
+        ("temperature", 2.5, "0", "2"),
+        ("temperature", -0.1, "0", "2"),
+        ("top_p", 1.01, "0", "1"),
+        ("n", 0, "1", "128"),
+        ("n", 129, "1", "128"),
+        ("max_tokens", 0, "1", "4294967295"),
+        ("max_completion_tokens", -1, "1", "4294967295"),
+        ("seed", 2**63, str(-(2**63)), str(2**63 - 1)),
+        ("frequency_penalty", -2.1, "-2", "2"),
+        ("presence_penalty", 2.1, "-2", "2"),
+        ("top_logprobs", 21, "0", "20"),
+        ("top_k", -2, "-1", "2147483647"),
+        ("min_p", 1.5, "0", "1"),
+        ("min_tokens", -1, "0", "4294967295"),
+        ("repetition_penalty", 0, "0", "10"),
+        ("typical_p", 1.1, "0", "1"),
+        ("logit_bias", {"3": 101}, "-100", "100"),
+        ("stop_token_ids", [2**32], "0", "4294967295"),
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_field_limits_and_value(
+    field: str, value: object, low: str, high: str
+) -> None:
+    error = refusal(**{field: value})
+    shown = value if not isinstance(value, dict | list) else 101 if isinstance(value, dict) else 2**32
+    assert error.param == field
+    for part in (f"'{field}'", low, high, str(shown)):
+        assert part in error.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"n": "1"}, "n"),
+        ({"stream": 1}, "stream"),
+        ({"stop": [1]}, "stop[0]"),
+        ({"stop": ["a"] * 5}, "stop"),
+        ({"stop": ["a"] * 10_000}, "stop"),
+        ({"stop": ""}, "stop"),
+        ({"stop": "x" * 1025}, "stop"),
+        ({"messages": list[Any]()}, "messages"),
+        ({"messages": "hi"}, "messages"),
+        ({"messages": [{"content": "hi"}]}, "messages[0].role"),
+        ({"messages": [{"role": "robot", "content": "hi"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": list[Any]()}]}, "messages[0].content"),
+        ({"messages": [{"role": "tool", "content": "1"}]}, "messages[0].tool_call_id"),
+        ({"messages": [{"role": "user", "content": "hi", "colour": 1}]}, "messages[0].colour"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"stream": True, "stream_options": {"speed": 1}}, "stream_options.speed"),
+        ({"top_logprobs": 2}, "top_logprobs"),
+        ({"logit_bias": {"a": 1}}, "logit_bias"),
+        ({"metadata": {str(index): "" for index in range(17)}}, "metadata"),
+        ({"temprature": 1}, "temprature"),
+        ({"guided_json": "{}"}, "guided_json"),
+    ],
+)
+def test_a_mistake_is_refused_with_its_field(fields: dict[str, Any], param: str) -> None:
+    error = refusal(**fields)
+    assert error.kind is ErrorKind.INVALID_REQUEST
+    assert error.param == param
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tools": [{"type": "function"}]},
+        {"tools": []},
+        {"tool_choice": "auto"},
+        {"functions": []},
+        {"reasoning_effort": "low"},
+        {"audio": {}},
+        {"store": True},
+        {"service_tier": "flex"},
+        {"modalities": ["audio"]},
+        {"response_format": {"type": "json_object"}},
+        {"web_search_options": {}},
+    ],
+)
+def test_what_is_not_served_is_refused_by_name(fields: dict[str, Any]) -> None:
+    error = refusal(**fields)
+    assert error.kind is ErrorKind.UNSUPPORTED
+    assert error.param == next(iter(fields))
+    assert f"'{error.param}'" in error.message
+
+
+def test_a_picture_is_refused_by_its_type() -> None:
+    part = {"type": "image_url", "image_url": {"url": "data:"}}
+    error = refusal(messages=[{"role": "user", "content": [part]}])
+    assert error.kind is ErrorKind.UNSUPPORTED
+    assert "image_url" in error.message
+
+
+def test_a_missing_field_is_named() -> None:
+    with pytest.raises(MeshError, match="'model' is required") as caught:
+        parse_chat(b'{"messages": []}')
+    assert caught.value.param == "model"
+
+
+def test_harmless_fields_are_accepted() -> None:
+    parse(
+        user="u",
+        metadata={"a": "b"},
+        store=False,
+        service_tier="auto",
+        safety_identifier="s",
+        prompt_cache_key="k",
+        parallel_tool_calls=True,
+        modalities=["text"],
+        response_format={"type": "text"},
+    )
+
+
+def test_nul_bytes_are_text() -> None:
+    assert parse(messages=[{"role": "user", "content": "a\0b"}]).messages[0].content == "a\0b"
