@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
-from google.protobuf import json_format
+from google.protobuf import json_format, struct_pb2
 
 from mesh.engine.base import (
     Chat,
@@ -104,15 +104,31 @@ def to_chat(wire: pb.ChatPrompt) -> Chat:
     if wire.continue_final_message and wire.HasField("add_generation_prompt") and wire.add_generation_prompt:
         raise invalid("continue_final_message", "'continue_final_message' excludes 'add_generation_prompt'")
     opens_turn = wire.add_generation_prompt if wire.HasField("add_generation_prompt") else True
-    arguments = json_format.MessageToDict(wire.template_arguments) if wire.HasField("template_arguments") else {}
     return Chat(
         messages=tuple(_message(index, message) for index, message in enumerate(wire.messages)),
         tools=_tools(wire),
-        template_arguments=arguments,
+        template_arguments=_struct(wire.template_arguments),
         add_generation_prompt=opens_turn and not wire.continue_final_message,
         continue_final_message=wire.continue_final_message,
         chat_template=wire.chat_template or None,
     )
+
+
+def _struct(wire: struct_pb2.Struct) -> dict[str, Any]:
+    """A Struct as Python values. Its only numbers are doubles; whole ones become int, for templates that print them."""
+
+    def value(given: Any) -> Any:
+        match given:
+            case float() if given.is_integer():
+                return int(given)
+            case dict():
+                return {name: value(item) for name, item in cast("dict[str, Any]", given).items()}
+            case list():
+                return [value(item) for item in cast("list[Any]", given)]
+            case _:
+                return given
+
+    return value(json_format.MessageToDict(wire))
 
 
 def to_embed_inputs(wire: pb.EmbedRequest, model: ModelInfo) -> list[Text | Tokens]:
