@@ -10,7 +10,7 @@ import functools
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -116,7 +116,8 @@ def make_model(name: str, **changes: Any) -> PreTrainedModel:
     options = {key: value for key, value in options.items() if value is not None or key == "forced_eos_token_id"}
     config = _class(name, "TextConfig", "Config")(**options)
     torch.manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little"))
-    model = _class(name, "ForCausalLM", "LMHeadModel", "ForConditionalGeneration")(config)
+    endings = ("ForConditionalGeneration",) if config.is_encoder_decoder else ("ForCausalLM", "LMHeadModel")
+    model = _class(name, *endings)(config)
     with torch.no_grad():
         for parameter in _matrices(model):
             parameter.normal_(std=1.0 if parameter.shape[0] == VOCAB else 1.5 * parameter.shape[-1] ** -0.5)
@@ -132,7 +133,7 @@ def _class(name: str, *endings: str) -> Callable[..., Any]:
 
 def _matrices(model: PreTrainedModel) -> list[torch.nn.Parameter]:
     kinds = (torch.nn.Linear, torch.nn.Embedding, transformers.pytorch_utils.Conv1D)
-    return [module.weight for module in model.modules() if isinstance(module, kinds)]
+    return [cast("torch.nn.Parameter", module.weight) for module in model.modules() if isinstance(module, kinds)]
 
 
 @functools.cache
@@ -170,5 +171,6 @@ def generate(model: PreTrainedModel, prompt: list[int], tokens: int, *, eos: boo
         arguments["eos_token_id"] = None
     with torch.no_grad():
         ids = torch.tensor([prompt])
-        output = model.generate(ids, attention_mask=torch.ones_like(ids), **arguments)[0].tolist()
+        run = cast("Callable[..., torch.Tensor]", model.generate)
+        output = cast("list[int]", run(ids, attention_mask=torch.ones_like(ids), **arguments)[0].tolist())
     return output[1:] if model.config.is_encoder_decoder else output[len(prompt) :]
