@@ -214,9 +214,13 @@ def _auto_class(config: PretrainedConfig, folder: Path) -> Any:
     """The transformers class that loads a model for text generation."""
     kind = config.model_type
     remote: dict[str, str] = getattr(config, "auto_map", None) or {}
+    seq_to_seq = kind in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
+    # Bart and its kin are in both lists: as a causal model their encoder would be dropped without a word.
+    if seq_to_seq and config.is_encoder_decoder:
+        return transformers.AutoModelForSeq2SeqLM
     if kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or "AutoModelForCausalLM" in remote:
         return transformers.AutoModelForCausalLM
-    if kind in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES or "AutoModelForSeq2SeqLM" in remote:
+    if seq_to_seq or "AutoModelForSeq2SeqLM" in remote:
         return transformers.AutoModelForSeq2SeqLM
     if kind in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         return transformers.AutoModelForImageTextToText
