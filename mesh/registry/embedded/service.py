@@ -131,6 +131,8 @@ class EmbeddedRegistry:
     async def _put(self, request: pb.PutRequest) -> pb.PutResponse:
         self.store.check_space(request.ByteSize())
         self.store.check_put(request)
+        if request.lease:
+            self.store.leases.find(request.lease)  # outside of a transaction, etcd complains of the lease first
         self.store.check_put_now(request)
         with self.store.writing():
             return self.store.put(request)

@@ -222,7 +222,7 @@ class Store:
             version=old.version + 1 if old else 1,
         )
         self._replace(request.key, old, new)
-        self._pending.append(pb.Event(type=pb.Event.PUT, kv=new, prev_kv=old))
+        self._pending.append(pb.Event(type=pb.Event.PUT, kv=new, prev_kv=self._before(old)))
         answer = pb.PutResponse(prev_kv=old if request.prev_kv else None)
         answer.header.revision = revision
         return answer
@@ -233,10 +233,17 @@ class Store:
         for old in gone:
             self._replace(old.key, old, None)
             tombstone = pb.KeyValue(key=old.key, mod_revision=self.revision + 1)
-            self._pending.append(pb.Event(type=pb.Event.DELETE, kv=tombstone, prev_kv=old))
+            self._pending.append(pb.Event(type=pb.Event.DELETE, kv=tombstone, prev_kv=self._before(old)))
         answer = pb.DeleteRangeResponse(deleted=len(gone), prev_kvs=gone if request.prev_kv else ())
         answer.header.revision = self._visible_revision
         return answer
+
+    def _before(self, old: pb.KeyValue | None) -> pb.KeyValue | None:
+        """What an event says was there before: as of the revision before, also if this one wrote the key already."""
+        if old is None or old.mod_revision <= self.revision:
+            return old
+        first = next(event for event in self._pending if event.kv.key == old.key)
+        return first.prev_kv if first.HasField("prev_kv") else None
 
     def _replace(self, key: bytes, old: pb.KeyValue | None, new: pb.KeyValue | None) -> None:
         if old is not None:

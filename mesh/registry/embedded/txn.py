@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,15 +10,15 @@ from mesh.etcd.v1 import etcd_pb2 as pb
 from mesh.registry.embedded.refusal import bad_request
 from mesh.registry.embedded.store import Store, covers
 
-# As etcd's default limit.
+# As etcd's default limit; each level of nesting has what the level above left of it.
 MAX_OPERATIONS = 128
-# Deeper nesting than anybody writes by hand, and far from the interpreter's own limit.
-MAX_DEPTH = 16
 
 
 def run(store: Store, request: pb.TxnRequest) -> pb.TxnResponse:
     """Run a transaction; raises Refusal, before any change, if a part of it cannot be done."""
     _check(request)
+    _writes(request.success)
+    _writes(request.failure)
     # Which branches are taken, those of inner transactions too, depends on the state before the first change.
     plan = _choose(store, request)
     _check_now(store, plan)
@@ -46,7 +46,7 @@ def _choose(store: Store, request: pb.TxnRequest) -> _Plan:
 
 
 def _run(store: Store, plan: _Plan) -> pb.TxnResponse:
-    answer = pb.TxnResponse(succeeded=plan.succeeded)
+    answer = pb.TxnResponse(succeeded=plan.succeeded, header=pb.ResponseHeader())  # empty on inner ones, as etcd's is
     inner = iter(plan.inner)
     for op in plan.operations:
         match op.WhichOneof("request"):
@@ -103,6 +103,27 @@ def _compares(compare: pb.Compare, item: pb.KeyValue) -> bool:
 # --- checks
 
 
+def _check(request: pb.TxnRequest, allowed: int = MAX_OPERATIONS) -> None:
+    """What can be said of each part alone, without the store's content; both branches are checked."""
+    operations = max(len(request.compare), len(request.success), len(request.failure))
+    if operations > allowed:
+        raise bad_request("too many operations in txn request")
+    if any(not compare.key for compare in request.compare):
+        raise bad_request("key is not provided")
+    for op in (*request.success, *request.failure):
+        match op.WhichOneof("request"):
+            case "request_range":
+                Store.check_range(op.request_range)
+            case "request_put":
+                Store.check_put(op.request_put)
+            case "request_delete_range":
+                Store.check_delete(op.request_delete_range)
+            case "request_txn":
+                _check(op.request_txn, allowed - operations)
+            case _:
+                raise bad_request("key not found")
+
+
 @dataclass
 class _Writes:
     """What a branch writes: no key may be put twice, or put and deleted, in one revision."""
@@ -110,61 +131,47 @@ class _Writes:
     puts: set[bytes] = field(default_factory=set[bytes])
     deletes: list[tuple[bytes, bytes]] = field(default_factory=list[tuple[bytes, bytes]])
 
-    def add(self, other: _Writes) -> None:
-        """Add those of another part of the same branch; raises Refusal if they collide."""
-        if self.puts & other.puts or self._hits(other.puts) or other._hits(self.puts):
+    def put(self, keys: set[bytes]) -> None:
+        """Add keys that are put; raises Refusal if they are written already."""
+        deleted = any(covers(first, end, key) for first, end in self.deletes for key in keys)
+        if deleted or self.puts & keys:
             raise bad_request("duplicate key given in txn request")
-        self.merge(other)
-
-    def merge(self, other: _Writes) -> None:
-        """Add those of the other branch, of which only one is done."""
-        self.puts |= other.puts
-        self.deletes += other.deletes
-
-    def _hits(self, keys: set[bytes]) -> bool:
-        return any(covers(first, end, key) for first, end in self.deletes for key in keys)
+        self.puts |= keys
 
 
-def _check(request: pb.TxnRequest, depth: int = 0) -> _Writes:
-    """What can be said without the store's content; both branches are checked."""
-    if max(len(request.compare), len(request.success), len(request.failure)) > MAX_OPERATIONS:
-        raise bad_request("too many operations in txn request")
-    if depth > MAX_DEPTH:
-        raise bad_request(f"txn request is nested more than {MAX_DEPTH} deep")
-    if any(not compare.key for compare in request.compare):
-        raise bad_request("key is not provided")
-    writes = _check_branch(request.success, depth)
-    writes.merge(_check_branch(request.failure, depth))
-    return writes
+def _writes(operations: Iterable[pb.RequestOp]) -> _Writes:
+    """What a branch writes; raises Refusal if two of its parts write the same key.
 
-
-def _check_branch(operations: Iterable[pb.RequestOp], depth: int) -> _Writes:
+    Looks in etcd's order, which lets one case pass: a put in an inner transaction, a delete in a later one.
+    """
     writes = _Writes()
-    for op in operations:
-        match op.WhichOneof("request"):
-            case "request_put":
-                Store.check_put(op.request_put)
-                writes.add(_Writes(puts={op.request_put.key}))
-            case "request_delete_range":
-                Store.check_delete(op.request_delete_range)
-                request = op.request_delete_range
-                writes.add(_Writes(deletes=[(request.key, request.range_end)]))
-            case "request_txn":
-                writes.add(_check(op.request_txn, depth + 1))
-            case "request_range":
-                Store.check_range(op.request_range)
-            case _:
-                raise bad_request("key not found")
+    for delete in (op.request_delete_range for op in operations if op.HasField("request_delete_range")):
+        writes.deletes.append((delete.key, delete.range_end))
+    for inner in (op.request_txn for op in operations if op.HasField("request_txn")):
+        success, failure = _writes(inner.success), _writes(inner.failure)
+        writes.put(success.puts)
+        writes.put(failure.puts - success.puts)  # only one of the two branches is done
+        writes.deletes += success.deletes + failure.deletes
+    for put in (op.request_put for op in operations if op.HasField("request_put")):
+        writes.put({put.key})
     return writes
 
 
 def _check_now(store: Store, plan: _Plan) -> None:
-    """What depends on the store's content, of the branches that will be done."""
-    inner = iter(plan.inner)
-    for op in plan.operations:
+    """What depends on the store's content, of the branches that will be done: all writes first, as etcd does."""
+    operations = list(_flat(plan))
+    for op in operations:
         if op.HasField("request_put"):
             store.check_put_now(op.request_put)
-        elif op.HasField("request_range"):
+    for op in operations:
+        if op.HasField("request_range"):
             store.check_range_now(op.request_range)
-        elif op.HasField("request_txn"):
-            _check_now(store, next(inner))
+
+
+def _flat(plan: _Plan) -> Iterator[pb.RequestOp]:
+    inner = iter(plan.inner)
+    for op in plan.operations:
+        if op.HasField("request_txn"):
+            yield from _flat(next(inner))
+        else:
+            yield op
