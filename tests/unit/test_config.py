@@ -1,0 +1,171 @@
+"""Settings from flags and environment, and the settings of the worker and of `mesh up`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from mesh.cli.up import UpConfig, banner, models_of
+from mesh.config import ConfigError, option, parse
+from mesh.errors import MeshError
+from mesh.worker.config import WorkerConfig
+
+
+@dataclass(frozen=True)
+class Settings:
+    """For tests."""
+
+    name: str = option(help="Required.")
+    count: int = option(3, "A number.", low=1, high=9)
+    share: float | None = option(None, "Part of 100 %.", low=0)
+    flag: bool = option(False, "On or off.")
+    kind: Literal["a", "b"] = option("a", "One of two.")
+    file: Path | None = option(None, "A file.")
+    tag: tuple[str, ...] = option((), "Repeated.")
+    rest: tuple[str, ...] = option((), "Words.", positional=True)
+
+
+def settings(*argv: str, **environ: str) -> Settings:
+    return parse(Settings, prog="test", env_prefix="T_", argv=argv, environ=environ)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *argv: str, **environ: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        settings(*argv, **environ)
+    assert caught.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("test: ")
+    return error
+
+
+def test_flags_environment_and_defaults_in_that_order():
+    assert settings("--name", "x") == Settings(name="x")
+    assert settings(T_NAME="e", T_COUNT="5") == Settings(name="e", count=5)
+    assert settings("--count", "7", T_NAME="e", T_COUNT="5").count == 7
+
+
+def test_every_type():
+    given = settings(
+        *(
+            "--name",
+            "x",
+            "--share",
+            "0.5",
+            "--flag",
+            "--kind",
+            "b",
+            "--file",
+            "/f",
+            "--tag",
+            "1",
+            "--tag",
+            "2",
+            "w",
+            "v",
+        )
+    )
+    assert given == Settings("x", 3, 0.5, True, "b", Path("/f"), ("1", "2"), ("w", "v"))
+    assert settings(T_NAME="x", T_FLAG="yes", T_TAG="1, 2", T_SHARE="2").tag == ("1", "2")
+    assert not settings("--no-flag", T_NAME="x", T_FLAG="1").flag
+
+
+@pytest.mark.parametrize(
+    ("argv", "environ", "words"),
+    [
+        ([], {}, ["--name is required"]),
+        (["--nmae", "x"], {}, ["--nmae", "did you mean --name?"]),
+        (["--name", "x", "--count", "0"], {}, ["--count", "between 1 and 9", "0"]),
+        (["--name", "x", "--count", "ten"], {}, ["--count", "whole number", "ten"]),
+        (["--name", "x", "--share", "nan"], {}, ["--share", "at least 0", "nan"]),
+        (["--name", "x", "--kind", "c"], {}, ["--kind", "a, b", "c"]),
+        (["--name"], {}, ["--name"]),
+        (["--name", "x"], {"T_CUONT": "1"}, ["T_CUONT", "did you mean T_COUNT?"]),
+        (["--name", "x"], {"T_COUNT": "10"}, ["T_COUNT", "between 1 and 9", "10"]),
+        (["--name", "x"], {"T_FLAG": "maybe"}, ["T_FLAG", "true or false", "maybe"]),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], argv: Sequence[str], environ: Mapping[str, str], words: Sequence[str]
+):
+    error = refusal(capsys, *argv, **environ)
+    assert all(word in error for word in words), error
+
+
+def test_help_names_flags_variables_and_defaults(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as caught:
+        settings("--help")
+    assert caught.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert all(word in text for word in ("--no-flag", "[T_COUNT]", "Default: 3.", "Part of 100 %."))
+
+
+def test_a_worker_needs_a_model_unless_scripted():
+    with pytest.raises(ConfigError, match="--model-path is required"):
+        WorkerConfig()
+    assert WorkerConfig(engine="scripted").model_path is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"model_path": "m", "tls_cert": Path("c")}, "--tls-cert and --tls-key"),
+        ({"model_path": "m", "tls_ca": Path("c")}, "--tls-ca needs"),
+        ({"model_path": "m", "label": ("x",)}, "key=value, not 'x'"),
+        ({"model_path": "m", "kv_cache_tokens": 1, "kv_cache_share": 0.5}, "exclude each other"),
+        ({"engine": "scripted", "model_path": "m"}, "--model-path has no effect with --engine scripted"),
+        ({"engine": "scripted", "prefix_cache": False}, "--prefix-cache has no effect with --engine scripted"),
+    ],
+)
+def test_settings_of_a_worker_that_exclude_each_other(fields: dict[str, Any], words: str):
+    with pytest.raises(ConfigError, match=words):
+        WorkerConfig(**fields)
+
+
+def test_addresses_of_a_worker():
+    def worker(**fields: Any) -> WorkerConfig:
+        return WorkerConfig(model_path="m", **fields)
+
+    assert worker().advertised(7) == "127.0.0.1:7"
+    assert worker(host="::1").advertised(7) == "[::1]:7"
+    assert worker(host="0.0.0.0", advertise="gpu1:9", etcd="http://etcd:2379").advertised(7) == "gpu1:9"
+    with pytest.raises(MeshError, match="loopback"):
+        worker(etcd="http://etcd:2379").advertised(7)
+    with pytest.raises(MeshError, match=r"0\.0\.0\.0:7"):
+        worker(host="0.0.0.0").advertised(7)
+    assert worker(host="0.0.0.0", register=False).advertised(7) == "0.0.0.0:7"
+
+
+def test_ports_and_ids_of_a_worker():
+    assert WorkerConfig(model_path="m", port=100).metrics_port_or_default() == 1100
+    assert WorkerConfig(model_path="m", port=0).metrics_port_or_default() == 0
+    assert WorkerConfig(model_path="m", port=65000).metrics_port_or_default() == 0
+    assert WorkerConfig(model_path="m", port=100, metrics_port=0).metrics_port_or_default() == 0
+    assert WorkerConfig(model_path="m", worker_id="w").id_or_default() == "w"
+    ids = {WorkerConfig(model_path="m", port=100).id_or_default() for _ in range(20)}
+    assert len(ids) > 15
+    assert all("-100-" in worker_id for worker_id in ids)
+
+
+def test_what_mesh_up_serves():
+    assert [model.name for model in models_of(UpConfig())] == ["mesh-demo"]
+    named = models_of(UpConfig(model_path=("org/Some-Model", "/models/other/")))
+    assert [(model.name, model.path) for model in named] == [
+        ("Some-Model", "org/Some-Model"),
+        ("other", "/models/other/"),
+    ]
+
+
+def test_mesh_up_refuses_ports_beyond_the_last():
+    with pytest.raises(ConfigError, match="65536"):
+        UpConfig(worker_port=65535, workers=2)
+
+
+def test_the_banner_names_where_a_client_connects():
+    assert "http://127.0.0.1:8000/v1" in banner(UpConfig(host="0.0.0.0"), ["m"])
+    assert "http://[::1]:8000/v1" in banner(UpConfig(host="::1"), ["m"])
+    assert "http://gpu1:81/v1" in banner(UpConfig(host="gpu1", port=81), ["m"])
