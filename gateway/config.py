@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mesh.config import option
-from mesh.wire import Tls
 
 
 @dataclass(frozen=True)
@@ -19,17 +18,17 @@ class GatewayConfig:
     etcd: str | None = option(
         None, "URL(s) of etcd, comma separated. Without it the gateway serves an embedded registry itself."
     )
-    etcd_ca: Path | None = option(None, "PEM file of the authority that signed etcd's certificate.")  # noqa: RUF009
-    etcd_cert: Path | None = option(None, "PEM file of the certificate to present to etcd.")  # noqa: RUF009
-    etcd_key: Path | None = option(None, "PEM file of that certificate's key.")  # noqa: RUF009
+    etcd_ca: Path | None = option(None, "PEM file of the authority that signed etcd's certificate.")
+    etcd_cert: Path | None = option(None, "PEM file of the certificate to present to etcd.")
+    etcd_key: Path | None = option(None, "PEM file of that certificate's key.")
     etcd_user: str | None = option(None, "User name at etcd.")
     etcd_password: str | None = option(None, "Password at etcd; better given by the environment.")
     registry_host: str = option("127.0.0.1", "Address of the embedded registry.")
     registry_port: int = option(12379, "Port of the embedded registry; 0 picks a free one.", low=0, high=65535)
 
-    worker_ca: Path | None = option(None, "PEM file of the authority that signed the workers' certificates.")  # noqa: RUF009
-    worker_cert: Path | None = option(None, "PEM file of the certificate to present to workers.")  # noqa: RUF009
-    worker_key: Path | None = option(None, "PEM file of that certificate's key.")  # noqa: RUF009
+    worker_ca: Path | None = option(None, "PEM file of the authority that signed the workers' certificates.")
+    worker_cert: Path | None = option(None, "PEM file of the certificate to present to workers.")
+    worker_key: Path | None = option(None, "PEM file of that certificate's key.")
 
     zone: str = option("", "Failure domain of this gateway: workers of the same zone go first while they have room.")
     grace_period: float = option(
@@ -60,10 +59,3 @@ class GatewayConfig:
     drain_timeout: float = option(
         30.0, "Seconds that live requests have to end after SIGTERM or SIGINT; then they fail.", low=0
     )
-
-    @property
-    def worker_tls(self) -> Tls | None:
-        """How to speak to workers: with TLS if any of its files is given."""
-        if self.worker_ca is None and self.worker_cert is None and self.worker_key is None:
-            return None
-        return Tls(ca=self.worker_ca, cert=self.worker_cert, key=self.worker_key)

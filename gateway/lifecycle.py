@@ -1,0 +1,106 @@
+"""The life of a gateway: registry, directory, HTTP server, and their end in the opposite order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import socket
+from contextlib import AsyncExitStack
+
+from gateway.app import create_app, stall_limits
+from gateway.config import GatewayConfig
+from gateway.directory import Directory
+from gateway.server import HttpServer, listen
+from mesh.log import kv
+from mesh.metrics import GatewayMetrics
+from mesh.registry import WORKERS_PREFIX, EmbeddedRegistry, EtcdClient, EtcdOptions, probe, watch_workers
+from mesh.wire import Tls, client_credentials
+
+log = logging.getLogger(__name__)
+
+
+async def run(config: GatewayConfig) -> None:
+    """The whole life of a gateway. Raises MeshError if it cannot start."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+    _on_signals(stop, hurry)
+    tls = _worker_tls(config)
+    async with AsyncExitStack() as stack:
+        sock = stack.enter_context(contextlib.closing(listen(config.host, config.port)))
+        options = await _registry(config, stack)
+        etcd = await stack.enter_async_context(EtcdClient(options))
+        metrics = GatewayMetrics()
+        directory = Directory(
+            client=f"gateway@{socket.gethostname()}",
+            grace=config.grace_period,
+            limits=stall_limits(config),
+            metrics=metrics,
+            tls=tls,
+        )
+        app, exchanges = create_app(config, directory, metrics)
+        async with asyncio.TaskGroup() as group:
+            background = [
+                group.create_task(directory.run()),
+                group.create_task(
+                    watch_workers(etcd, directory.on_worker, prefix=WORKERS_PREFIX, on_state=directory.on_state)
+                ),
+            ]
+            _announce(config, sock, options)
+            await HttpServer(app, exchanges, sock, drain_timeout=config.drain_timeout).run(stop, hurry)
+            for task in background:
+                task.cancel()
+    log.info("gateway stopped")
+
+
+def _on_signals(stop: asyncio.Event, hurry: asyncio.Event) -> None:
+    """The first signal drains, the second one does not wait."""
+
+    def on_signal() -> None:
+        if stop.is_set():
+            hurry.set()
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, on_signal)
+
+
+async def _registry(config: GatewayConfig, stack: AsyncExitStack) -> EtcdOptions:
+    """Where the registry is: etcd, asked once whether it answers, or our own."""
+    if config.etcd is not None:
+        options = EtcdOptions.from_url(
+            config.etcd,
+            ca=config.etcd_ca,
+            cert=config.etcd_cert,
+            key=config.etcd_key,
+            user=config.etcd_user,
+            password=config.etcd_password,
+        )
+        await probe(options, WORKERS_PREFIX)
+        return options
+    registry = EmbeddedRegistry()
+    port = await registry.start(config.registry_host, config.registry_port)
+    stack.push_async_callback(registry.stop)
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.registry_host, config.registry_host)
+    return EtcdOptions.from_url(f"http://{host}:{port}")
+
+
+def _announce(config: GatewayConfig, sock: socket.socket, options: EtcdOptions) -> None:
+    """Say where everything is, now that it is; and tell the collector that what is there now stays."""
+    gc.collect()
+    gc.freeze()
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    url = f"http://{host}:{sock.getsockname()[1]}"
+    kind = "embedded" if config.etcd is None else "etcd"
+    log.info("gateway listening", extra=kv(url=url, registry=options.where, registry_kind=kind))
+
+
+def _worker_tls(config: GatewayConfig) -> Tls | None:
+    """How to speak to workers: with TLS if one of its files is given. Raises MeshError if one cannot be read."""
+    tls = Tls(ca=config.worker_ca, cert=config.worker_cert, key=config.worker_key)
+    if tls == Tls():
+        return None
+    client_credentials(tls)  # now, and not when the first worker appears
+    return tls
