@@ -140,11 +140,11 @@ class Streams:
             self.engine.grant(stream.key, stream.early_credit)
 
     def grant(self, stream: Stream, tokens: int) -> None:
-        """Allow more tokens."""
-        if stream.submitted:
-            self.engine.grant(stream.key, tokens)
-        else:
+        """Allow more tokens. Does nothing if the stream has ended."""
+        if not stream.submitted:
             stream.early_credit += tokens
+        elif stream.live:
+            self.engine.grant(stream.key, tokens)
 
     def cancel(self, stream: Stream) -> None:
         """The client wants no more of it. Does nothing if the stream has ended."""
