@@ -46,6 +46,7 @@ _SERVER_OPTIONS: list[tuple[str, int]] = [
 ]
 _EXPIRY_SECONDS = 0.5
 _PROGRESS_SECONDS = 600.0
+_GRACE_SECONDS = 1.0
 # Requests of one watch stream that wait to be handled.
 _INBOX = 256
 
@@ -68,6 +69,7 @@ class EmbeddedRegistry:
         self.store = store or Store(Leases())
         self._server: grpc.aio.Server | None = None
         self._expiry: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
         self._address = ""
         # Another start is another store: etcd's clients tell stores apart by these.
         self._cluster_id = random.getrandbits(63)
@@ -75,6 +77,7 @@ class EmbeddedRegistry:
 
     async def start(self, host: str = "127.0.0.1", port: int = 0, *, tls: wire.Tls | None = None) -> int:
         """Serve on host:port (0 picks one); returns the port. Raises MeshError if it is taken."""
+        self._stopping.clear()
         server = grpc.aio.server(options=_SERVER_OPTIONS)
         server.add_generic_rpc_handlers(self._handlers())
         bound = wire.bind(server, host, port, tls=tls)
@@ -91,8 +94,9 @@ class EmbeddedRegistry:
             self._expiry.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._expiry
+        self._stopping.set()
         if self._server is not None:
-            await self._server.stop(None)
+            await self._server.stop(_GRACE_SECONDS)
         self._server = self._expiry = None
 
     async def __aenter__(self) -> Self:
@@ -264,7 +268,20 @@ class EmbeddedRegistry:
     def _stream(
         self, request: type[Q], behaviour: Callable[[AsyncIterator[Q], Context], Awaitable[None]]
     ) -> grpc.RpcMethodHandler[Any, Any]:
-        return grpc.stream_stream_rpc_method_handler(behaviour, request.FromString, _serialize)
+        async def handle(messages: AsyncIterator[Q], context: Context) -> None:
+            work = asyncio.ensure_future(behaviour(messages, context))
+            stop = asyncio.create_task(self._stopping.wait())
+            try:
+                await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                work.cancel()
+                stop.cancel()
+                await asyncio.wait({work, stop})
+            if not work.cancelled():
+                return work.result()
+            return await context.abort(grpc.StatusCode.UNAVAILABLE, "the registry is stopping")
+
+        return grpc.stream_stream_rpc_method_handler(handle, request.FromString, _serialize)
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         services = {
