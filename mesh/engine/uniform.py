@@ -6,10 +6,11 @@ three coordinates, a request draws the same numbers alone, in a batch, after pre
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _MASK: Final = (1 << 64) - 1
 _GOLDEN: Final = 0x9E3779B97F4A7C15
@@ -31,13 +32,15 @@ def stream(seed: int, choice: int) -> int:
     return mix(mix(seed & _MASK) ^ choice)
 
 
-def uniform(stream_state: int, position: int) -> float:
-    """The number in [0, 1) of one position."""
-    return (mix(stream_state ^ position) >> 11) * _UNIT
+def uniform(state: int, position: int) -> float:
+    """The number in [0, 1) of one position; `state` from `stream`."""
+    return (mix(state ^ position) >> 11) * _UNIT
 
 
 def uniforms(states: NDArray[np.uint64], positions: NDArray[np.uint64]) -> NDArray[np.float64]:
-    """The numbers in [0, 1) of many rows: `states` from `stream`, broadcast against `positions`."""
+    """`uniform` of many rows at once; `states` and `positions` are broadcast against each other."""
+    import numpy as np  # here, because the smallest installation has none and needs only the functions above
+
     z = (states ^ positions) + np.uint64(_GOLDEN)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(_FIRST)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(_SECOND)
