@@ -88,18 +88,20 @@ def free_port() -> int:
 
 
 class Process:
-    """`python -m MODULE ARGUMENT...`, with its output in a file. `with` it, or call `close`.
+    """A command of ours as a person runs it, with its output in a file. `with` it, or call `close`.
 
-    Failures show the end of the output. It dies with the test process, however that ends.
+    `argv` follows the Python interpreter: `["-m", "mesh.worker", ...]`. Failures show the end of the output. It dies
+    with the test process, however that ends.
     """
 
-    def __init__(self, folder: Path, name: str, module: str, *args: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(self, folder: Path, name: str, argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> None:
+        assert argv[0] == "-m", f"a module is run, not {argv[0]}"
         self.name = name
         self.log = folder / f"{name}.log"
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("MESH_")}
         with self.log.open("wb") as output:
             self.popen = subprocess.Popen(
-                command(module, *args),
+                command(*argv[1:]),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -202,7 +204,8 @@ class Worker(Process):
         self, folder: Path, name: str, *args: str, etcd: str | None = None, env: Mapping[str, str] | None = None
     ) -> None:
         registry = ["--etcd", etcd, "--ttl", "5"] if etcd else ["--no-register"]
-        super().__init__(folder, name, "mesh.worker", "--port", "0", "--worker-id", name, *registry, *args, env=env)
+        given = ["-m", "mesh.worker", "--port", "0", "--worker-id", name, *registry, *args]
+        super().__init__(folder, name, given, env=env)
         self.address = ""
 
     def wait_ready(self, within: float = START_LIMIT) -> Self:
@@ -235,7 +238,7 @@ class Gateway(Process):
     ) -> None:
         self.url = self.etcd = ""
         registry = ["--etcd", etcd] if etcd else ["--registry-port", "0"]
-        super().__init__(folder, name, "gateway", "--port", "0", *registry, *args, env=env)
+        super().__init__(folder, name, ["-m", "gateway", "--port", "0", *registry, *args], env=env)
 
     def wait_ready(self, within: float = START_LIMIT) -> Self:
         """Wait until it answers."""

@@ -196,10 +196,9 @@ async def _until(check: Callable[[], Awaitable[bool]]) -> None:
 
 def banner(config: UpConfig, names: Sequence[str]) -> str:
     """What a person needs to know once everything runs."""
-    body = {"model": names[0], "messages": [{"role": "user", "content": "Hello! What can you do?"}]}
-    curl = (
-        f"curl {config.url}/v1/chat/completions -H 'content-type: application/json' -d {shlex.quote(json.dumps(body))}"
-    )
+    message = {"role": "user", "content": "Hello! What can you do?"}
+    body = json.dumps({"model": names[0], "messages": [message], "stream": True})
+    curl = f"curl -N {config.url}/v1/chat/completions -H 'content-type: application/json' -d {shlex.quote(body)}"
     return "\n".join(
         [
             "",
