@@ -208,11 +208,11 @@ class Script:
         else:
             token_id = self._ids[position % len(self._ids)] if self._ids else END
         while position < self._min_tokens and token_id in self._avoid:
-            token_id = _FIRST_WORD + (token_id + 1) % len(_WORDS)
+            token_id = _FIRST_WORD + (token_id - _FIRST_WORD + 1) % len(_WORDS)
         return token_id
 
     def logprob(self, position: int, token_id: int, top: int) -> tuple[float, list[tuple[int, float]]]:
-        """Made-up log probabilities of the token at a position and of the `top` most likely ones, it being the first."""
+        """Made-up log probabilities of the token at a position and of the `top` likeliest ones, it being the first."""
         chosen = -0.05 - (mix(~self._state ^ position) >> 11) * 2.0**-53
         # Each is e^3 times less likely than the one before, so that all together stay below 1.
         likely = [((token_id + 7 * place) % VOCAB_SIZE, chosen - 3.0 * place) for place in range(top)]

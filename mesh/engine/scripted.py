@@ -216,6 +216,7 @@ class ScriptedEngine(Engine):
         live = self._live.get(key)
         if live is not None:
             self._drop(live)
+            self._wake.set()  # there may be room for others
 
     def grant(self, key: int, tokens: int) -> None:
         """See Engine."""
@@ -271,7 +272,7 @@ class ScriptedEngine(Engine):
         self._wake.clear()
         now = time.monotonic()
         moments = [live.deadline for live in self._live.values() if live.deadline is not None]
-        moments += [row.live.ready for row in self._active if row.live.ready > now]
+        moments += [row.live.ready for row in self._active if not row.live.prefilled and not row.stalled]
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, min(moments) - now) if moments else None):
                 await self._wake.wait()
@@ -289,8 +290,9 @@ class ScriptedEngine(Engine):
             if faulty and self._fault(events, row):
                 continue
             pushed += self._advance(events, row, now)
+        paused = self._pause()
         if not events:
-            return False
+            return paused  # then there is room for others
         self._steps += 1
         self._counters["output_tokens"] += pushed
         assert self._listener is not None
@@ -332,7 +334,8 @@ class ScriptedEngine(Engine):
             self._drop(row.live)
             text = f"failed after {row.fresh} tokens, as told by 'fail_after'"
             events.append(Failed(row.live.key, MeshError(ErrorKind.ENGINE_FAILED, text)))
-        return row.fresh in (options.fail_after, options.stall_after)
+        row.stalled = row.fresh == options.stall_after
+        return row.stalled or row.live.key not in self._live
 
     def _advance(self, events: list[Event], row: _Row, now: float) -> int:
         """Give a row its next token, if it may have one; the number of tokens given."""
@@ -344,8 +347,6 @@ class ScriptedEngine(Engine):
             self._pending_tokens -= live.prompt_tokens
         if live.credit is not None:
             if live.credit <= 0:
-                self._leave(row)
-                self._paused.append(row)
                 return 0
             live.credit -= 1
         position = row.position
@@ -360,6 +361,14 @@ class ScriptedEngine(Engine):
             if live.tracker.finished:
                 del self._live[live.key]
         return 1
+
+    def _pause(self) -> bool:
+        """Set the rows without credit aside; whether there were any."""
+        dry = [row for row in self._active if row.live.credit is not None and row.live.credit <= 0]
+        for row in dry:
+            self._leave(row)
+        self._paused += dry
+        return bool(dry)
 
     def _leave(self, row: _Row) -> None:
         self._active.remove(row)
