@@ -16,14 +16,13 @@ from mesh.wire import Tls
 # Where a gateway without --etcd serves the registry of its machine.
 LOCAL_REGISTRY = "127.0.0.1:12379"
 _METRICS_OFFSET = 1000
-# Options that only one engine has.
-_OWNERS: dict[str, str] = dict.fromkeys(
+# Options that only the transformers engine has; those of the scripted one begin with this prefix.
+_SCRIPT = "script_"
+_TRANSFORMERS = frozenset(
     (
         *("model_path", "revision", "trust_remote_code", "device", "dtype", "threads", "chat_template"),
-        *("context_length", "max_rows", "max_waiting", "step_tokens", "kv_cache_tokens", "kv_cache_share"),
-        *("page_size", "prefix_cache", "packed"),
-    ),
-    "transformers",
+        *("step_tokens", "kv_cache_tokens", "kv_cache_share", "page_size", "prefix_cache", "packed"),
+    )
 )
 
 
@@ -71,18 +70,18 @@ class WorkerConfig:
         30.0, "Seconds that live streams have to end or to move when the worker is stopped.", low=0
     )
 
-    # Of the transformers engine only.
+    max_rows: int = option(64, "Most sequences in one step.", low=1)
+    max_waiting: int = option(1024, "Most sequences that wait for a place; beyond, requests are refused.", low=1)
+    context_length: int | None = option(
+        None, "Most tokens of prompt and output together. Default: the model's own.", low=1
+    )
+
     revision: str | None = option(None, "Revision of a model on the hub.")
     trust_remote_code: bool = option(False, "Run the Python code that comes with the model.")
     device: str = option("auto", "Where to run: auto, cpu, cuda or cuda:N.")
     dtype: str = option("auto", "Number format of the weights: auto, float32, bfloat16 or float16.")
     threads: int | None = option(None, "Threads of CPU computation. Default: the cores this process may use.", low=1)
     chat_template: Path | None = option(None, "File with a jinja chat template to use instead of the model's own.")
-    context_length: int | None = option(
-        None, "Most tokens of prompt and output together. Default: the model's own.", low=1
-    )
-    max_rows: int = option(64, "Most sequences in one step.", low=1)
-    max_waiting: int = option(1024, "Most sequences that wait for a place; beyond, requests are refused.", low=1)
     step_tokens: int | None = option(None, "Most tokens computed in one step. Default: by the device.", low=1)
     kv_cache_tokens: int | None = option(
         None, "Tokens that the KV cache holds. Default: by its share of memory.", low=1
@@ -93,6 +92,18 @@ class WorkerConfig:
     page_size: int | None = option(None, "Tokens per page of the KV cache. Default: by the device.", low=1)
     prefix_cache: bool = option(True, "Share the KV cache of equal beginnings between requests.")
     packed: bool = option(True, "Compute all sequences in one forward pass, where the model's layers allow it.")
+
+    script_text: str = option("words", "Scripted answers: words (made up), echo (the prompt), or the path of a text.")
+    script_tokens: int = option(64, "Scripted: tokens of a made-up answer.", low=1)
+    script_step_ms: float = option(0.0, "Scripted: milliseconds per step; 0 is as fast as possible.", low=0)
+    script_prefill_ms: float = option(0.0, "Scripted: milliseconds before the first token.", low=0)
+    script_jitter: float = option(0.0, "Scripted: by which share of it a step may be shorter or longer.", low=0, high=1)
+    script_jitter_seed: int = option(0, "Scripted: seed of the jitter.")
+    script_embedding_size: int = option(64, "Scripted: length of embedding vectors.", low=1)
+    script_refuse: bool = option(False, "Scripted fault: refuse every request as overloaded.")
+    script_fail_after: int | None = option(None, "Scripted fault: tokens after which a request breaks.", low=0)
+    script_stall_after: int | None = option(None, "Scripted fault: tokens after which a row gets no more.", low=0)
+    script_crash_after: int | None = option(None, "Scripted fault: tokens after which the process ends.", low=0)
 
     def __post_init__(self) -> None:
         if self.model_path is None and self.engine != "scripted":
@@ -110,10 +121,9 @@ class WorkerConfig:
 
     def _refuse_options_of_other_engines(self) -> None:
         for spec in fields(self):
-            owner = _OWNERS.get(spec.name)
-            if owner not in (None, self.engine) and getattr(self, spec.name) != spec.default:
+            if _owner(spec.name) not in (None, self.engine) and getattr(self, spec.name) != spec.default:
                 flag = "--" + spec.name.replace("_", "-")
-                raise ConfigError(f"{flag} has no effect with --engine {self.engine}: it is of the {owner} engine")
+                raise ConfigError(f"{flag} has no effect with --engine {self.engine}")
 
     @property
     def labels(self) -> dict[str, str]:
@@ -156,3 +166,10 @@ class WorkerConfig:
             return self.metrics_port
         wanted = self.port + _METRICS_OFFSET
         return wanted if self.port and wanted <= 65535 else 0
+
+
+def _owner(name: str) -> str | None:
+    """The engine that alone has an option; None for those of every worker."""
+    if name.startswith(_SCRIPT):
+        return "scripted"
+    return "transformers" if name in _TRANSFORMERS else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mesh.engine.base import Engine
 from mesh.errors import ErrorKind, MeshError
 from mesh.worker.config import WorkerConfig
@@ -58,4 +60,23 @@ def _transformers(config: WorkerConfig) -> Engine:
 def _scripted(config: WorkerConfig) -> Engine:
     from mesh.engine.scripted import ScriptedEngine, ScriptedOptions
 
-    return ScriptedEngine(ScriptedOptions())
+    given: dict[str, Any] = {} if config.context_length is None else {"context_length": config.context_length}
+    return ScriptedEngine(
+        ScriptedOptions(
+            name=config.model_name or ScriptedOptions.name,
+            text=config.script_text,
+            tokens=config.script_tokens,
+            step_interval=config.script_step_ms / 1000,
+            first_token_delay=config.script_prefill_ms / 1000,
+            jitter=config.script_jitter,
+            jitter_seed=config.script_jitter_seed,
+            slots=config.max_rows,
+            max_waiting=config.max_waiting,
+            embedding_size=config.script_embedding_size,
+            refuse=config.script_refuse,
+            fail_after=config.script_fail_after,
+            stall_after=config.script_stall_after,
+            crash_after=config.script_crash_after,
+            **given,
+        )
+    )

@@ -122,6 +122,7 @@ async def _reporting_progress(began: float) -> AsyncGenerator[None]:
 @contextmanager
 def _metrics(config: WorkerConfig, server: WorkerServer) -> Generator[None]:
     registry = server.metrics.registry
+    registry.register(EngineCollector(server.engine, asyncio.get_running_loop()))
     with serve_metrics(registry, config.host, config.metrics_port_or_default()) as port:
         log.info("serving metrics", extra=kv(port=port))
         yield
