@@ -22,7 +22,7 @@ from mesh.version import version
 from mesh.worker.config import WorkerConfig
 from mesh.worker.engines import make_engine
 from mesh.worker.events import capabilities
-from mesh.worker.exporter import serve_metrics
+from mesh.worker.exporter import EngineCollector, serve_metrics
 from mesh.worker.identity import Identity
 from mesh.worker.server import WorkerServer
 
