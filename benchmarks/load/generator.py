@@ -21,13 +21,13 @@ from benchmarks.load.sse import Answer, Connection, Failed, Totals, chat_request
 
 # A command that takes longer has hung.
 _LIMIT = 120.0
-_PROMPT = "Tell me about the sea."
 
 
 class Generator:
     """Opens streams against one server."""
 
-    def __init__(self, host: str, port: int, model: str) -> None:
+    def __init__(self, host: str, port: int, model: str, prompt: str) -> None:
+        self._prompt = prompt
         self._host = host
         self._port = port
         self._model = model
@@ -99,7 +99,7 @@ class Generator:
         }
 
     def _request(self, max_tokens: int) -> bytes:
-        return chat_request(f"{self._host}:{self._port}", self._model, _PROMPT, max_tokens, temperature=0)
+        return chat_request(f"{self._host}:{self._port}", self._model, self._prompt, max_tokens, temperature=0)
 
 
 async def _hold_one(connection: Connection, request: bytes, streaming: asyncio.Semaphore) -> None:
@@ -138,8 +138,9 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--model", required=True)
+    parser.add_argument("--prompt", default="Tell me about the sea.")
     options = parser.parse_args()
-    asyncio.run(_serve(Generator(options.host, options.port, options.model)))
+    asyncio.run(_serve(Generator(options.host, options.port, options.model, options.prompt)))
 
 
 if __name__ == "__main__":

@@ -33,7 +33,10 @@ _ROWS: tuple[tuple[str, Callable[[WireCost], float]], ...] = (
 
 
 def table(modes: Sequence[Sequence[WireCost]], engine_cpu: Sequence[float]) -> str:
-    """One column per mode, and their ratio to the first. `engine_cpu`: seconds per token without any wire."""
+    """One column per mode, and for CPU the ratio of the last to the first.
+
+    `engine_cpu` is the scripted engine's in seconds per token, one figure per run.
+    """
     header = ("per token, step or process", *(runs[0].mode.name for runs in modes), "ratio")
     engine = median(engine_cpu)
 
@@ -53,7 +56,7 @@ def as_dict(cost: WireCost) -> dict[str, object]:
 
 def _row(name: str, value: Callable[[WireCost], float], modes: Sequence[Sequence[WireCost]]) -> list[str]:
     found = [median(value(cost) for cost in runs) for runs in modes]
-    ratio = number(found[-1] / found[0]) if len(found) > 1 and found[0] else ""
+    ratio = number(found[-1] / found[0]) if len(found) > 1 and "CPU" in name else ""
     return [name, *map(number, found), ratio]
 
 

@@ -10,15 +10,14 @@ from pathlib import Path
 from statistics import quantiles
 from tempfile import TemporaryDirectory
 
+from benchmarks.load import script
 from benchmarks.load.processes import Load, Process, ProcessFailed, free_port, load_generator, wait_http
 from mesh import wire
 from mesh.v1 import admin_pb2, inference_pb2
 from mesh.v1.admin_pb2_grpc import AdminServiceStub
 from mesh.v1.inference_pb2_grpc import InferenceServiceStub
 
-MODEL = "bench"
 _RPC_LIMIT = 10.0
-_PROMPT = "Tell me about the sea."
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +100,7 @@ def _measure(mode: Mode, plan: Plan, folder: Path) -> WireCost:
         with Process("worker", "mesh.worker", _worker(plan, registry), folder, core=plan.other_core) as worker:
             address = str(worker.wait_logged("worker is ready")["address"])
             wait_http(gateway, port, "/readyz")
-            with load_generator(port, MODEL, core=plan.other_core) as load:
+            with load_generator(port, script.MODEL, core=plan.other_core) as load:
                 first_token, direct = _first_tokens(load, address, plan)
                 start, end = asyncio.run(_window(gateway, worker, address, load, plan))
                 memory_loaded = gateway.memory()
@@ -124,11 +123,8 @@ def _measure(mode: Mode, plan: Plan, folder: Path) -> WireCost:
 
 
 def _worker(plan: Plan, registry: int) -> list[str]:
-    return [
-        *("--engine", "scripted", "--model-name", MODEL, "--port", "0", "--no-metrics"),
-        *("--etcd", f"127.0.0.1:{registry}"),
-        *script.flags(plan.streams, plan.step),
-    ]
+    place = ["--port", "0", "--no-metrics", "--etcd", f"127.0.0.1:{registry}"]
+    return [*place, *script.flags(plan.streams, plan.step)]
 
 
 async def _window(gateway: Process, worker: Process, address: str, load: Load, plan: Plan) -> tuple[Sample, Sample]:
@@ -174,21 +170,25 @@ def _check(start: Sample, end: Sample) -> None:
 
 
 def _first_tokens(load: Load, address: str, plan: Plan) -> tuple[list[float], list[float]]:
-    """Times to the first token of single requests on an idle mesh, in turn through the gateway and directly."""
+    """Times to the first token of single requests on an idle mesh, in turn through the gateway and directly.
+
+    Between two requests is more than a step, so that the engine is idle again and starts on the next one at once.
+    """
     through: list[float] = []
     direct: list[float] = []
+    gap = 1.5 * plan.step
     for _ in range(3):
         count = max(1, plan.asks // 3)
-        load.do("ask", requests=1, streams=1, max_tokens=1)  # to warm up
-        through += load.do("ask", requests=count, streams=1, max_tokens=1)["first_token"]
-        direct += asyncio.run(_direct(address, count + 1))[1:]
+        # The first one of each batch warms up.
+        through += load.do("ask", requests=count + 1, streams=1, max_tokens=1, gap=gap)["first_token"][1:]
+        direct += asyncio.run(_direct(address, count + 1, gap))[1:]
     return through, direct
 
 
-async def _direct(address: str, count: int) -> list[float]:
+async def _direct(address: str, count: int, gap: float) -> list[float]:
     """Times to the first token of plain Generate calls, one after the other."""
-    request = inference_pb2.GenerateRequest(model=MODEL)
-    request.chat.messages.add(role="user").parts.add(text=_PROMPT)
+    request = inference_pb2.GenerateRequest(model=script.MODEL)
+    request.chat.messages.add(role="user").parts.add(text=script.PROMPT)
     request.sampling.temperature = 0
     request.sampling.max_tokens = 1
     times: list[float] = []
@@ -201,6 +201,7 @@ async def _direct(address: str, count: int) -> list[float]:
                 if not first and response.WhichOneof("event") == "delta":
                     first = time.perf_counter() - sent
             times.append(first)
+            await asyncio.sleep(gap)
     return times
 
 
