@@ -10,19 +10,22 @@ from urllib.parse import urlsplit
 
 from mesh.errors import MeshError, invalid
 
-# A model may be loading or busy: an answer can take long, a connection cannot.
+# An answer can take long, a connection cannot.
 _CONNECT_LIMIT = 5.0
-_SILENCE_LIMIT = 300.0
 
 
 class GatewayClient:
-    """The gateway at a URL such as http://127.0.0.1:8000; each call is a connection of its own."""
+    """The gateway at a URL such as http://127.0.0.1:8000; each call is a connection of its own.
 
-    def __init__(self, url: str, api_key: str | None = None) -> None:
+    `patience` is how many seconds of silence end a call.
+    """
+
+    def __init__(self, url: str, api_key: str | None = None, *, patience: float = 300.0) -> None:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise invalid("url", f"--url must be http://host:port or https://host:port, not '{url}'")
         self.url = f"{parts.scheme}://{parts.netloc}"
+        self._patience = patience
         self._secure = parts.scheme == "https"
         self._netloc = parts.netloc
         self._base = parts.path.rstrip("/").removesuffix("/v1")
@@ -60,7 +63,7 @@ class GatewayClient:
         connection = kind(self._netloc, timeout=_CONNECT_LIMIT)
         try:
             connection.connect()
-            connection.sock.settimeout(_SILENCE_LIMIT)
+            connection.sock.settimeout(self._patience)
             encoded = None if body is None else json.dumps(body).encode()
             # `connection: close` hands the socket over to the response: closing that ends everything.
             connection.request(method, self._base + path, encoded, {**self._headers, "connection": "close"})

@@ -97,6 +97,7 @@ def main(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         print(f"usage: {_PROG} COMMAND ...\n\ncommands:")
         print("\n".join(f"  {name:<8} {kind.__doc__}" for name, (kind, _) in commands.items()))
+        print(f"\nAll of them ask the registry at --etcd URL; {_PROG} COMMAND --help tells more.")
         return 0 if argv else 2
     if argv[0] not in commands:
         fail(_PROG, f"unknown command '{argv[0]}'; there are: {', '.join(commands)}")

@@ -32,6 +32,8 @@ from mesh.version import version
 
 _PROG = "mesh up"
 _POLL = 0.2
+# Who listens on the port may be somebody else, who never answers.
+_PATIENCE = 2.0
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class Mesh:
             return False
 
     async def _models_are_listed(self) -> bool:
-        client = GatewayClient(self.config.url)
+        client = GatewayClient(self.config.url, patience=_PATIENCE)
         try:
             return {model.name for model in self.models} <= set(await asyncio.to_thread(client.models))
         except (ConnectionError, MeshError):
