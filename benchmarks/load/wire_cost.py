@@ -129,7 +129,9 @@ def _worker(plan: Plan, registry: int) -> list[str]:
 
 async def _window(gateway: Process, worker: Process, address: str, load: Load, plan: Plan) -> tuple[Sample, Sample]:
     """Hold the streams, let them settle, and sample at both ends of the window."""
-    load.do("hold", streams=plan.streams, max_tokens=_enough_tokens(plan))
+    held = load.do("hold", streams=plan.streams, max_tokens=_enough_tokens(plan))
+    if held["live"] != plan.streams:
+        raise ProcessFailed(f"{held['live']} of {plan.streams} streams are live: {held['first_failure']}")
     async with wire.channel(address) as channel:
         admin = AdminServiceStub(channel)
         await asyncio.sleep(plan.settle)
