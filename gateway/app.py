@@ -52,6 +52,7 @@ def create_app(config: GatewayConfig, directory: Directory, metrics: GatewayMetr
     app.register_blueprint(model_routes(directory))
     app.register_blueprint(health_routes(directory, exchanges, metrics))
     app.register_error_handler(Exception, partial(_on_error, config))
+    app.before_request(_before_request)
     app.after_request(_after_request)
     return app, exchanges
 
@@ -66,12 +67,16 @@ async def _on_error(config: GatewayConfig, error: Exception) -> Response:
     return Response(found.body, status=found.status, headers=found.headers)
 
 
+async def _before_request() -> None:
+    rule = request.url_rule
+    if rule is not None:
+        current(request.scope).route = rule.rule  # pyright: ignore[reportArgumentType]
+
+
 async def _after_request(response: Response) -> Response:
     """What every answer has, and what its exchange must know of it. A stream ends later by itself."""
     exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
     exchange.status = response.status_code
     exchange.finished = not exchange.streamed or response.status_code != 200
-    rule = request.url_rule
-    exchange.route = rule.rule if rule is not None else "unknown"
     response.headers["x-request-id"] = exchange.request_id
     return response

@@ -35,10 +35,12 @@ def chat_routes(dispatch: Dispatch) -> Blueprint:
         exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
         chat = parse_chat(await read_json())
         exchange.streamed = bool(chat.stream)
+        if dispatch.directory.knows(chat.model):
+            exchange.model = chat.model
         generation = Generation(to_generate(chat, exchange.request_id), dispatch, streamed=exchange.streamed)
         exchange.generation = generation
         first = await generation.next()  # an error up to here is an answer with its own status
-        exchange.model = chat.model  # a name that exists, fit to label metrics
+        exchange.model = chat.model
         if chat.stream:
             return _streamed(exchange, generation, first, chat)
         return await _collected(exchange, generation, first, chat)

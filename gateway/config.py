@@ -40,7 +40,10 @@ class GatewayConfig:
     hold_timeout: float = option(30.0, "Seconds that a request waits for a live worker.", low=0)
     hold_limit: int = option(1000, "Most new requests that wait for a live worker at a time.", low=0)
     credit: int = option(
-        256, "Tokens that a worker may be ahead of a slow reader of a stream before its row is paused.", low=1
+        256,
+        "Tokens that a worker may be ahead of a slow reader of a stream before its rows are paused; "
+        "at least 16 for each choice.",
+        low=1,
     )
 
     max_attempts: int = option(

@@ -193,6 +193,10 @@ class Directory:
             found.append(entry.session)
         return found
 
+    def knows(self, model: str) -> bool:
+        """Whether the model is or ever was here: a name that may label metrics."""
+        return model in self._known
+
     def check_known(self, model: str) -> None:
         """Raise model_not_found for a model that never was here while others are; else there may be hope."""
         served = [each.id for each in self.models()]

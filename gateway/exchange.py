@@ -45,7 +45,7 @@ class Exchange:
         self.request_id = _request_id(scope)
         self.method: str = scope["method"]
         self.path: str = scope["path"]
-        self.route = ""
+        self.route = "unknown"
         self.model = ""
         self.streamed = False
         self.status = CLIENT_CLOSED

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 Event = pb.Started | pb.Delta | pb.ChoiceFinished | pb.Finished
 
+# However many choices share a credit, it must not stop the worker before news of the reader can arrive.
+_LEAST_STEPS_AHEAD = 16
 # A worker that restarts is back within seconds.
 RETRY_AFTER_SECONDS = 1.0
 # Pause before all workers are asked again which have said that they are overloaded, for a request whose client
@@ -72,8 +74,9 @@ class Generation:
         self._request = request
         self._dispatch = dispatch
         self._directory = dispatch.directory
-        self._credit = dispatch.credit if streamed else None
-        self._choices = [Choice() for _ in range(max(1, request.sampling.n))]
+        choices = max(1, request.sampling.n)
+        self._credit = max(dispatch.credit, choices * _LEAST_STEPS_AHEAD) if streamed else None
+        self._choices = [Choice() for _ in range(choices)]
         self._stream: Stream | None = None
         self._read = 0
         self._undelivered = 0
@@ -307,7 +310,9 @@ class Generation:
             f"worker '{session.worker_id}' made no progress for {seconds:.1f} s "
             f"(limit {self._dispatch.stall_ceiling:g} s) and no other worker can go on",
         )
-        if self._fresh(self._live()):
+        # The last attempt stays where it is: a place that may be frozen is better than none.
+        may_leave = trouble is Trouble.DRAINING or self._failures < self._dispatch.max_attempts
+        if may_leave and self._fresh(self._live()):
             self._leave(stream, trouble, error)
         elif trouble is not Trouble.DRAINING and seconds > self._dispatch.stall_ceiling:
             self._end_attempt(trouble.value)

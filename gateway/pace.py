@@ -20,39 +20,50 @@ class StallLimits:
 
 
 class Pace:
-    """The mean time of a step while there is work, and when the last step was."""
+    """The mean time of a step while there is work, and when the last step was.
+
+    A step that prefills prompts may take a hundred times as long as one that only decodes, so each kind has a mean of
+    its own: a long prompt must not look like a frozen worker.
+    """
 
     def __init__(self, now: float, limits: StallLimits) -> None:
-        self.mean: float | None = None
         self.stepped_at = now
+        # Whether the last report shows progress, or that there is nothing to do.
+        self.thawed = True
         self._limits = limits
         self._steps = 0
         self._busy = False
-        # Whether the last report shows progress, or that there is nothing to do.
-        self.thawed = True
+        self._prefilling = False
+        self._decode: float | None = None
+        self._prefill: float | None = None
 
     def observe(self, load: pb.WorkerLoad, now: float) -> None:
         """Take a load report. Only time between steps with rows running says something about the pace."""
         steps = load.steps
-        self.thawed = steps != self._steps or not (load.running or load.waiting or load.paused)
+        running = load.running > 0
+        self.thawed = steps != self._steps or not (running or load.waiting or load.paused)
         if steps != self._steps:
             if self._busy and steps > self._steps:
                 self._learn((now - self.stepped_at) / (steps - self._steps))
             self._steps = steps
             self.stepped_at = now
-        self._busy = load.running > 0
+        self._busy = running
+        self._prefilling = load.pending_tokens > 0
 
     def _learn(self, interval: float) -> None:
-        self.mean = interval if self.mean is None else self.mean + _WEIGHT * (interval - self.mean)
+        if self._prefilling:
+            self._prefill = _mean(self._prefill, interval)
+        else:
+            self._decode = _mean(self._decode, interval)
 
     @property
     def limit(self) -> float:
-        """Seconds of standstill that count as frozen."""
-        if self.mean is None:
+        """Seconds of standstill that count as frozen, for the kind of step that is under way."""
+        mean = self._prefill if self._prefilling else self._decode
+        if mean is None:
             return self._limits.ceiling
-        return min(max(self.mean * self._limits.factor, self._limits.floor), self._limits.ceiling)
+        return min(max(mean * self._limits.factor, self._limits.floor), self._limits.ceiling)
 
-    @property
-    def ceiling(self) -> float:
-        """Seconds of standstill after which a request fails even without a place to go."""
-        return self._limits.ceiling
+
+def _mean(old: float | None, interval: float) -> float:
+    return interval if old is None else old + _WEIGHT * (interval - old)

@@ -61,6 +61,7 @@ class HttpServer:
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=int(drain_timeout) + _LAST_WORDS_SECONDS + 1,
             )

@@ -50,7 +50,7 @@ class Trouble(Enum):
 class Stream:
     """One attempt's end on a session. The owner takes `events` when `wait` returns; `lost` is final."""
 
-    __slots__ = ("_session", "_waiter", "confirmed", "credit", "ended", "events", "id", "lost", "moved_at", "rows")
+    __slots__ = ("_session", "_waiter", "active_at", "confirmed", "credit", "ended", "events", "id", "lost", "rows")
 
     def __init__(self, session: Session, stream_id: int, rows: int, credit: int | None) -> None:
         self._session = session
@@ -63,7 +63,7 @@ class Stream:
         self.lost: MeshError | None = None
         self.ended = False
         self.confirmed = False
-        self.moved_at = time.monotonic()
+        self.active_at = time.monotonic()
 
     @property
     def session(self) -> Session:
@@ -90,7 +90,7 @@ class Stream:
         """Allow the worker more tokens."""
         if self.credit is not None and not self.ended:
             self.credit += tokens
-            self.moved_at = time.monotonic()
+            self.active_at = time.monotonic()
             self._session.send(pb.SessionRequest(credit=pb.StreamCredit(stream_id=self.id, tokens=tokens)))
 
     def close(self) -> None:
@@ -219,7 +219,7 @@ class Session:
         if self.silent:
             return Trouble.SILENT, now - self._heard_at
         if not stream.starved:
-            still = now - max(self._pace.stepped_at, stream.moved_at)
+            still = now - max(self._pace.stepped_at, stream.active_at)
             if still > self._pace.limit:
                 return Trouble.STALLED, still
         if self.draining:
@@ -314,7 +314,7 @@ class Session:
                     touched.append(stream)
                 stream.events.append(event)
             for stream in touched:
-                stream.moved_at = now
+                stream.active_at = now
                 if not stream.confirmed:
                     self._confirm(stream)
                 stream.wake()

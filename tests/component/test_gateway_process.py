@@ -71,8 +71,8 @@ def test_two_interrupts_end_it_although_a_request_waits(tmp_path: Path) -> None:
     ],
 )
 def test_what_it_cannot_do_is_one_sentence(tmp_path: Path, args: list[str], sentence: str) -> None:
-    given = ["--port", "0", "--registry-port", "0", *args]
-    with Process(tmp_path, "gateway", "gateway", *given) as gateway:
+    given = ["-m", "gateway", "--port", "0", "--registry-port", "0", *args]
+    with Process(tmp_path, "gateway", given) as gateway:
         assert gateway.wait_exit(20) == 2
         [said] = [line for line in gateway.output.splitlines() if not line.startswith("{")]
     assert said.startswith("mesh-gateway: ")
@@ -84,8 +84,8 @@ def test_a_taken_port_is_one_sentence(tmp_path: Path, flag: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         ports = {"--port": str(free_port()), "--registry-port": str(free_port()), flag: port}
-        given = [*(part for pair in ports.items() for part in pair)]
-        with Process(tmp_path, "gateway", "gateway", *given) as gateway:
+        given = ["-m", "gateway", *(part for pair in ports.items() for part in pair)]
+        with Process(tmp_path, "gateway", given) as gateway:
             assert gateway.wait_exit(20) == 2
             [said] = [line for line in gateway.output.splitlines() if not line.startswith("{")]
     assert said.startswith("mesh-gateway: cannot listen on 127.0.0.1:" + port)

@@ -49,7 +49,23 @@ def test_steps_for_other_gateways_are_counted() -> None:
     pace = Pace(0, LIMITS)
     for index in range(100):
         pace.observe(load(index * 10), index * 1.0)
-    assert pace.mean == pytest.approx(0.1)
+    assert pace.limit == pytest.approx(2.0)
+
+
+def test_a_long_prompt_does_not_look_like_a_standstill() -> None:
+    pace = Pace(0, LIMITS)
+    for step in range(50):
+        pace.observe(load(step), step * 0.01)
+    assert pace.limit == 0.5
+    prompt = load(49)
+    prompt.pending_tokens = 8000
+    pace.observe(prompt, 0.5)
+    assert pace.limit == 30  # nothing is known of its prefill
+    prompt.steps = 50
+    pace.observe(prompt, 0.79)
+    assert pace.limit == pytest.approx(6.0)
+    pace.observe(load(51), 1.09)
+    assert pace.limit == 0.5
 
 
 def test_a_worker_has_thawed_when_it_steps_or_has_nothing_to_do() -> None:
