@@ -1,0 +1,280 @@
+"""The commands as a person types them: what they say when something is wrong, and `mesh up` from banner to Ctrl-C."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import openai
+import psutil
+import pytest
+
+from tests.harness import ROOT, Process, free_port, wait_until
+
+WORKER = ("-m", "mesh.worker")
+GATEWAY = ("-m", "gateway")
+UP = ("-m", "mesh.cli", "up")
+README = ROOT / "README.md"
+
+
+def run(*argv: str, given: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, as `python ARGV`."""
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("MESH_")} | (env or {})
+    return subprocess.run(
+        [sys.executable, *argv],
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=45,
+        cwd=ROOT,
+        env=environ,
+        check=False,
+    )
+
+
+def refuses(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Exit code 2 and one clear sentence."""
+    assert done.returncode == 2, done
+    assert "Traceback" not in done.stderr + done.stdout
+    sentence = done.stderr.strip().splitlines()[-1]
+    assert all(word in sentence for word in words), sentence
+
+
+@pytest.fixture(scope="module")
+def taken() -> Iterator[str]:
+    """A port on which somebody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        yield str(sock.getsockname()[1])
+
+
+@pytest.fixture
+def nobody() -> str:
+    """A port on which nobody listens."""
+    return str(free_port())
+
+
+class TestBadInput:
+    """One sentence on stderr, exit code 2, no traceback."""
+
+    def test_worker_without_a_model(self) -> None:
+        refuses(run(*WORKER), "--model-path")
+
+    def test_worker_with_a_typo_in_a_flag(self) -> None:
+        refuses(run(*WORKER, "--modle-path", "x"), "--modle-path", "--model-path")
+
+    def test_worker_with_a_typo_in_the_environment(self) -> None:
+        refuses(run(*WORKER, env={"MESH_WORKER_PROT": "1"}), "MESH_WORKER_PROT", "MESH_WORKER_PORT")
+
+    def test_worker_with_a_model_path_that_is_not_there(self, tmp_path: Path) -> None:
+        path = str(tmp_path / "nowhere")
+        refuses(run(*WORKER, "--model-path", path, "--port", "0", "--no-register"), path)
+
+    def test_worker_with_a_folder_that_is_no_model(self, tmp_path: Path) -> None:
+        refuses(run(*WORKER, "--model-path", str(tmp_path), "--port", "0", "--no-register"), str(tmp_path))
+
+    def test_worker_with_a_broken_model(self, tmp_path: Path) -> None:
+        (tmp_path / "config.json").write_text("{broken")
+        refuses(run(*WORKER, "--model-path", str(tmp_path), "--port", "0", "--no-register"), str(tmp_path))
+
+    def test_worker_with_an_etcd_that_does_not_answer(self, nobody: str) -> None:
+        etcd = f"127.0.0.1:{nobody}"
+        refuses(run(*WORKER, "--engine", "scripted", "--port", "0", "--etcd", etcd), "etcd", etcd)
+
+    def test_worker_on_a_taken_port(self, taken: str) -> None:
+        refuses(run(*WORKER, "--engine", "scripted", "--port", taken, "--no-register"), taken)
+
+    def test_worker_that_nobody_could_reach(self) -> None:
+        done = run(*WORKER, "--engine", "scripted", "--port", "0", "--etcd", "etcd.example.com:2379")
+        refuses(done, "127.0.0.1", "loopback", "etcd.example.com:2379")
+
+    def test_gateway_on_a_taken_port(self, taken: str) -> None:
+        refuses(run(*GATEWAY, "--port", taken, "--registry-port", "0"), taken)
+
+    def test_gateway_whose_registry_port_is_taken(self, taken: str) -> None:
+        refuses(run(*GATEWAY, "--port", "0", "--registry-port", taken), taken)
+
+    def test_gateway_with_an_etcd_that_does_not_answer(self, nobody: str) -> None:
+        etcd = f"127.0.0.1:{nobody}"
+        refuses(run(*GATEWAY, "--port", "0", "--etcd", etcd), "etcd", etcd)
+
+    def test_gateway_with_a_port_out_of_range(self) -> None:
+        refuses(run(*GATEWAY, "--port", "99999"), "--port", "65535", "99999")
+
+    def test_mesh_with_an_unknown_command(self) -> None:
+        refuses(run("-m", "mesh.cli", "chta"), "chta", "mean chat")
+
+    def test_chat_without_a_gateway(self, nobody: str) -> None:
+        refuses(run("-m", "mesh.cli", "chat", "--url", f"http://127.0.0.1:{nobody}", given="Hello\n"), nobody)
+
+    def test_up_on_a_taken_port(self, taken: str) -> None:
+        done = run(*UP, "--engine", "scripted", *ports(), "--port", taken)
+        assert taken in done.stderr
+        refuses(done)
+
+    def test_up_with_an_etcd_that_does_not_answer(self, nobody: str) -> None:
+        done = run(*UP, "--engine", "scripted", *ports(), "--etcd", f"127.0.0.1:{nobody}")
+        assert f"no etcd answers at 127.0.0.1:{nobody}" in done.stderr
+        refuses(done)
+
+    def test_up_with_a_model_path_that_is_not_there(self, tmp_path: Path) -> None:
+        path = str(tmp_path / "nowhere")
+        done = run(*UP, *ports(), "--model-path", path)
+        assert path in done.stderr
+        refuses(done)
+
+
+def ports() -> tuple[str, ...]:
+    """Free ones for `mesh up`."""
+    return ("--port", str(free_port()), "--registry-port", str(free_port()), "--worker-port", "0")
+
+
+class Up(Process):
+    """A running `mesh up`."""
+
+    def __init__(self, folder: Path, name: str, *args: str) -> None:
+        super().__init__(folder, name, [*UP, *ports(), *args], env={"MESH_LOG": "text"})
+        self.curl = ""
+        self.url = ""
+
+    def wait_ready(self) -> None:
+        """Wait for the banner; then the curl line and the URL are known."""
+        self.curl = self.wait(lambda: curl_line(self.output), within=60)
+        found = re.search(r"http://[^/\s]+", self.curl)
+        assert found is not None
+        self.url = found[0]
+
+    def children(self) -> list[psutil.Process]:
+        """Its processes: a gateway and workers."""
+        return psutil.Process(self.pid).children(recursive=True)
+
+
+def curl_line(output: str) -> str | None:
+    """The curl command in the banner, with its continuation lines; None while it is not printed to its end."""
+    found = re.search(r"(?:^|\s)(curl (?:.*\\\n)*.*)\n", output)
+    return found[1] if found else None
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Up]:
+    """`mesh up` without arguments but for its ports: it serves the demonstration model."""
+    with Up(tmp_path_factory.mktemp("up"), "demo") as up:
+        up.wait_ready()
+        yield up
+
+
+def test_the_printed_curl_line_streams_an_answer(demo: Up) -> None:
+    done = subprocess.run(["bash", "-c", demo.curl], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("data: ") > 5, done.stdout
+    assert done.stdout.rstrip().endswith("data: [DONE]")
+
+
+def test_the_openai_sdk_streams_and_does_not(demo: Up) -> None:
+    with openai.OpenAI(base_url=f"{demo.url}/v1", api_key="none", max_retries=0) as client:
+        model = client.models.list().data[0].id
+        create = functools.partial(
+            client.chat.completions.create,
+            model=model,
+            messages=[{"role": "user", "content": "Hello!"}],
+            seed=3,
+            max_tokens=40,
+        )
+        whole = create(stream=False).choices[0].message.content
+        pieces = [chunk.choices[0].delta.content or "" for chunk in create(stream=True) if chunk.choices]
+    assert whole
+    assert len(pieces) > 3
+    assert "".join(pieces) == whole
+
+
+def test_the_readmes_python_runs_as_it_stands(demo: Up, tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
+    assert blocks
+    for number, block in enumerate(blocks):
+        script = tmp_path / f"block-{number}.py"
+        script.write_text(block.replace("http://127.0.0.1:8000", demo.url))
+        done = run(str(script))
+        assert done.returncode == 0, done.stderr
+        assert len(done.stdout.split()) > 3, done.stdout
+
+
+def test_the_readmes_commands_have_the_flags_that_it_shows() -> None:
+    modules = {"mesh-worker": WORKER, "mesh-gateway": GATEWAY, "mesh": ("-m", "mesh.cli")}
+    shown = 0
+    for block in re.findall(r"```(?:sh|bash|shell|console)\n(.*?)```", README.read_text(), re.S):
+        for line in block.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            name = Path(words[0]).name if words else ""
+            if name not in modules:
+                continue
+            command = [*modules[name], *(words[1:2] if name == "mesh" else [])]
+            usage = run(*command, "--help")
+            assert usage.returncode == 0, usage
+            for flag in (word.split("=")[0] for word in words if word.startswith("--")):
+                assert re.search(rf"{flag}\b", usage.stdout), f"{line}: {flag}"
+            shown += 1
+    assert shown
+
+
+def test_chat_answers_what_is_piped_into_it(demo: Up) -> None:
+    done = run("-m", "mesh.cli", "chat", "--url", demo.url, given="Hello!\nWho are you?\n")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) > 4
+
+
+def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
+    with Up(tmp_path, "up", "--engine", "scripted", "--workers", "2") as up:
+        up.wait_ready()
+        children = up.children()
+        assert len(children) == 3
+        up.interrupt()
+        assert up.wait_exit(within=10) == 0, up.tail()
+        assert not [child for child in children if child.is_running()]
+        assert "Traceback" not in up.output
+
+
+def test_a_second_ctrl_c_kills(tmp_path: Path) -> None:
+    with Up(tmp_path, "up", "--engine", "scripted") as up:
+        up.wait_ready()
+        children = up.children()
+        for child in children:
+            child.suspend()
+        up.interrupt()
+        wait_until(lambda: "again kills" in up.output)
+        up.interrupt()
+        assert up.wait_exit(within=5) == 130
+        assert not [child for child in children if child.is_running()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children of a killed process")
+def test_nothing_outlives_a_killed_up(tmp_path: Path) -> None:
+    with Up(tmp_path, "up", "--engine", "scripted") as up:
+        up.wait_ready()
+        children = up.children()
+        up.kill()
+        wait_until(lambda: not [child for child in children if alive(child)], within=5)
+
+
+def test_a_worker_that_dies_ends_up_with_a_word(tmp_path: Path) -> None:
+    with Up(tmp_path, "up", "--engine", "scripted") as up:
+        up.wait_ready()
+        children = up.children()
+        children[-1].send_signal(signal.SIGKILL)
+        assert up.wait_exit(within=10) == 1
+        assert "SIGKILL" in up.output
+        assert not [child for child in children if alive(child)]
+
+
+def alive(process: psutil.Process) -> bool:
+    """Whether it runs; an orphan that nobody has reaped does not."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

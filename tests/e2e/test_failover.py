@@ -1,0 +1,89 @@
+"""A worker is killed, frozen or drained after each k-th token of an answer: the client sees what it would have seen.
+
+Exhaustive over k, on the scripted engine, for every way to ask at once; tests/e2e/test_failover_model.py does the same
+on a real model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.answers import Answer, Body, ask, chat
+from tests.e2e.faults import FAULTS, Fault, Scene, Strike, check_same, scene_args
+from tests.harness import MODEL, eventually
+
+TOKENS = 20
+WORKER = (
+    "--engine",
+    "scripted",
+    "--script-step-ms",
+    "20",
+    "--script-tokens",
+    str(TOKENS),
+    "--script-prefill-ms",
+    "100",
+)
+CASES: dict[str, Body] = {
+    "greedy": chat(MODEL),
+    "seeded": chat(MODEL, temperature=1, seed=11),
+    "two choices": chat(MODEL, temperature=1, seed=12, n=2),
+    "log probabilities": chat(MODEL, temperature=1, seed=13, logprobs=True, top_logprobs=3),
+    "in one piece": chat(MODEL, temperature=1, seed=14, stream=False),
+}
+
+
+def late_stop(text: str) -> str:
+    """A stop string that begins in the last letter of a late word and ends in the next one, so that it spans tokens."""
+    words = text.split()
+    stops = (
+        f"{one[-1]} {two[:2]}" for one, two in zip(words[TOKENS // 2 : -2], words[TOKENS // 2 + 1 :], strict=False)
+    )
+    return next(stop for stop in stops if text.index(stop) > len(text) // 2)
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with scene_args(tmp_path_factory.mktemp("failover"), WORKER, MODEL) as mesh:
+        yield Scene.build(mesh)
+
+
+@pytest.mark.parametrize("k", range(TOKENS + 1))
+@pytest.mark.parametrize("fault", FAULTS)
+async def test_the_client_sees_no_difference(scene: Scene, fault: Fault, k: int) -> None:
+    await scene.ready()
+    await scene.learn(CASES)
+    greedy = scene.undisturbed["greedy"]
+    assert greedy.tokens == TOKENS
+    CASES["stop string"] = chat(MODEL, stop=["never", late_stop(greedy.texts[0])])
+    await scene.learn(CASES)
+    assert TOKENS // 2 < scene.undisturbed["stop string"].tokens < TOKENS
+    attempts = scene.attempts()
+    answers = await disturbed(scene, fault, k)
+    check_same(answers, scene.undisturbed)
+    if k < TOKENS - 1:
+        moved = scene.attempts() - attempts - len(CASES)
+        assert moved >= len(CASES) - 1, "hardly a stream was interrupted"
+
+
+async def disturbed(scene: Scene, fault: Fault, k: int) -> dict[str, Answer]:
+    """All answers; the fault strikes when the greedy stream has given its k-th token."""
+    strike = Strike(scene, fault)
+
+    async def on_token(count: int) -> None:
+        if count == k:
+            strike.at_once()
+        strike.token()
+
+    async with asyncio.TaskGroup() as group:
+        tasks = {
+            name: group.create_task(ask(scene.url, body, on_token if name == "greedy" else None))
+            for name, body in CASES.items()
+        }
+        if k == 0:
+            await eventually(lambda: strike.victim.stats().live_streams == len(CASES))
+            strike.at_once()
+    await strike.over()
+    return {name: task.result() for name, task in tasks.items()}
