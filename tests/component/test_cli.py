@@ -1,0 +1,233 @@
+"""`mesh chat` and `mesh ctl` against a running mesh, and what `mesh` says to bad input."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mesh.cli.child import command
+from mesh.version import version
+from tests.harness import ROOT, Mesh, free_port, wait_until
+
+WORDS = 40
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    args = ("--engine", "scripted", "--script-step-ms", "5", "--script-tokens", str(WORDS))
+    with Mesh(tmp_path_factory.mktemp("cli"), worker_args=args) as mesh:
+        yield mesh
+
+
+def run(*argv: str, given: str = "") -> subprocess.CompletedProcess[str]:
+    """Run `mesh ARGV` to its end."""
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("MESH_")}
+    return subprocess.run(
+        [sys.executable, "-m", "mesh.cli", *argv],
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=ROOT,
+        env=environ,
+        check=False,
+    )
+
+
+class Terminal:
+    """`mesh ARGV` with a terminal in front of it."""
+
+    def __init__(self, *argv: str) -> None:
+        self._ours, theirs = pty.openpty()
+        os.set_blocking(self._ours, False)
+        self._process = subprocess.Popen(
+            command("mesh.cli", *argv),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            cwd=ROOT,
+            start_new_session=True,
+            env={**os.environ, "TERM": "dumb"},
+        )
+        os.close(theirs)
+        self.screen = ""
+
+    def __enter__(self) -> Terminal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait(5)
+        os.close(self._ours)
+
+    def type(self, text: str) -> None:
+        """Type a text."""
+        os.write(self._ours, text.encode())
+
+    def interrupt(self) -> None:
+        """Ctrl-C."""
+        self._process.send_signal(signal.SIGINT)
+
+    def wait_for(self, text: str, times: int = 1, within: float = 15.0) -> None:
+        """Wait until the text is on the screen so many times."""
+        wait_until(lambda: self._read().count(text) >= times, within)
+
+    def wait_exit(self, within: float = 10.0) -> int:
+        """The exit code."""
+        wait_until(lambda: self._read() is not None and self._process.poll() is not None, within)
+        return self._process.returncode
+
+    def _read(self) -> str:
+        try:
+            while piece := os.read(self._ours, 65536):
+                self.screen += piece.decode(errors="replace")
+        except (BlockingIOError, OSError):
+            pass
+        return self.screen
+
+
+def test_chat_answers_each_line_of_a_pipe(mesh: Mesh):
+    done = run("chat", "--url", mesh.gateway.url, given="Hello!\n\nAnd now?\n")
+    assert done.returncode == 0, done.stderr
+    answers = done.stdout.splitlines()
+    assert [len(answer.split()) for answer in answers] == [WORDS, WORDS]
+    # The second one answers the whole conversation, so it differs from what the question alone would get.
+    alone = run("chat", "--url", mesh.gateway.url, given="And now?\n")
+    assert alone.stdout.splitlines() != answers[1:]
+
+
+def test_chat_sends_the_system_message(mesh: Mesh):
+    plain = run("chat", "--url", mesh.gateway.url, given="Hello!\n")
+    told = run("chat", "--url", mesh.gateway.url, "--system", "Be brief.", given="Hello!\n")
+    assert plain.returncode == told.returncode == 0
+    assert plain.stdout != told.stdout
+
+
+def test_ctrl_c_ends_the_answer_and_not_the_program(tmp_path: Path):
+    args = ("--engine", "scripted", "--script-step-ms", "20", "--script-tokens", "2000")
+    with Mesh(tmp_path, worker_args=args) as mesh, Terminal("chat", "--url", mesh.gateway.url) as terminal:
+        terminal.wait_for("Ctrl-C stops an answer")
+        terminal.wait_for("> ")
+        terminal.type("Hello!\n")
+        wait_until(lambda: mesh.workers[0].stats().load.running == 1)
+        terminal.interrupt()
+        terminal.wait_for("[stopped]")
+        # The hang-up has reached the engine.
+        wait_until(lambda: mesh.workers[0].stats().load.running == 0)
+        terminal.wait_for("> ", times=2)
+        terminal.interrupt()
+        terminal.wait_for("Ctrl-D leaves", times=2)
+        terminal.type("/reset\n")
+        terminal.wait_for("A new conversation.")
+        terminal.type("\x04")
+        assert terminal.wait_exit() == 0
+        assert "Traceback" not in terminal.screen
+
+
+def test_quit_leaves(mesh: Mesh):
+    with Terminal("chat", "--url", mesh.gateway.url) as terminal:
+        terminal.wait_for("> ")
+        terminal.type("/help\n")
+        terminal.wait_for("/reset starts over", times=2)
+        terminal.type("/quit\n")
+        assert terminal.wait_exit() == 0
+
+
+def test_chat_names_the_models_there_are(mesh: Mesh):
+    done = run("chat", "--url", mesh.gateway.url, "--model", "other", given="x\n")
+    assert done.returncode == 2
+    assert done.stderr == "mesh chat: model 'other' is not served; there are: scripted\n"
+
+
+def test_chat_goes_on_after_a_refusal(mesh: Mesh):
+    done = run("chat", "--url", mesh.gateway.url, given=f"{'long ' * 5000}\nHello!\n")
+    assert done.returncode == 1
+    assert "context" in done.stderr
+    assert len(done.stdout.split()) == WORDS
+
+
+def test_ctl_lists_workers(mesh: Mesh):
+    done = run("ctl", "workers", "--etcd", mesh.gateway.etcd)
+    assert done.returncode == 0, done.stderr
+    _, line = done.stdout.splitlines()
+    assert line.split()[:6] == ["worker-0", "ready", mesh.workers[0].address, "scripted", "64", "scripted"]
+
+
+@pytest.mark.parametrize("by_address", [False, True])
+def test_ctl_shows_counters(mesh: Mesh, by_address: bool):
+    name = mesh.workers[0].address if by_address else "worker-0"
+    done = run("ctl", "stats", name, "--etcd", mesh.gateway.etcd)
+    assert done.returncode == 0, done.stderr
+    rows = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
+    assert rows["worker"].strip() == "worker-0"
+    assert rows["state"].strip() == "ready"
+    assert rows["load.slots"].strip() == "64"
+    assert int(rows["engine.steps"]) >= 0
+
+
+def test_ctl_drains(mesh: Mesh):
+    worker = mesh.add_worker(name="to-drain")
+    done = run("ctl", "drain", "to-drain", "--etcd", mesh.gateway.etcd)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "to-drain drains; live streams: 0\n"
+    wait_until(lambda: "draining" in run("ctl", "workers", "--etcd", mesh.gateway.etcd).stdout)
+    done = run("ctl", "drain", worker.address, "--stop")
+    assert done.returncode == 0, done.stderr
+    assert worker.wait_exit() == 0
+
+
+def test_ctl_without_such_a_worker(mesh: Mesh):
+    done = run("ctl", "stats", "nobody", "--etcd", mesh.gateway.etcd)
+    assert done.returncode == 2
+    assert "no worker 'nobody' in the registry; there are: worker-0" in done.stderr
+
+
+def test_version_and_usage():
+    assert run("--version").stdout == f"mesh {version()}\n"
+    usage = run("--help")
+    assert usage.returncode == 0
+    assert all(name in usage.stdout for name in ("up", "chat", "ctl"))
+    assert run().returncode == 2
+    assert run("ctl").returncode == 2
+    for name in ("up", "chat"):
+        assert run(name, "--help").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (("upp",), ["upp", "did you mean up?"]),
+        (("ctl", "drian"), ["drian", "workers, stats, drain"]),
+        (("ctl", "stats"), ["a worker must be named"]),
+        (("ctl", "workers", "--etcd", "ftp://x"), ["ftp://x"]),
+        (("up", "--workers", "0"), ["--workers", "between 1 and 64", "0"]),
+        (("up", "--wokers", "2"), ["--wokers", "did you mean --workers?"]),
+        (("up", "--engine", "scripted", "--model-path", "m"), ["--model-path has no effect"]),
+        (("up", "--worker-port", "65530", "--workers", "9"), ["65535"]),
+        (("chat", "--url", "ftp://x"), ["http://host:port", "ftp://x"]),
+        (("chat", "extra"), ["extra"]),
+    ],
+)
+def test_bad_input_is_one_sentence(argv: tuple[str, ...], words: list[str]):
+    done = run(*argv)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert all(word in done.stderr for word in words), done.stderr
+
+
+def test_ctl_without_a_registry_or_a_worker():
+    nobody = f"127.0.0.1:{free_port()}"
+    done = run("ctl", "workers", "--etcd", nobody)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert nobody in done.stderr
+    done = run("ctl", "stats", nobody)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert nobody in done.stderr
