@@ -1,0 +1,159 @@
+"""Chat templates: what they are given, and what becomes of their complaints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mesh.engine.base import Chat, Image, Message, Tool, ToolCall
+from mesh.engine.chat import ChatRenderer
+from mesh.engine.text import Tokenizer
+from mesh.errors import ErrorKind, MeshError
+from tests.unit.tokenizers import byte_level
+
+PLAIN = (
+    "{% for m in messages %}<s>{{ m.role }}: {{ m.content }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<s>assistant:{% endif %}"
+)
+STRICT = (
+    "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('roles must alternate') }}{% endif %}{{ m.content }}{% endfor %}"
+)
+PARTS = (
+    "{% for m in messages %}{% for p in m.content %}{% if p.type == 'text' %}[{{ p.text }}]{% endif %}"
+    "{% endfor %}{% endfor %}"
+)
+TOOLS = (
+    "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}{{ m.role }}={{ m.content }}"
+    "{% for c in m.tool_calls %}{{ c.id }}:{{ c.function.name }}:{{ c.function.arguments.city }}{% endfor %}"
+    "{{ m.tool_call_id }}{{ m.reasoning_content }};{% endfor %}"
+)
+
+
+def renderer(template: str | None) -> ChatRenderer:
+    return ChatRenderer(Tokenizer(byte_level()), template)
+
+
+def chat(*messages: Message, **changes: Any) -> Chat:
+    return Chat(messages or (Message("user", ("hi",)),), **changes)
+
+
+def failure(template: str | None, conversation: Chat) -> MeshError:
+    with pytest.raises(MeshError) as caught:
+        renderer(template).render(conversation)
+    return caught.value
+
+
+def test_the_template_writes_all_special_tokens() -> None:
+    tokenizer = Tokenizer(byte_level())
+    ids = renderer(PLAIN).render(chat())
+    bos, eos = tokenizer.hf.bos_token_id, tokenizer.hf.eos_token_id
+    assert [token_id for token_id in ids if token_id in tokenizer.special_ids] == [bos, eos, bos]
+    assert tokenizer.decode(ids, keep_special_tokens=True) == "<s>user: hi</s><s>assistant:"
+
+
+def test_text_parts_are_lines_where_the_template_takes_strings() -> None:
+    conversation = chat(Message("user", ("one", "two")), add_generation_prompt=False)
+    assert renderer(PLAIN).text(conversation) == "<s>user: one\ntwo</s>"
+
+
+def test_text_parts_are_parts_where_the_template_takes_nothing_else() -> None:
+    assert renderer(PARTS).text(chat(Message("user", ("one", "two")))) == "[one][two]"
+
+
+def test_a_null_content_has_no_text() -> None:
+    conversation = chat(Message("user", ("a",)), Message("assistant", None), add_generation_prompt=False)
+    assert renderer(PLAIN).text(conversation) == "<s>user: a</s><s>assistant: </s>"
+
+
+def test_tools_calls_and_reasoning_reach_the_template() -> None:
+    tool = Tool("weather", "Tells it", {"type": "object", "properties": {"city": {"type": "string"}}})
+    text = renderer(TOOLS).text(
+        chat(
+            Message("user", ("hi",)),
+            Message("assistant", None, tool_calls=(ToolCall("c1", "weather", '{"city": "Oslo"}'),), reasoning="hm"),
+            Message("tool", ("rain",), tool_call_id="c1"),
+            tools=(tool,),
+        )
+    )
+    assert '"name": "weather"' in text
+    assert '"description": "Tells it"' in text
+    assert text.endswith("user=hi;assistant=c1:weather:Oslohm;tool=rainc1;")
+
+
+def test_template_arguments_reach_the_template() -> None:
+    template = "{% if enable_thinking %}think{% else %}do not{% endif %}"
+    assert renderer(template).text(chat(template_arguments={"enable_thinking": True})) == "think"
+    assert renderer(template).text(chat()) == "do not"
+
+
+def test_the_final_message_can_be_continued() -> None:
+    conversation = chat(
+        Message("user", ("hi",)),
+        Message("assistant", ("Well",)),
+        add_generation_prompt=False,
+        continue_final_message=True,
+    )
+    assert renderer(PLAIN).text(conversation) == "<s>user: hi</s><s>assistant: Well"
+
+
+def test_a_request_may_bring_its_template() -> None:
+    assert renderer(PLAIN).text(chat(chat_template="{{ messages[0].content }}!")) == "hi!"
+    assert renderer(None).text(chat(chat_template="{{ messages[0].content }}!")) == "hi!"
+
+
+def test_capabilities() -> None:
+    assert (renderer(PLAIN).has_template, renderer(PLAIN).supports_tools) == (True, False)
+    assert (renderer(TOOLS).has_template, renderer(TOOLS).supports_tools) == (True, True)
+    assert (renderer(None).has_template, renderer(None).supports_tools) == (False, False)
+
+
+def called(arguments: str) -> Chat:
+    return chat(Message("assistant", None, tool_calls=(ToolCall("", "f", arguments),)))
+
+
+TOOL = Tool("f", "", {})
+IMAGE = Image(b"x", "image/png")
+
+
+@pytest.mark.parametrize(
+    ("template", "conversation", "param", "sentence"),
+    [
+        (STRICT, chat(Message("assistant", ("a",))), "messages", "roles must alternate"),
+        ("{{ messages[9].content }}", chat(), "messages", "the chat template refuses"),
+        ("{{ messages[0].content + 1 }}", chat(), "messages", "the chat template refuses"),
+        ("{{ ''.__class__.__mro__ }}", chat(), "messages", "unsafe"),
+        (PLAIN, chat(chat_template="{% if %}"), "chat_template", "not a valid template"),
+        (PLAIN, chat(template_arguments={"tokenize": True}), "template_arguments", "must not set 'tokenize'"),
+        (PLAIN, Chat(()), "messages", "at least one message"),
+        (PLAIN, chat(continue_final_message=True), "continue_final_message", "excludes 'add_generation_prompt'"),
+        (PLAIN, chat(Message("user", ("a\ud800",))), "messages", "lone surrogate"),
+        (TOOLS, called("[1]"), "messages", "not a JSON object"),
+        (TOOLS, called("{"), "messages", "not a JSON object"),
+    ],
+)
+def test_what_a_template_cannot_render_is_the_clients_error(
+    template: str, conversation: Chat, param: str, sentence: str
+) -> None:
+    error = failure(template, conversation)
+    assert error.kind is ErrorKind.INVALID_REQUEST
+    assert error.param == param
+    assert sentence in error.message
+
+
+@pytest.mark.parametrize(
+    ("template", "conversation", "param", "sentence"),
+    [
+        (None, chat(), "messages", "no chat template; use /v1/completions"),
+        (PLAIN, chat(tools=(TOOL,)), "tools", "does not present tools"),
+        (PLAIN, chat(Message("user", ("see", IMAGE))), "messages", "holds an image"),
+    ],
+)
+def test_what_a_model_cannot_do_is_said_by_name(
+    template: str | None, conversation: Chat, param: str, sentence: str
+) -> None:
+    error = failure(template, conversation)
+    assert error.kind is ErrorKind.UNSUPPORTED
+    assert error.param == param
+    assert sentence in error.message
