@@ -150,6 +150,17 @@ def test_a_slow_watch_gets_all_of_the_kept_history_in_order() -> None:
     assert stream.take() == []
 
 
+def test_a_watch_from_before_the_first_write_gets_each_event_once() -> None:
+    store = Store(Leases())
+    put(store, b"k", b"1")
+    stream = WatchStream(store)
+    watch(stream, start_revision=1)
+    assert [len(response.events) for response in stream.take()] == [0, 1]
+    assert stream.take() == []
+    put(store, b"k", b"2")
+    assert [len(response.events) for response in stream.take()] == [1]
+
+
 def test_a_watch_that_is_too_slow_is_ended_as_compacted() -> None:
     store = Store(Leases(), max_revisions=10)
     stream = WatchStream(store)

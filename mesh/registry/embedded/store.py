@@ -18,6 +18,8 @@ from mesh.etcd.v1 import etcd_pb2 as pb
 from mesh.registry.embedded.leases import Leases
 from mesh.registry.embedded.refusal import Refusal, bad_request, compacted, in_future
 
+# That of the first write; an empty store is at the revision before.
+FIRST_REVISION = 2
 # As etcd's default limit for one request.
 MAX_REQUEST_BYTES = 1536 * 1024
 
@@ -53,7 +55,7 @@ class Store:
         max_bytes: int = 64 * 1024 * 1024,
     ) -> None:
         self.leases = leases
-        self.revision = 1
+        self.revision = FIRST_REVISION - 1
         self.compact_revision = -1
         self.bytes = 0
         self._max_revisions = max_revisions
@@ -61,9 +63,9 @@ class Store:
         self._max_bytes = max_bytes
         self._live: dict[bytes, pb.KeyValue] = {}
         self._ordered: list[bytes] = []
-        # The events of revision 2 and so on; the first in the deque is of revision `_oldest`.
+        # The events of each revision; the first in the deque is of revision `_oldest`.
         self._log: deque[tuple[pb.Event, ...]] = deque()
-        self._oldest = 2
+        self._oldest = FIRST_REVISION
         self._history_bytes = 0
         self._pending: list[pb.Event] = []
         self._listeners: set[Callable[[], None]] = set()

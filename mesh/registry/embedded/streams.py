@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from mesh.etcd.v1 import etcd_pb2 as pb
-from mesh.registry.embedded.store import MAX_REQUEST_BYTES, Store, covers
+from mesh.registry.embedded.store import FIRST_REVISION, MAX_REQUEST_BYTES, Store, covers
 
 # Events of one message, at least; a revision is never split, unless the client asked for fragments.
 _BATCH_EVENTS = 1000
@@ -109,6 +109,7 @@ class WatchStream:
             self._say(watch_id, canceled=True)
 
     def _tell(self, watcher: _Watcher) -> None:
+        watcher.cursor = max(watcher.cursor, FIRST_REVISION)
         batch: list[pb.Event] = []
         for events in self._store.history(watcher.cursor):
             batch.extend(watcher.shape(event) for event in events if watcher.wants(event))
