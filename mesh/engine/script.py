@@ -200,13 +200,14 @@ class Script:
         self._avoid = frozenset(sampling.stop_token_ids)
 
     def token(self, position: int) -> int:
-        """The token at a position, from 0. After the end token, for those who ignore it, the text goes on."""
+        """The token at a position, from 0. After the end token, for those who ignore it, the text begins again."""
         if position == self._end:
             return END
         if self._ids is None:
             token_id = _FIRST_WORD + (mix(self._state ^ position) * len(_WORDS) >> 64)
         else:
-            token_id = self._ids[position % len(self._ids)] if self._ids else END
+            place = position if position < self._end else position - self._end - 1
+            token_id = self._ids[place % len(self._ids)] if self._ids else END
         while position < self._min_tokens and token_id in self._avoid:
             token_id = _FIRST_WORD + (token_id - _FIRST_WORD + 1) % len(_WORDS)
         return token_id
