@@ -64,7 +64,6 @@ class WorkerServer:
 
     async def start(self) -> None:
         """Load the engine and serve; raises MeshError."""
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self.engine.start(self.streams.on_step)
         await self._set_health(health_pb2.HealthCheckResponse.SERVING)
         await self._server.start()

@@ -81,8 +81,12 @@ class Terminal:
 
     def wait_exit(self, within: float = 10.0) -> int:
         """The exit code."""
-        wait_until(lambda: self._read() is not None and self._process.poll() is not None, within)
+        wait_until(self._ended, within)
         return self._process.returncode
+
+    def _ended(self) -> bool:
+        self._read()
+        return self._process.poll() is not None
 
     def _read(self) -> str:
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +15,8 @@ import pytest
 
 from mesh.v1 import inference_pb2 as pb
 from mesh.v1 import inference_pb2_grpc, registry_pb2
-from tests.harness import Gateway, Worker, read_metric, registered, wait_until
+from tests.etcd_server import make_certificates
+from tests.harness import ROOT, Gateway, Worker, read_metric, registered, wait_until
 
 SCRIPTED = ("--engine", "scripted")
 
@@ -147,3 +150,29 @@ def test_the_engine_of_choice_decides_what_is_imported(tmp_path: Path):
             pytest.skip("needs /proc")
         assert "libtorch" not in maps.read_text()
         assert os.getpid() != worker.pid
+
+
+def test_tls_and_client_certificates(tmp_path: Path):
+    ours = make_certificates(tmp_path)
+    given = ("--tls-cert", str(ours.cert), "--tls-key", str(ours.key), "--tls-ca", str(ours.ca))
+    with Worker(tmp_path, "secret", *SCRIPTED, *given) as worker:
+        worker.wait_ready()
+        assert stats_by_command(worker.address, *given).returncode == 0
+        without_certificate = stats_by_command(worker.address, "--tls-ca", str(ours.ca))
+        assert without_certificate.returncode == 2
+        assert without_certificate.stderr.startswith("mesh ctl stats: worker '")
+        assert stats_by_command(worker.address).returncode == 2
+
+
+def test_a_certificate_that_cannot_be_read_is_one_sentence(tmp_path: Path):
+    missing = tmp_path / "missing.pem"
+    with Worker(tmp_path, "secret", *SCRIPTED, "--tls-cert", str(missing), "--tls-key", str(missing)) as worker:
+        assert worker.wait_exit() == 2
+        assert worker.output.strip().endswith(f"cannot read {missing}: No such file or directory")
+        assert "Traceback" not in worker.output
+
+
+def stats_by_command(address: str, *args: str) -> subprocess.CompletedProcess[str]:
+    """`mesh ctl stats`."""
+    argv = [sys.executable, "-m", "mesh.cli", "ctl", "stats", address, *args]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=30, cwd=ROOT, check=False)
