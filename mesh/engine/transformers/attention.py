@@ -80,8 +80,9 @@ class LayerCall:
 
 @dataclass(slots=True)
 class PackedStep:
-    """The facts about one step. `slots` [tokens] is where the new keys and values go; `lengths` [decoding] counts the
-    tokens of each decoding row with the new one, `tables` [decoding, pages] names their pages, 0 where there is none.
+    """The facts about one step. `slots` [tokens] is where the new keys and values go; what the model computes beyond
+    that many tokens is padding. `lengths` [decoding] counts the tokens of each decoding row with the new one, `tables`
+    [decoding, pages] names their pages, 0 where there is none.
     """
 
     cache: KvCache
@@ -219,13 +220,12 @@ def packed_attention(
         raise PackingError("attention with a mask or a bias of the model's own")
     step.calls.append(LayerCall(layer, sliding_window))
     variant = Variant(scaling, sliding_window, softcap, s_aux)
-    q, k, v = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)
+    tokens, real = query.shape[2], step.slots.shape[0]
+    q, k, v = (x[0].transpose(0, 1)[:real] for x in (query, key, value))
     cached = step.cache.write(layer, step.slots, k, v)
-    if step.decoding and not step.pieces:
-        groups = step.groups(sliding_window)
-        if len(groups) == 1:
-            return _decode(step, cached, groups[0], q, variant)[None], None
-    out = q.new_empty((q.shape[0], q.shape[1], v.shape[2]))
+    out = q.new_empty((tokens, q.shape[1], v.shape[2]))
+    if tokens != real:
+        out[real:] = 0
     for group in step.groups(sliding_window):
         out[group.first : group.last] = _decode(step, cached, group, q[group.first : group.last], variant)
     for index, piece in enumerate(step.pieces):

@@ -17,6 +17,7 @@ from mesh.engine.transformers.memory import cache_pages
 from mesh.engine.transformers.options import EngineOptions
 from mesh.engine.transformers.packed import PackedRunner
 from mesh.engine.transformers.per_sequence import PerSequenceRunner, bytes_per_token
+from mesh.engine.transformers.prepack import prepack
 from mesh.engine.transformers.runner import Runner
 from mesh.engine.transformers.scheduler import Limits, Scheduler
 from mesh.engine.transformers.selftest import Verdict, check_packed
@@ -49,6 +50,9 @@ def build(options: EngineOptions) -> tuple[Core, Served]:
     """Load the model and make everything around it. Blocks; to be called on the engine's thread."""
     loaded = load(options.models[0], log.info)
     page_size = options.page_size or _PAGE_SIZE
+    packed_layers = prepack(loaded.model, loaded.vocab_size) if options.prepack else 0
+    if packed_layers:
+        log.info("%d linear layers in oneDNN's layout", packed_layers)
     verdict = _try_packed(options, loaded, page_size)
     blocks, runner = _make_runner(options, loaded, verdict, page_size)
     step_tokens = options.step_tokens or max(options.max_rows, _STEP_TOKENS.get(loaded.device.type, 512))

@@ -16,7 +16,7 @@ class EngineOptions:
     `max_rows` is the most choices in one step, `step_tokens` the most tokens (None: 512 on CPU, 2048 on CUDA),
     `page_size` the tokens of a KV page (None: 16), `max_waiting` the most choices in the queue, `prefix_cache`
     whether requests share the KV pages of equal beginnings. `packed` False takes the per-sequence path for every
-    model, for comparison.
+    model, for comparison. `prepack` keeps the linear layers in oneDNN's weight layout on CPUs.
     """
 
     models: tuple[LoadOptions, ...]
@@ -27,6 +27,7 @@ class EngineOptions:
     prefix_cache: bool = True
     max_waiting: int = 1024
     packed: bool = True
+    prepack: bool = True
 
     def __post_init__(self) -> None:
         if len(self.models) != 1:

@@ -34,6 +34,9 @@ class PackedRunner(Runner):
         self._model = model
         # Once: both properties walk through the parameters.
         self._device, self._dtype = model.device, model.dtype
+        # On CPUs a single row goes through other kernels than several, at the same speed and with another rounding.
+        # It is computed twice instead, so that an answer does not depend on whether there is somebody beside it.
+        self._pairs = self._device.type == "cpu"
         self._table: IntArray = np.zeros((max_rows, max_pages), dtype=np.int64)
         self._filled = [0] * max_rows
         self._slices_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -42,6 +45,7 @@ class PackedRunner(Runner):
     def forward(self, batch: Batch) -> torch.Tensor:
         """See Runner. One call of the model for all tokens."""
         batch.decode.sort(key=_computed, reverse=True)
+        sampled = len(batch.sampled)
         tokens, positions, step, keep = self._prepare(batch)
         arguments: dict[str, Any] = {}
         if self._slices_logits:
@@ -51,7 +55,9 @@ class PackedRunner(Runner):
             output = self._model(input_ids=tokens, position_ids=positions, use_cache=False, **arguments)
         self.last_step = step
         logits: torch.Tensor = output.logits[0]
-        return logits if self._slices_logits or keep is None else logits[keep]
+        if keep is not None and not self._slices_logits:
+            logits = logits[keep]
+        return logits[:sampled]
 
     def release(self, row: Row) -> None:
         """See Runner."""
@@ -88,6 +94,11 @@ class PackedRunner(Runner):
             pieces.append(Piece(first, len(tokens), start, pages))
             if chunk.count == row.remaining:
                 keep.append(len(tokens) - 1)
+        keep_all = len(keep) == len(tokens)
+        if len(keep) < 2:
+            keep = keep * 2 or [0, 0]
+        if len(tokens) < 2 and self._pairs:
+            tokens, positions = tokens * 2, positions * 2
         lengths = computed + 1
         tables = self._table[rows, : -(-int(lengths[0]) // size)] if decode else self._table[:0]
         to = self._to_device
@@ -96,7 +107,7 @@ class PackedRunner(Runner):
             to(np.array(tokens, dtype=np.int64))[None],
             to(np.concatenate(positions))[None],
             step,
-            to(np.array(keep, dtype=np.int64)) if len(keep) < len(tokens) else None,
+            None if keep_all else to(np.array(keep, dtype=np.int64)),
         )
 
     def _to_device(self, array: IntArray) -> torch.Tensor:
