@@ -147,8 +147,6 @@ class Announcer:
             try:
                 wait = await self._once(etcd, backoff)
             except EtcdError as error:
-                if error.not_found:
-                    self._lease = None
                 self._complain(str(error))
                 wait = self._retry_in(backoff)
             except Exception as error:
