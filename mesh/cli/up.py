@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import shlex
 import signal
@@ -233,6 +234,7 @@ def main(argv: Sequence[str]) -> int:
         config = parse(UpConfig, prog=_PROG, env_prefix="MESH_UP_", argv=argv)
     except ConfigError as error:
         fail(_PROG, str(error))
+    os.environ.setdefault("MESH_LOG", "text")  # its children's lines are text too
     log.setup("up")
     try:
         return asyncio.run(Mesh(config, models_of(config)).run())

@@ -38,6 +38,7 @@ class Session:
 
     def __init__(self, streams: Streams, identity: Identity, metrics: WorkerMetrics, context: Context) -> None:
         self.messages = 0
+        self._client = ""
         self._streams = streams
         self._identity = identity
         self._metrics = metrics
@@ -63,6 +64,7 @@ class Session:
                 self._half_closed = True
                 self._wake.set()
         finally:
+            log.info("session closed", extra=kv(client=self._client, streams=len(self._mine), messages=self.messages))
             self._streams.detach(self)
             for stream in list(self._mine.values()):
                 self._streams.cancel(stream)
@@ -72,7 +74,8 @@ class Session:
         if command is None or not command.HasField("open"):
             raise invalid("open", "the first command of a session must be 'open'")
         self._identity.check(command.open.expected_worker_id, command.open.expected_incarnation)
-        log.info("session opened", extra=kv(client=command.open.client, peer=self._context.peer()))
+        self._client = command.open.client
+        log.info("session opened", extra=kv(client=self._client, peer=self._context.peer()))
         message = self._message()
         message.opened.worker_id = self._identity.worker_id
         message.opened.incarnation = self._identity.incarnation
