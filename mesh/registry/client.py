@@ -201,7 +201,7 @@ class EtcdClient(EtcdCalls[AioEndpoint]):
         """
         request = pb.WatchCreateRequest(key=key, range_end=range_end, start_revision=start_revision)
         endpoint = self._endpoints[self._preferred]
-        return Watch(self, endpoint, request, quiet)
+        return Watch(self, endpoint, request, timeout=self.options.timeout, quiet=quiet)
 
     async def token_for(self, endpoint: AioEndpoint) -> Metadata:
         """The metadata for a stream on this endpoint."""

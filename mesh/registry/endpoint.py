@@ -36,7 +36,7 @@ _CHANNEL_OPTIONS: list[tuple[str, int]] = [
     ("grpc.enable_retries", 0),  # the client above fails over by itself
     ("grpc.use_local_subchannel_pool", 1),  # a new channel shall be a new connection
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 2_000),
+    ("grpc.min_reconnect_backoff_ms", 5_000),  # which is the limit of one attempt to connect
     ("grpc.max_reconnect_backoff_ms", 2_000),
 ]
 # A connection can be dead without an end (a middlebox forgot it). After so many calls in a row without an answer
@@ -76,13 +76,13 @@ class Endpoint(ABC):
         self._misses += 1
         if self._misses >= _MISSES:
             self._misses = 0
-            await self._renew()
+            await self.reconnect()
 
     @abstractmethod
     async def _unary(self, method: str, request: Message, reply: type[R], timeout: float, metadata: Metadata) -> R: ...
 
     @abstractmethod
-    async def _renew(self) -> None:
+    async def reconnect(self) -> None:
         """Let later calls use a new connection; calls that are under way keep theirs."""
 
     @abstractmethod
@@ -129,7 +129,7 @@ class AioEndpoint(Endpoint):
             )
             return await call(request, timeout=timeout, metadata=metadata)
 
-    async def _renew(self) -> None:
+    async def reconnect(self) -> None:
         self._retired.append(self._current)
         self._current = self._connect()
         idle = [connection for connection in self._retired if not connection.calls]
@@ -184,7 +184,7 @@ class ThreadedEndpoint(Endpoint):
         except grpc.FutureCancelledError:
             raise EtcdUnavailable(grpc.StatusCode.CANCELLED, "the connection was closed", self.target) from None
 
-    async def _renew(self) -> None:
+    async def reconnect(self) -> None:
         self._channel.close()  # one caller, one call at a time: none is under way
         self._channel = self._connect()
 

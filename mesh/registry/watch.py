@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 import grpc
 import grpc.aio
@@ -22,19 +22,37 @@ from mesh.registry.errors import (
     too_slow,
 )
 
-if TYPE_CHECKING:
-    from mesh.registry.client import EtcdClient
-
 # Makes a member that has lost its cluster end the watch, which would otherwise stay silent and look alive.
 _REQUIRE_LEADER = (("hasleader", "true"),)
 _PROGRESS = pb.WatchRequest(progress_request=pb.WatchProgressRequest())
 
 
+class StreamOwner(Protocol):
+    """What a watch needs of the client that made it."""
+
+    async def token_for(self, endpoint: AioEndpoint) -> Metadata:
+        """The metadata for a stream on this endpoint."""
+        ...
+
+    def stream_failed(self, endpoint: AioEndpoint, error: EtcdError, token: Metadata) -> None:
+        """The stream broke."""
+        ...
+
+
 class Watch:
     """Made by `EtcdClient.watch`; iterates over lists of events, one list a message."""
 
-    def __init__(self, client: EtcdClient, endpoint: AioEndpoint, request: pb.WatchCreateRequest, quiet: float) -> None:
-        self._client = client
+    def __init__(
+        self,
+        owner: StreamOwner,
+        endpoint: AioEndpoint,
+        request: pb.WatchCreateRequest,
+        *,
+        timeout: float,
+        quiet: float,
+    ) -> None:
+        self._owner = owner
+        self._timeout = timeout
         self._endpoint = endpoint
         self._create = request
         self._quiet = quiet
@@ -50,7 +68,7 @@ class Watch:
             try:
                 await self._open()
             except EtcdError as error:
-                self._client.stream_failed(self._endpoint, error, self._token)
+                self._owner.stream_failed(self._endpoint, error, self._token)
                 raise
             self._stack = self._stack.pop_all()
         return self
@@ -70,19 +88,19 @@ class Watch:
                 if response.events:
                     return list(response.events)
         except EtcdError as error:
-            self._client.stream_failed(self._endpoint, error, self._token)
+            self._owner.stream_failed(self._endpoint, error, self._token)
             raise
 
     async def _open(self) -> None:
         """Start the stream and wait until etcd says that the watch stands."""
-        self._token = await self._client.token_for(self._endpoint)
+        self._token = await self._owner.token_for(self._endpoint)
         channel = self._stack.enter_context(self._endpoint.lend())
         self._asked.put_nowait(pb.WatchRequest(create_request=self._create))
         method, metadata = "/etcdserverpb.Watch/Watch", (*self._token, *_REQUIRE_LEADER)
         call = open_stream(channel, method, self._requests(), pb.WatchResponse, metadata)
         self._stack.callback(_cancel, call)
         self._responses = aiter(call)
-        await self._next(self._client.options.timeout)
+        await self._next(self._timeout)
 
     async def _requests(self) -> AsyncIterator[pb.WatchRequest]:
         while True:
@@ -102,6 +120,8 @@ class Watch:
             async with asyncio.timeout(limit):
                 response = await anext(self._responses)
         except TimeoutError:
+            # The connection may be dead without an end; on a new one we shall see whether it was that.
+            await self._endpoint.reconnect()
             raise too_slow("no news and no answer to a progress request,", limit, target) from None
         except StopAsyncIteration:
             raise EtcdUnavailable(grpc.StatusCode.UNAVAILABLE, "the watch ended", target) from None
