@@ -171,12 +171,12 @@ async def test_lower_priority_numbers_go_first(llama: Saved) -> None:
 
 
 @contextmanager
-def breaking_on(token: int) -> Generator[None]:
+def breaking_on(token: int, error: type[BaseException] = RuntimeError) -> Generator[None]:
     """Every forward raises whose tokens hold this one."""
 
     def check(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         if isinstance(module, torch.nn.Embedding) and bool((inputs[0] == token).any()):
-            raise RuntimeError("a broken step")
+            raise error("a broken step")
 
     handle = register_module_forward_pre_hook(check)
     try:
@@ -202,6 +202,21 @@ async def test_a_broken_step_fails_only_its_batch(llama: Saved, caplog: pytest.L
         assert (await driver.answer(paused)).ids == generate(model, prompt_of(40), 12)
         assert driver.stat("kv_pages_used") == 0
     assert "a broken step" in caplog.text
+
+
+async def test_an_engine_that_cannot_go_on_says_so(llama: Saved, caplog: pytest.LogCaptureFixture) -> None:
+    async with Driver(llama[0]) as driver:
+        other = await driver.submit(prompt_of(5), tokens=2, credit=1)
+        with breaking_on(POISON, SystemExit):
+            bad = await driver.submit([POISON])
+            late = await driver.submit(prompt_of(5))
+            for key in (other, bad, late):
+                failed = (await driver.answer(key)).failed
+                assert failed is not None
+                assert failed.error.kind is ErrorKind.ENGINE_FAILED
+        with pytest.raises(MeshError, match="broken down"):
+            await driver.submit(prompt_of(5))
+    assert "the engine has broken down" in caplog.text
 
 
 @pytest.fixture(scope="module")

@@ -35,7 +35,10 @@ class NewToken:
 
 @dataclass(slots=True)
 class Report:
-    """What one step did. `now` is a time of time.monotonic(); a report without a step has failures or starts only."""
+    """What one step did. `now` is a time of time.monotonic(); a report without a step has failures or starts only.
+
+    `broken` is the last report of an engine that cannot go on.
+    """
 
     number: int
     now: float
@@ -43,6 +46,7 @@ class Report:
     started: list[Work] = field(default_factory=list[Work])
     tokens: list[NewToken] = field(default_factory=list[NewToken])
     failures: list[tuple[int, MeshError]] = field(default_factory=list[tuple[int, MeshError]])
+    broken: bool = False
 
 
 @dataclass(slots=True)

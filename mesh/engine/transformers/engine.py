@@ -31,7 +31,7 @@ from mesh.errors import ErrorKind, MeshError, invalid, unsupported
 
 log = logging.getLogger(__name__)
 
-# Texts longer than this, in characters, are tokenized on another thread: the event loop goes on meanwhile.
+# Texts of more characters, and prompts of more tokens, are worked on by another thread: the event loop goes on.
 _LONG_TEXT = 4096
 
 
@@ -99,6 +99,7 @@ class TransformersEngine(Engine):
         self._submitting.add(request.key)
         try:
             prompt = await self._encode(served, request)
+            digests = await self._digests(served, request, prompt)
             if request.key not in self._submitting:
                 return  # cancelled meanwhile
         finally:
@@ -111,7 +112,8 @@ class TransformersEngine(Engine):
             context_length=served.info.context_length,
             arrived=arrived,
         )
-        work = self._work(served, request, prompt, tracker)
+        work = self._work(request, prompt, tracker)
+        work.root, work.prompt_digests = digests
         self._reporter.add(tracker, refund=request.credit is not None)
         self._in_transit.append((self._sent + 1, len(work.rows)))
         self._call(lambda core: core.add(work))
@@ -120,6 +122,8 @@ class TransformersEngine(Engine):
         served = self._served
         if served is None or self._listener is None:
             raise MeshError(ErrorKind.DRAINING, "the engine is not running")
+        if self._thread.broken:
+            raise MeshError(ErrorKind.ENGINE_FAILED, "the engine has broken down")
         if model and model != served.info.name:
             raise MeshError(
                 ErrorKind.MODEL_NOT_FOUND,
@@ -150,7 +154,16 @@ class TransformersEngine(Engine):
             raise invalid("prompt", "'prompt' must have at least 1 token, not 0")
         return ids
 
-    def _work(self, served: Served, request: Request, prompt: list[int], tracker: OutputTracker) -> Work:
+    async def _digests(self, served: Served, request: Request, prompt: list[int]) -> tuple[bytes | None, list[bytes]]:
+        """The root and the pages' digests of the prompt, for the prefix cache."""
+        root = self._root(served, request)
+        digests: list[bytes] = []
+        if root is not None:
+            extend = partial(extend_digests, digests, root, prompt, served.page_size, len(prompt))
+            await asyncio.to_thread(extend) if len(prompt) > _LONG_TEXT else extend()
+        return root, digests
+
+    def _work(self, request: Request, prompt: list[int], tracker: OutputTracker) -> Work:
         self._order += 1
         work = Work(
             request.key,
@@ -158,13 +171,10 @@ class TransformersEngine(Engine):
             request.sampling,
             prompt,
             priority=request.priority,
-            root=self._root(served, request),
             credit=request.credit,
             deadline=request.deadline,
             logprobs=request.output.logprobs,
         )
-        if work.root is not None:
-            extend_digests(work.prompt_digests, work.root, prompt, served.page_size, len(prompt))
         for choice in tracker.open_choices:
             progress = request.resume.get(choice)
             tokens = prompt + list(progress.token_ids) if progress else prompt[:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 
@@ -25,11 +26,21 @@ class LayerCache:
     def __init__(self, shape: LayerShape, pages: int, page_size: int, like: torch.Tensor) -> None:
         tokens = pages * page_size
         self.shape = shape
-        # Zeros, because what a mask hides still enters a product: garbage could be NaN, which no weight of 0 hides.
-        self.keys = like.new_zeros((tokens, shape.heads, shape.key_size))
-        self.values = like.new_zeros((tokens, shape.heads, shape.value_size))
+        self.keys = _zeros((tokens, shape.heads, shape.key_size), like)
+        self.values = _zeros((tokens, shape.heads, shape.value_size), like)
         self.key_pages = self.keys.view(pages, -1)
         self.value_pages = self.values.view(pages, -1)
+
+
+def _zeros(shape: tuple[int, int, int], like: torch.Tensor) -> torch.Tensor:
+    """Zeros, because what a mask hides still enters a product: garbage could be NaN, which no weight of 0 hides.
+
+    On CPUs by way of numpy, whose zeros take memory only when they are touched; torch writes them.
+    """
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    size = shape[0] * shape[1] * shape[2] * like.element_size()
+    return torch.from_numpy(np.zeros(size, np.uint8)).view(like.dtype).view(shape)
 
 
 class KvCache:
@@ -96,6 +107,7 @@ class KvCache:
 
     def wipe_all(self) -> None:
         """Set everything to zero."""
-        for layer in self._layers.values():
-            layer.keys.zero_()
-            layer.values.zero_()
+        shapes = self.shapes
+        # Dropped before they are made anew: there is no room for both.
+        self._layers.clear()
+        self.reserve(shapes)

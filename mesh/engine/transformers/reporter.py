@@ -50,6 +50,9 @@ class Reporter:
         for token in report.tokens:
             if tracker := self._trackers.get(token.key):
                 self._push(events, tracker, token, report.now)
+        if report.broken:
+            broken = MeshError(ErrorKind.ENGINE_FAILED, "the engine has broken down")
+            report.failures = [(key, broken) for key in self._trackers]
         for key, failure in report.failures:
             if self.discard(key):
                 events.append(Failed(key, failure))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
 
@@ -29,6 +30,7 @@ class EngineThread:
         self.ready: Future[Core] = Future()
         self.load = Load()
         self.taken = 0
+        self.broken = False
         self._build = build
         self._deliver = deliver
         self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
@@ -63,7 +65,13 @@ class EngineThread:
                 return
             self.load = core.load()
             self.ready.set_result(core)
-            self._serve(core)
+            try:
+                self._serve(core)
+            except BaseException as error:
+                # No request can cause this, so it is a fault of ours; whoever waits must not wait for ever.
+                log.critical("the engine has broken down", exc_info=error)
+                self.broken = True
+                self._deliver(Report(core.counters.steps + 1, time.monotonic(), Load(), broken=True))
 
     def _serve(self, core: Core) -> None:
         busy = False
