@@ -24,7 +24,8 @@ class Answer:
     chunks: list[Body] = field(default_factory=list[Body], repr=False)
     texts: dict[int, str] = field(default_factory=dict[int, str])
     reasons: dict[int, str] = field(default_factory=dict[int, str])
-    logprobs: dict[int, list[Body]] = field(default_factory=dict[int, list[Body]])
+    # Log probabilities in order, taken out of `chunks`: other rows in a step change the rounding of a real model.
+    logprobs: dict[int, list[float]] = field(default_factory=dict[int, list[float]])
     usage: Body | None = None
     tokens: int = 0  # chunks with content so far
     complete: bool = False  # [DONE] was read, or the body of an answer that is not streamed
@@ -36,7 +37,7 @@ class Answer:
         Which prompt tokens came from the prefix cache is a fact about the worker, not about the answer.
         """
         counts = {name: value for name, value in (self.usage or {}).items() if name != "prompt_tokens_details"}
-        return self.status, self.texts, self.reasons, self.logprobs, counts, self.complete
+        return self.status, self.texts, self.reasons, counts, self.complete
 
     def add(self, chunk: Body) -> None:
         """Take a chunk of a stream, or the one body."""
@@ -50,8 +51,11 @@ class Answer:
         assert index not in self.reasons, "a choice went on after its end"
         self.tokens += bool(part.get("content"))
         self.texts[index] = self.texts.get(index, "") + (part.get("content") or "")
-        if choice.get("logprobs"):
-            self.logprobs.setdefault(index, []).extend(choice["logprobs"]["content"])
+        logprobs: Body = choice.get("logprobs") or {"content": []}
+        for entry in logprobs["content"]:
+            values = self.logprobs.setdefault(index, [])
+            values.append(entry.pop("logprob"))
+            values += [likely.pop("logprob") for likely in entry["top_logprobs"]]
         if choice.get("finish_reason"):
             self.reasons[index] = choice["finish_reason"]
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from tests.e2e.answers import Answer, Body, ask
 from tests.harness import Mesh, Worker, eventually
 
@@ -121,6 +123,8 @@ def check_same(answers: Mapping[str, Answer], undisturbed: Mapping[str, Answer])
     """The same bytes, finish reasons, log probabilities and usage; the same chunks in the same order."""
     for name, answer in answers.items():
         assert answer.seen == undisturbed[name].seen, name
+        for choice, values in undisturbed[name].logprobs.items():
+            assert answer.logprobs[choice] == pytest.approx(values, abs=1e-3), name
         assert by_choice(answer) == by_choice(undisturbed[name]), name
 
 

@@ -57,6 +57,7 @@ async def test_the_client_sees_no_difference(scene: Scene, fault: Fault, k: int)
     await scene.learn(CASES)
     greedy = scene.undisturbed["greedy"]
     assert greedy.tokens == TOKENS
+    assert len(scene.undisturbed["log probabilities"].logprobs[0]) >= TOKENS * 4
     CASES["stop string"] = chat(MODEL, stop=["never", late_stop(greedy.texts[0])])
     await scene.learn(CASES)
     assert TOKENS // 2 < scene.undisturbed["stop string"].tokens < TOKENS
