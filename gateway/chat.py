@@ -79,7 +79,14 @@ async def _collected(
 
 def _streamed(exchange: Exchange, generation: Generation, events: Sequence[Event], chat: ChatRequest) -> Response:
     include_usage = bool(chat.stream_options and chat.stream_options.include_usage)
-    chunks = ChatEvents(_new_id(), int(time.time()), chat.model, chat.n or 1, include_usage=include_usage)
+    chunks = ChatEvents(
+        _new_id(),
+        int(time.time()),
+        chat.model,
+        chat.n or 1,
+        include_usage=include_usage,
+        logprobs=bool(chat.logprobs),
+    )
     response = Response(_body(exchange, generation, events, chunks), headers=SSE_HEADERS)
     response.timeout = None  # Quart ends a response after 60 s otherwise
     return response

@@ -23,13 +23,19 @@ _encode = msgspec.json.encode
 
 
 class ChatEvents:
-    """Renders one answer. `include_usage`: as `stream_options.include_usage`."""
+    """Renders one answer.
 
-    def __init__(self, answer_id: str, created: int, model: str, choices: int, *, include_usage: bool) -> None:
+    `include_usage`: as `stream_options.include_usage`; `logprobs`: whether the client asked for them.
+    """
+
+    def __init__(
+        self, answer_id: str, created: int, model: str, choices: int, *, include_usage: bool, logprobs: bool
+    ) -> None:
         self._id = answer_id
         self._created = created
         self._model = model
         self._include_usage = include_usage
+        self._with_logprobs = logprobs
         self._choices = choices
         self._prefix = b""
         self._heads: list[bytes] = []
@@ -66,15 +72,15 @@ class ChatEvents:
     def _delta(self, event: pb.Delta, parts: list[bytes]) -> None:
         text = event.text
         choice = event.choice
-        if event.logprobs:
+        if self._with_logprobs:
             self._logprobs[choice] += map(token_logprob, event.logprobs)
         if not text:
             return
-        if self._logprobs[choice]:
-            parts += (self._heads[choice], b'"content":', _encode(text))
+        parts += (self._heads[choice], b'"content":', _encode(text))
+        if self._with_logprobs:
             self._end_with_logprobs(choice, None, parts)
         else:
-            parts += (self._heads[choice], b'"content":', _encode(text), self._text_end)
+            parts.append(self._text_end)
 
     def _choice_finished(self, event: pb.ChoiceFinished, parts: list[bytes]) -> None:
         parts.append(self._heads[event.choice])

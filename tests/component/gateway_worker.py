@@ -21,6 +21,8 @@ from mesh.v1 import inference_pb2_grpc as pb_grpc
 from mesh.v1.registry_pb2 import WORKER_STATE_READY, ServedModel, WorkerRecord
 
 PROMPT_TOKENS = 5
+# The second choice ends by itself after so many tokens, whatever the limit.
+SECOND_CHOICE_ENDS = 6
 
 
 def token_at(seed: int, choice: int, position: int) -> int:
@@ -47,6 +49,7 @@ class Row:
         self.id = start.stream_id
         self.request = start.request
         self.length = sampling.max_tokens if sampling.HasField("max_tokens") else default_length
+        self.natural_end = {1: SECOND_CHOICE_ENDS}
         self.credit = start.credit if start.HasField("credit") else None
         self.seed = sampling.seed
         count = sampling.n or 1
@@ -81,7 +84,8 @@ class Row:
 
     def _advance(self, choice: int, tokens: list[int]) -> list[pb.StreamEvent]:
         events: list[pb.StreamEvent] = []
-        if len(tokens) < self.length:
+        end = min(self.length, self.natural_end.get(choice, self.length))
+        if len(tokens) < end:
             if self.credit is not None:
                 if self.credit <= 0:
                     return []
@@ -97,13 +101,14 @@ class Row:
             if self.request.output.HasField("logprobs"):
                 delta.logprobs.add(token_id=token, logprob=-token / 100, token=word(token).encode())
             events.append(pb.StreamEvent(stream_id=self.id, delta=delta))
-        if len(tokens) >= self.length:
+        if len(tokens) >= end:
             if (len(tokens) - 1) % 3 == 2:
                 release = pb.Delta(choice=choice, text=self._word(tokens[-1]))
                 events.append(pb.StreamEvent(stream_id=self.id, delta=release))
             self.finished[choice] = True
-            end = pb.ChoiceFinished(choice=choice, reason=pb.FINISH_REASON_LENGTH)
-            events.append(pb.StreamEvent(stream_id=self.id, choice_finished=end))
+            reason = pb.FINISH_REASON_LENGTH if len(tokens) >= self.length else pb.FINISH_REASON_STOP
+            finished = pb.ChoiceFinished(choice=choice, reason=reason)
+            events.append(pb.StreamEvent(stream_id=self.id, choice_finished=finished))
         return events
 
 
@@ -141,6 +146,8 @@ class FakeWorker(pb_grpc.InferenceServiceServicer):
         self.refusal: MeshError | None = None
         self.stop_after: int | None = None  # stands still once a row has so many tokens
         self.cached = 0
+        self.withheld: set[str] = set()  # kinds of events that it never sends
+        self.unknown_choice = False  # speaks of a choice that nobody asked for
         # What it saw.
         self.starts: list[pb.StreamStart] = []
         self.cancels: list[int] = []
@@ -260,7 +267,10 @@ class FakeWorker(pb_grpc.InferenceServiceServicer):
 
     def _step(self, message: pb.SessionResponse, mine: dict[int, Row]) -> None:
         for row in list(mine.values()):
-            message.events.extend(row.step(self.fingerprint, self.cached))
+            events = row.step(self.fingerprint, self.cached)
+            message.events.extend(event for event in events if event.WhichOneof("event") not in self.withheld)
+            if self.unknown_choice:
+                message.events.add(stream_id=row.id, delta=pb.Delta(choice=9, token_ids=[1], text="x"))
             if all(row.finished):
                 del mine[row.id]
                 del self.rows[id(row)]

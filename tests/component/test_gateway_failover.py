@@ -10,7 +10,7 @@ import pytest
 from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import inference_pb2 as pb
 from tests.component.gateway_fixture import GatewayUnderTest, text, without_identity
-from tests.component.gateway_worker import FakeWorker
+from tests.component.gateway_worker import SECOND_CHOICE_ENDS, FakeWorker
 from tests.harness import eventually
 
 LENGTH = 12
@@ -61,7 +61,22 @@ async def test_an_answer_in_one_piece_survives_too() -> None:
         found = (await answer).json()
     events = await undisturbed(n=2)
     assert [choice["message"]["content"] for choice in found["choices"]] == [text(events, 0), text(events, 1)]
-    assert found["usage"]["completion_tokens"] == 2 * LENGTH
+    assert [choice["finish_reason"] for choice in found["choices"]] == ["length", "stop"]
+    assert found["usage"]["completion_tokens"] == LENGTH + SECOND_CHOICE_ENDS
+
+
+@pytest.mark.parametrize("withheld", [{"finished"}, {"choice_finished", "finished"}], ids=["last event", "reasons too"])
+async def test_a_worker_killed_between_its_last_token_and_its_last_event(withheld: set[str]) -> None:
+    fields = {"stream_options": {"include_usage": True}}
+    async with FakeWorker("a") as a, FakeWorker("b") as b, GatewayUnderTest() as gateway:
+        a.withheld = withheld
+        await gateway.add(a)
+        answer = asyncio.create_task(gateway.stream(max_tokens=LENGTH, **fields))
+        await eventually(lambda: a.starts and not a.rows)
+        await gateway.add(b)
+        await a.kill()
+        assert without_identity(await answer) == await undisturbed(**fields)
+        assert len(b.starts) == len(withheld) - 1  # nobody is needed for a sum
 
 
 async def test_a_silent_worker_is_left_and_told_when_it_wakes() -> None:

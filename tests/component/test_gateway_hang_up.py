@@ -48,6 +48,18 @@ async def test_a_hang_up_reaches_the_worker(stream: bool, stop_after: int) -> No
         assert gateway.metric("mesh_gateway_attempts_total", model="m", outcome="cancelled") == 1
 
 
+async def test_a_hang_up_of_a_reader_that_does_not_read_reaches_the_worker() -> None:
+    async with (
+        FakeWorker("w", length=60_000, padding=8000) as worker,
+        GatewayUnderTest(credit=64) as gateway,
+    ):
+        await gateway.add(worker)
+        _, writer = await post(gateway, stream=True)
+        await eventually(lambda: any(row.credit == 0 for row in worker.rows.values()), within=30)
+        writer.transport.abort()
+        await nothing_is_left(gateway, worker)
+
+
 async def test_a_hang_up_in_the_hold_queue_leaves_it() -> None:
     async with GatewayUnderTest() as gateway:
         _, writer = await post(gateway)

@@ -149,6 +149,22 @@ async def test_a_body_of_unknown_length_is_cut_at_the_limit() -> None:
     assert (response.status_code, error_of(response)["code"]) == (413, "payload_too_large")
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_what_nobody_foresaw_is_logged_once_and_told_without_details(
+    stream: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with FakeWorker("w") as worker, GatewayUnderTest() as gateway:
+        await gateway.add(worker)
+        worker.unknown_choice = True
+        response = await gateway.chat(stream=stream)
+        await eventually(lambda: not worker.rows and not gateway.exchanges.live)
+    assert response.status_code == 500
+    assert error_of(response)["code"] == "engine_failed"
+    assert "IndexError" not in response.text
+    [record] = [record for record in caplog.records if record.exc_info]
+    assert record.name == "gateway.errors"
+
+
 async def test_models() -> None:
     async with (
         FakeWorker("a", models=("m", "org/name")) as a,
@@ -213,7 +229,7 @@ async def test_stopping_lets_live_streams_end_and_takes_no_new_ones() -> None:
         answer = asyncio.create_task(gateway.stream(max_tokens=30))
         await eventually(lambda: worker.rows)
         gateway.stop.set()
-        with pytest.raises(httpx.ConnectError):
+        with pytest.raises(httpx.TransportError):
             await eventually(lambda: _fails(gateway))
         assert (await answer)[-1] == "[DONE]"
 

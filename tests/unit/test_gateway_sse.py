@@ -34,8 +34,9 @@ def events(raw: bytes) -> list[Any]:
     return found
 
 
-def render(*given_: Event, usage: bool = False, choices: int = 1) -> list[Any]:
-    return events(ChatEvents("id-1", 123, 'm"x', choices, include_usage=usage).render(given_))
+def render(*given_: Event, usage: bool = False, choices: int = 1, logprobs: bool = False) -> list[Any]:
+    chunks = ChatEvents("id-1", 123, 'm"x', choices, include_usage=usage, logprobs=logprobs)
+    return events(chunks.render(given_))
 
 
 @given(st.lists(st.text(min_size=1, max_size=20), max_size=10))
@@ -90,6 +91,7 @@ def test_log_probabilities_of_held_back_text_come_with_the_text() -> None:
         pb.Delta(token_ids=[2], text="é", logprobs=[logprob(b"\xa9", float("-inf"))]),
         pb.Delta(token_ids=[3], logprobs=[logprob(b"x")]),
         ended(),
+        logprobs=True,
     )
     content = found[1]["choices"][0]["logprobs"]["content"]
     assert [entry["bytes"] for entry in content] == [[0xC3], [0xA9]]
