@@ -36,24 +36,20 @@ def draw(weights: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
     """
     blocks = weights.view(weights.shape[0], -1, _BLOCK)
     cdf = _block_sums(weights).cumsum(-1)
-    total = cdf[:, -1]
-    # Rounding must not reach the end of the CDF, beyond which there is no token.
-    goal = torch.minimum(uniforms * total, _below(total))
+    goal = uniforms * cdf[:, -1]
     block = (cdf <= goal[:, None]).sum(-1).clamp_(max=cdf.shape[1] - 1)
     rows = torch.arange(weights.shape[0], device=weights.device)
     before = torch.where(block > 0, cdf[rows, (block - 1).clamp_(min=0)], 0.0)
     inner = blocks[rows, block].double().cumsum(-1)
-    rest = torch.minimum(goal - before, _below(inner[:, -1]))
+    # Sums of a block in float32 and float64 differ a little: beyond the end of the second there is no token.
+    last = torch.nextafter(inner[:, -1], torch.zeros_like(goal))
+    rest = torch.minimum(goal - before, last)
     return block * _BLOCK + (inner <= rest[:, None]).sum(-1).clamp_(max=_BLOCK - 1)
 
 
 def _block_sums(weights: torch.Tensor) -> torch.Tensor:
     """Sums of each block [B, blocks] float64; float32 within a block, where it is accurate enough and much faster."""
     return weights.view(weights.shape[0], -1, _BLOCK).sum(-1).double()
-
-
-def _below(values: torch.Tensor) -> torch.Tensor:
-    return torch.nextafter(values, torch.zeros_like(values))
 
 
 def keep_min_p(weights: torch.Tensor, min_p: torch.Tensor) -> None:

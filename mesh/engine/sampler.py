@@ -256,10 +256,7 @@ class Sampler:
         # Relative to the likeliest token, so that no temperature overflows.
         torch.sub(logits, most, out=weights).div_(plan.temperatures).exp_()
         finite = most[:, 0].isfinite()
-        if plan.filtered or plan.min_p is not None or plan.typical:
-            # A broken row must not reach the filters, which look for a threshold in it.
-            weights.masked_fill_(~finite[:, None], 0.0)
-            self._filter(plan, padded)
+        self._filter(plan, padded)
         # A row without weight, a broken one, draws a place in the padding.
         return draw(padded, numbers).clamp_(max=size - 1), finite
 

@@ -20,7 +20,6 @@ from mesh.engine.transformers.loader import LoadedModel, LoadOptions, load
 from mesh.errors import ErrorKind, MeshError
 from tests.model import tiny
 
-
 safetensors_torch: Any = safetensors.torch  # without types
 
 
@@ -115,6 +114,19 @@ def test_one_changed_byte_of_weights_or_tokenizer_changes_the_fingerprint(copy: 
     tokenizer = copy / "tokenizer.json"
     tokenizer.write_text(tokenizer.read_text().replace("</s>", "</t>"))
     assert mark(copy) not in (changed, mark(model_folder))
+
+
+def test_each_byte_of_files_up_to_64_mib_counts(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    file = tmp_path / "model.safetensors"
+    safetensors_torch.save_file({"a": torch.zeros(40 * 2**20, dtype=torch.uint8)}, file)
+    marks = {mark(tmp_path)}
+    for place in range(6):
+        with file.open("r+b") as stream:
+            stream.seek(2**20 + place * 5_000_011)
+            stream.write(b"\1")
+        marks.add(mark(tmp_path))
+    assert len(marks) == 7
 
 
 def test_large_weight_files_count_by_header_and_samples(tmp_path: Path) -> None:

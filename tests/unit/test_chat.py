@@ -62,6 +62,15 @@ def test_text_parts_are_parts_where_the_template_takes_nothing_else() -> None:
     assert renderer(PARTS).text(chat(Message("user", ("one", "two")))) == "[one][two]"
 
 
+def test_text_parts_are_lines_where_the_template_takes_both() -> None:
+    either = (
+        "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}"
+        + PARTS
+        + "{% endif %}{% endfor %}"
+    )
+    assert renderer(either).text(chat(Message("user", ("one", "two")))) == "one\ntwo"
+
+
 def test_a_null_content_has_no_text() -> None:
     conversation = chat(Message("user", ("a",)), Message("assistant", None), add_generation_prompt=False)
     assert renderer(PLAIN).text(conversation) == "<s>user: a</s><s>assistant: </s>"

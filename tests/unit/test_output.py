@@ -109,6 +109,11 @@ def test_an_answer_from_start_to_end() -> None:
             "abcdefgh",
             ChoiceFinished(1, 0, FinishReason.STOP, stop_token_id=END),
         ),
+        (
+            {"stop_token_ids": (ord("c"),), "min_tokens": 2},
+            "ab",
+            ChoiceFinished(1, 0, FinishReason.STOP, stop_token_id=ord("c")),
+        ),
         ({"stop": ("b", "g"), "min_tokens": 3}, "abcdef", ChoiceFinished(1, 0, FinishReason.STOP, stop_string="g")),
         ({"ignore_eos": True, "max_tokens": 10}, "abcdefghX", ChoiceFinished(1, 0, FinishReason.LENGTH)),
         (

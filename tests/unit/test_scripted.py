@@ -250,6 +250,14 @@ async def test_without_credit_a_row_pauses_and_holds_up_nobody() -> None:
         assert text(on.events(slow)) == text(undisturbed)
 
 
+async def test_choices_without_credit_make_room_for_others() -> None:
+    async with stage(tokens=5, slots=1) as on:
+        await on.submit(n=3, more={"credit": 1})
+        quick = await on.submit()
+        await on.until(lambda: on.over(quick))
+        assert on.engine.load().paused == 3
+
+
 async def test_credit_is_shared_by_the_choices_of_a_request() -> None:
     async with stage(tokens=30) as on:
         key = await on.submit(n=3, more={"credit": 7})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 WORDS = ("hello", "world", "he", "llo", "a", "é", "日本", "🙂", "!", "  ", "\n")
@@ -20,7 +20,7 @@ def _wrap(backend: Tokenizer, extra: str = "<extra text>") -> PreTrainedTokenize
 
 @functools.cache
 def byte_level() -> PreTrainedTokenizerFast:
-    """Byte-level BPE without merges beyond a few, as GPT-2, Llama 3 and Qwen have."""
+    """Byte-level BPE with a few merges, as GPT-2, Llama 3 and Qwen have; begins prompts with <s>."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {char: place for place, char in enumerate(alphabet)}
     merges = [("h", "e"), ("l", "l"), ("Ġ", "w"), ("ð", "Ł"), ("Ã", "©"), ("æ", "Ĺ")]
@@ -31,7 +31,12 @@ def byte_level() -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizer
     decoder: Any = decoders.ByteLevel()
     backend.decoder = decoder
-    return _wrap(backend)
+    wrapped = _wrap(backend)
+    bos = wrapped.bos_token_id
+    assert isinstance(bos, int)
+    processor: Any = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", bos)])
+    wrapped.backend_tokenizer.post_processor = processor
+    return wrapped
 
 
 def _pieces() -> dict[str, int]:
