@@ -138,6 +138,34 @@ def test_rows_without_credit_keep_their_pages_until_others_need_them() -> None:
     assert shape(bench.step()) == ([], [(paused.key, 8)])
 
 
+def test_rows_without_credit_do_not_block_the_queue() -> None:
+    bench = Bench(pages=7, max_rows=2, step_tokens=32)
+    paused = [bench.add(7, credit=1) for _ in range(2)]
+    bench.step()
+    assert not bench.step()
+    other = bench.add(15)
+    assert shape(bench.step()) == ([], [(other.key, 15)])
+    # The last one gave up its slot; the first could keep its own, as there are pages for both.
+    assert [work.rows[0].phase for work in paused] == [RowPhase.RUNNING, RowPhase.PARKED]
+    load = bench.scheduler.load(0)
+    assert (load.running, load.paused, load.waiting) == (1, 2, 0)
+    bench.scheduler.finish(paused[0].rows[0])
+    assert bench.scheduler.load(0).paused == 1
+    bench.scheduler.grant(paused[1], 1)
+    assert bench.scheduler.load(0).waiting == 1
+
+
+def test_a_row_that_gives_way_to_itself_keeps_its_credit() -> None:
+    bench = Bench(pages=7, step_tokens=32)
+    bench.add(5)
+    young = bench.add(8, credit=7)
+    bench.step()
+    while young.rows[0].phase is RowPhase.RUNNING:
+        bench.step()
+    assert young.rows[0].phase is RowPhase.WAITING
+    assert young.credit == 2
+
+
 def test_credit_is_shared_by_the_choices() -> None:
     bench = Bench(step_tokens=32)
     work = bench.add(4, n=3, credit=4)

@@ -54,6 +54,7 @@ class Scheduler:
         self._waiting: list[tuple[tuple[int, int, int], int, Row]] = []  # a heap; rows may have left since
         self._outside: dict[Row, None] = {}  # all rows without pages: held, waiting, parked
         self._outside_tokens = 0
+        self._parked: set[Row] = set()
         self._paused: list[Row] = []  # rows that the current step found without credit
         self._slots = list(range(limits.max_rows - 1, -1, -1))
         self._pushes = 0
@@ -80,9 +81,15 @@ class Scheduler:
         del self._outside[row]
         self._outside_tokens -= len(row.tokens)
 
+    def _park(self, row: Row) -> None:
+        row.phase = RowPhase.PARKED
+        self._step_out(row)
+        self._parked.add(row)
+
     def _push(self, row: Row) -> None:
         row.phase = RowPhase.WAITING
         self._step_out(row)
+        self._parked.discard(row)
         self._pushes += 1
         heapq.heappush(self._waiting, (row.rank, self._pushes, row))
 
@@ -95,6 +102,7 @@ class Scheduler:
             self._release(row)
         else:
             self._step_in(row)
+            self._parked.discard(row)
         row.phase = RowPhase.GONE
         if row is row.work.leader:
             self.release_held(row.work)
@@ -125,6 +133,8 @@ class Scheduler:
 
     def _release(self, row: Row) -> None:
         self._on_release(row)
+        if row in self._paused:
+            self._paused.remove(row)
         if row.unverified:
             self.blocks.distrust(row.pages, forget=False)
         self.blocks.release(row.pages)
@@ -140,13 +150,13 @@ class Scheduler:
 
     @property
     def paused(self) -> int:
-        """Of the running rows, those that the last step left out because they have no credit."""
-        return len(self._paused)
+        """Rows that the last step left out because they have no credit."""
+        return len(self._paused) + len(self._parked)
 
     @property
     def waiting(self) -> int:
-        """Rows that hold no pages."""
-        return len(self._outside)
+        """Rows that wait for a place."""
+        return len(self._outside) - len(self._parked)
 
     @property
     def idle(self) -> bool:
@@ -158,8 +168,8 @@ class Scheduler:
         held = sum(row.computed for row in self._running)
         return Load(
             running=len(self._running) - len(self._paused),
-            waiting=len(self._outside),
-            paused=len(self._paused),
+            waiting=self.waiting,
+            paused=self.paused,
             slots=self.limits.max_rows,
             running_tokens=held,
             pending_tokens=self._outside_tokens + sum(row.remaining - 1 for row in self._running),
@@ -179,13 +189,11 @@ class Scheduler:
                 continue  # preempted by a row before it
             if len(row.tokens) - row.computed > 1:
                 prefilling.append(row)
-            elif row.work.take_credit():
-                if self._ensure_page(row):
-                    batch.decode.append(row)
-                elif row.work.credit is not None:
-                    row.work.credit += 1
-            else:
+            elif not row.work.has_credit:
                 self._paused.append(row)
+            elif self._ensure_page(row):
+                row.work.take_credit()
+                batch.decode.append(row)
         budget = self.limits.step_tokens - len(batch.decode)
         for row in prefilling:
             if row.phase is RowPhase.RUNNING and budget > 0:
@@ -204,27 +212,36 @@ class Scheduler:
         if count == remaining and not row.work.take_credit():
             count -= 1
             if not count or not self.limits.chunked_prefill:
+                self._paused.append(row)
                 return 0
         batch.prefill.append(Chunk(row, count))
         return count
 
     def _admit(self, batch: Batch, budget: int) -> None:
-        while budget > 0 and self._slots and (row := self._peek()) is not None:
+        while budget > 0 and (row := self._peek()) is not None:
             if not row.work.has_credit:
                 heapq.heappop(self._waiting)
-                row.phase = RowPhase.PARKED
-                continue
-            if not self._place(row):
-                return
-            heapq.heappop(self._waiting)
-            if row.remaining > 1:
-                count = self._prefill(row, batch, budget)
+                self._park(row)
+            elif not self._slots or not self._place(row):
+                if not self._paused:
+                    return
+                # Who cannot go on anyway holds up nobody.
+                self._evict(self._paused[-1])
+            else:
+                heapq.heappop(self._waiting)
+                count = self._begin(row, batch, budget)
                 if not count:
                     return
                 budget -= count
-            elif row.work.take_credit():
-                batch.decode.append(row)
-                budget -= 1
+
+    def _begin(self, row: Row, batch: Batch, budget: int) -> int:
+        """Add the first tokens of a row that has just got its place, and return their number."""
+        if row.remaining > 1:
+            return self._prefill(row, batch, budget)
+        if not row.work.take_credit():
+            return 0
+        batch.decode.append(row)
+        return 1
 
     def _peek(self) -> Row | None:
         while self._waiting:
@@ -244,8 +261,8 @@ class Scheduler:
             usable = row.digests[: (len(row.tokens) - 1) // blocks.page_size]
             known = usable[: blocks.lookup(usable)]
         fresh = blocks.pages_for(len(row.tokens)) - len(known)
-        # One page of reserve for each running row: else the next rows to fill a page would push this one out again.
-        reserve = len(self._running)
+        # One page of reserve for each row that goes on: else the next to fill a page would push this one out again.
+        reserve = len(self._running) - len(self._paused)
         if fresh + blocks.cached_among(known) + reserve > blocks.available and self._running:
             return False
         shared = blocks.share(known)
@@ -270,7 +287,10 @@ class Scheduler:
         insort(self._running, row, key=lambda other: other.rank)
 
     def _ensure_page(self, row: Row) -> bool:
-        """See to it that the row's next token has a page; False when the row itself had to give up its own."""
+        """See to it that the row's next token has a page; False when the row itself had to give up its own.
+
+        Pages are taken from the last row that was found paused in this step, else from the last of all.
+        """
         if row.computed < len(row.pages) * self.blocks.page_size:
             return True
         while True:
@@ -278,18 +298,18 @@ class Scheduler:
             if pages is not None:
                 row.pages += pages
                 return True
-            victim = self._victim()
-            self._running.remove(victim)
-            self._release(victim)
-            self._push(victim)
-            self.counters.preemptions += 1
+            # Rows are scheduled by rank, so the last one is not part of the step yet, unless it is the one that asks.
+            victim = self._paused[-1] if self._paused else self._running[-1]
+            self._evict(victim)
             if victim is row:
                 return False
 
-    def _victim(self) -> Row:
-        """The row that gives up its pages: the last one that was found paused in this step, else the last one.
-
-        Rows are scheduled by rank, so the last one is never part of the step that is being built, except when it is the
-        row that asks.
-        """
-        return self._paused.pop() if self._paused else self._running[-1]
+    def _evict(self, row: Row) -> None:
+        """Take a running row's place; it is computed again later."""
+        self.counters.preemptions += 1
+        self._running.remove(row)
+        self._release(row)
+        if row.work.has_credit:
+            self._push(row)
+        else:
+            self._park(row)
