@@ -83,6 +83,7 @@ class Generation:
         self._failures = 0
         # Epochs of sessions that were left, with the worker's own refusal if there was one.
         self._tried: dict[int, MeshError | None] = {}
+        self._impostors: set[int] = set()
         self._cause: Trouble | None = None
         self._error: MeshError | None = None
         # Until when a worker must be found, while there is none.
@@ -194,6 +195,8 @@ class Generation:
         """Give up this attempt; `next` makes another one, unless there were too many."""
         refusal = error if cause is Trouble.REFUSED else None
         self._tried[stream.session.epoch] = refusal
+        if error.kind is ErrorKind.WRONG_MODEL:
+            self._impostors.add(stream.session.epoch)
         self._end_attempt(error.code if refusal is not None else cause.value)
         self._cause = cause
         for choice in self._choices:
@@ -319,13 +322,14 @@ class Generation:
             self._error = error
 
     def _live(self) -> list[Session]:
-        """Workers that can take the request as far as it has come."""
+        """Workers that can take the request as far as it has come; those that run another model in truth cannot."""
         started = self.started
-        return self._directory.live(
+        live = self._directory.live(
             self.model,
             fingerprint=started.fingerprint if started is not None else "",
             resumable=any(choice.token_ids or choice.finished for choice in self._choices),
         )
+        return [session for session in live if session.epoch not in self._impostors]
 
     def _fresh(self, live: Sequence[Session]) -> list[Session]:
         """Of these the ones not tried yet, and not the one where it runs."""

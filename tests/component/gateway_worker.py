@@ -146,6 +146,7 @@ class FakeWorker(pb_grpc.InferenceServiceServicer):
         self.refusal: MeshError | None = None
         self.stop_after: int | None = None  # stands still once a row has so many tokens
         self.cached = 0
+        self.answers_as = fingerprint  # unlike what the registry says, if a test so wishes
         self.withheld: set[str] = set()  # kinds of events that it never sends
         self.unknown_choice = False  # speaks of a choice that nobody asked for
         # What it saw.
@@ -267,7 +268,7 @@ class FakeWorker(pb_grpc.InferenceServiceServicer):
 
     def _step(self, message: pb.SessionResponse, mine: dict[int, Row]) -> None:
         for row in list(mine.values()):
-            events = row.step(self.fingerprint, self.cached)
+            events = row.step(self.answers_as, self.cached)
             message.events.extend(event for event in events if event.WhichOneof("event") not in self.withheld)
             if self.unknown_choice:
                 message.events.add(stream_id=row.id, delta=pb.Delta(choice=9, token_ids=[1], text="x"))

@@ -28,6 +28,16 @@ async def test_its_grace_ends() -> None:
         await eventually(lambda: not gateway.directory.sessions())
 
 
+async def test_a_worker_that_is_listed_again_loses_its_limit() -> None:
+    async with FakeWorker("w") as worker, FakeWorker("v") as other, GatewayUnderTest(grace_period=0.4) as gateway:
+        await gateway.add(worker, other)
+        gateway.directory.on_worker("w", None)
+        gateway.directory.on_worker("v", None)
+        gateway.directory.on_worker("w", worker.record())
+        await eventually(lambda: not gateway.session("v"))
+        assert gateway.session("w")
+
+
 async def test_a_worker_that_drains_leaves_at_once_and_ends_its_streams() -> None:
     async with FakeWorker("w", pause=0.01) as worker, GatewayUnderTest(hold_timeout=0.0) as gateway:
         await gateway.add(worker)

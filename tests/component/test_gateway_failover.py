@@ -177,6 +177,35 @@ async def test_another_model_under_the_same_name_never_continues_an_answer() -> 
         assert c.starts[0].request.expected_fingerprint == a.fingerprint
 
 
+async def test_a_worker_that_turns_out_to_run_another_model_is_left() -> None:
+    async with FakeWorker("a") as a, FakeWorker("b") as b, FakeWorker("c") as c, GatewayUnderTest() as gateway:
+        a.stop_after, b.answers_as = 4, "sha256:other"
+        await gateway.add(a)
+        answer = asyncio.create_task(gateway.stream(max_tokens=LENGTH))
+        await eventually(lambda: reached(a, 4))
+        await gateway.add(b)
+        await a.kill()
+        await eventually(lambda: b.starts and gateway.metric("mesh_gateway_held_requests") == 1)
+        await gateway.add(c)
+        assert without_identity(await answer) == await undisturbed()
+
+
+async def test_a_worker_that_was_left_as_frozen_is_used_again_when_there_is_no_other() -> None:
+    async with FakeWorker("a", heartbeat=0.5) as a, FakeWorker("b") as b, GatewayUnderTest() as gateway:
+        a.stop_after, b.stop_after = 4, 8
+        await gateway.add(a)
+        answer = asyncio.create_task(gateway.stream(max_tokens=LENGTH))
+        await eventually(lambda: reached(a, 4))
+        await gateway.add(b)
+        a.silent = True
+        await eventually(lambda: reached(b, 8))
+        a.silent, a.stop_after = False, None
+        await eventually(lambda: gateway.session("a"))
+        await b.kill()
+        assert without_identity(await answer) == await undisturbed()
+        assert len(a.starts) == 2
+
+
 async def test_a_worker_that_cannot_resume_is_not_asked_to() -> None:
     async with (
         FakeWorker("a") as a,

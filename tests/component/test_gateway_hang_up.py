@@ -31,7 +31,7 @@ async def post(gateway: GatewayUnderTest, **fields: Any) -> tuple[asyncio.Stream
 async def nothing_is_left(gateway: GatewayUnderTest, worker: FakeWorker) -> None:
     await eventually(lambda: not worker.rows)
     await eventually(lambda: not gateway.exchanges.live)
-    assert [len(session) for session in gateway.directory.sessions()] == [0]
+    assert [(len(session), session.unconfirmed) for session in gateway.directory.sessions()] == [(0, 0)]
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "in one piece"])
@@ -101,6 +101,23 @@ async def test_a_reader_that_does_not_read_pauses_its_own_row_only() -> None:
         writer.close()
     expected = text_of_tokens([token_at(7, 0, position) for position in range(sent + 100)], padding)
     assert streamed_text(bytes(received)) == expected
+
+
+async def test_a_row_that_waits_for_its_reader_is_not_taken_for_stuck() -> None:
+    settings = {"credit": 64, "stall_factor": 2.0, "stall_floor": 0.2}
+    async with (
+        FakeWorker("a", length=60_000, padding=8000) as a,
+        FakeWorker("b") as b,
+        GatewayUnderTest(**settings) as gateway,
+    ):
+        await gateway.add(a)
+        _, writer = await post(gateway, stream=True)
+        await eventually(lambda: any(row.credit == 0 for row in a.rows.values()), within=30)
+        await gateway.add(b)
+        await asyncio.sleep(4 * settings["stall_floor"])  # nothing shall happen in this time
+        assert (b.starts, a.cancels) == ([], [])
+        assert gateway.session("a")
+        writer.close()
 
 
 def streamed_text(raw: bytes) -> str:
