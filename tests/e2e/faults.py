@@ -119,6 +119,12 @@ class Strike:
             self.victim.thaw()
 
 
+def late_stop(text: str) -> str:
+    """A stop string in the latter half of a text, over the end of a word, so that it spans tokens."""
+    places = (place for place in range(len(text) * 3 // 5, len(text) - 5) if " " in text[place + 1 : place + 4])
+    return next(text[place : place + 5] for place in places if text.index(text[place : place + 5]) == place)
+
+
 def check_same(answers: Mapping[str, Answer], undisturbed: Mapping[str, Answer]) -> None:
     """The same bytes, finish reasons, log probabilities and usage; the same chunks in the same order."""
     for name, answer in answers.items():

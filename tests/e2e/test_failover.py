@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e.answers import Answer, Body, ask, chat
-from tests.e2e.faults import FAULTS, Fault, Scene, Strike, check_same, scene_args
+from tests.e2e.faults import FAULTS, Fault, Scene, Strike, check_same, late_stop, scene_args
 from tests.harness import MODEL, eventually
 
 TOKENS = 20
@@ -33,15 +33,6 @@ CASES: dict[str, Body] = {
     "log probabilities": chat(MODEL, temperature=1, seed=13, logprobs=True, top_logprobs=3),
     "in one piece": chat(MODEL, temperature=1, seed=14, stream=False),
 }
-
-
-def late_stop(text: str) -> str:
-    """A stop string that begins in the last letter of a late word and ends in the next one, so that it spans tokens."""
-    words = text.split()
-    stops = (
-        f"{one[-1]} {two[:2]}" for one, two in zip(words[TOKENS // 2 : -2], words[TOKENS // 2 + 1 :], strict=False)
-    )
-    return next(stop for stop in stops if text.index(stop) > len(text) // 2)
 
 
 @pytest.fixture(scope="module")

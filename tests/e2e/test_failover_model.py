@@ -13,7 +13,7 @@ import pytest
 
 from mesh.demo import model_path
 from tests.e2e.answers import Answer, Body, ask, chat
-from tests.e2e.faults import Fault, Scene, Strike, check_same, drain, freeze, kill, scene_args
+from tests.e2e.faults import Fault, Scene, Strike, check_same, drain, freeze, kill, late_stop, scene_args
 
 MODEL = "demo"
 TOKENS = 18
@@ -23,9 +23,10 @@ CASES: dict[str, Body] = {
     "greedy": chat(MODEL, QUESTION, max_tokens=TOKENS),
     "seeded": chat(MODEL, QUESTION, max_tokens=TOKENS, temperature=1, seed=5),
     "two choices": chat(MODEL, QUESTION, max_tokens=TOKENS, temperature=1, seed=6, n=2),
-    "stop string": chat(MODEL, QUESTION, max_tokens=TOKENS, temperature=1, seed=7, stop=["e f", " w", "in a"]),
     "log probabilities": chat(MODEL, QUESTION, max_tokens=TOKENS, logprobs=True, top_logprobs=2),
 }
+PACE = "long"
+LONG = chat(MODEL, QUESTION, max_tokens=TOKENS * 3)
 MOST_ROUNDS = 12
 # A case and the number of tokens that a client had of it when the fault struck.
 Hit = tuple[str, int]
@@ -41,8 +42,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 @pytest.mark.slow
 async def test_killed_at_every_token(scene: Scene) -> None:
-    await scene.ready()
-    await scene.learn(CASES)
+    await prepare(scene)
     left = {(name, place) for name in ("greedy", "seeded") for place in range(scene.undisturbed[name].tokens)}
     rounds = 0
     while left:
@@ -57,10 +57,22 @@ async def test_frozen_and_drained_at_several_tokens(scene: Scene, fault: Fault) 
     assert all(len({place for case, place in hit if case == name}) >= 3 for name in CASES), hit
 
 
+async def prepare(scene: Scene) -> None:
+    """Both workers are there, and all undisturbed answers are known."""
+    await scene.ready()
+    await scene.learn(CASES | {PACE: LONG})
+    text = scene.undisturbed["seeded"].texts[0]
+    CASES["stop string"] = CASES["seeded"] | {"stop": ["never", late_stop(text)]}
+    await scene.learn(CASES)
+    stopped = scene.undisturbed["stop string"]
+    assert stopped.reasons == {0: "stop"}
+    assert text.startswith(stopped.texts[0])
+    assert len(text) // 2 < len(stopped.texts[0]) < len(text) - 4
+
+
 async def one_round(scene: Scene, fault: Fault, target: Hit) -> set[Hit]:
     """Strike once, exactly at the target, while many streams are at other places; all places that were hit."""
-    await scene.ready()
-    await scene.learn(CASES)
+    await prepare(scene)
     staircase = Staircase(scene, fault, target)
     for name, answers in (await staircase.run()).items():
         for answer in answers:
@@ -69,41 +81,47 @@ async def one_round(scene: Scene, fault: Fault, target: Hit) -> set[Hit]:
 
 
 class Staircase:
-    """A stream of the target's case and, begun at each of its tokens, one of each case; then the fault."""
+    """A long stream that sets the pace: at each of its tokens one stream of each case is begun; then comes the fault.
+
+    It strikes when the first stream of the target's case has come to the target's place.
+    """
 
     def __init__(self, scene: Scene, fault: Fault, target: Hit) -> None:
         self.hits: set[Hit] = set()
         self._scene = scene
         self._case, self._place = target
         self._strike = Strike(scene, fault)
-        self._counts: list[tuple[str, int]] = []
-        self._tasks: dict[str, list[asyncio.Task[Answer]]] = {name: [] for name in CASES}
+        self._counts: list[Hit] = []
+        self._tasks: dict[str, list[asyncio.Task[Answer]]] = {name: [] for name in (PACE, *CASES)}
 
     async def run(self) -> dict[str, list[Answer]]:
         """All answers, by case."""
         async with asyncio.TaskGroup() as group:
-            self._begin(group, self._case)
+
+            async def on_pace(_: int) -> None:
+                self._strike.token()
+                if self._strike.struck_at is None:
+                    for name in CASES:
+                        self._begin(group, name)
+
+            self._tasks[PACE].append(group.create_task(ask(self._scene.url, LONG, on_pace)))
         await self._strike.over()
         return {name: [task.result() for task in tasks] for name, tasks in self._tasks.items()}
 
     def _begin(self, group: asyncio.TaskGroup, name: str) -> None:
         number = len(self._counts)
+        leads = name == self._case and not self._tasks[name]
         self._counts.append((name, 0))
 
         async def on_token(count: int) -> None:
             self._counts[number] = name, count
             self._strike.token()
-            if number == 0 and self._strike.struck_at is None:
-                self._climb(group, count)
+            if leads and count == max(self._place, 1) and self._strike.struck_at is None:
+                self._note_hits()
+                self._strike.at_once()
 
         self._tasks[name].append(group.create_task(ask(self._scene.url, CASES[name], on_token)))
 
-    def _climb(self, group: asyncio.TaskGroup, count: int) -> None:
-        """The first stream has given so many tokens."""
-        if count < max(self._place, 1):
-            for name in CASES:
-                self._begin(group, name)
-            return
-        self._strike.at_once()
+    def _note_hits(self) -> None:
         totals = {name: self._scene.undisturbed[name].tokens for name in CASES}
         self.hits = {(name, place) for name, place in self._counts if place < totals[name]}

@@ -63,11 +63,14 @@ async def test_random_hang_ups_leave_nothing_behind(mesh: Mesh) -> None:
     served = psutil.Process(worker.pid)
     reference = await ask(mesh.gateway.url, chat(mesh.model, max_tokens=5))
     await eventually(lambda: is_quiet(mesh))
+    cancelled = worker.stats().streams_cancelled
     before = gateway.num_fds(), gateway.num_threads(), served.num_fds(), served.num_threads()
-    await hang_up_often(mesh.gateway.url, long_answer(mesh), 500 if mesh.model == MODEL else 60)
+    count = 500 if mesh.model == MODEL else 60
+    await hang_up_often(mesh.gateway.url, long_answer(mesh), count)
     await eventually(lambda: is_quiet(mesh))
     after = gateway.num_fds(), gateway.num_threads(), served.num_fds(), served.num_threads()
     assert all(now <= then + 2 for then, now in zip(before, after, strict=True)), (before, after)
+    assert worker.stats().streams_cancelled - cancelled > count / 4, "hardly a stream was interrupted"
     # And both still do their work.
     assert (await ask(mesh.gateway.url, chat(mesh.model, max_tokens=5))).seen == reference.seen
 
