@@ -23,7 +23,7 @@ class ChatRenderer:
         self._tokenizer = tokenizer
         self._hf = tokenizer.hf
         self._override = template
-        self._reserved = frozenset(inspect.signature(self._hf.apply_chat_template).parameters) - {"documents"}
+        self._reserved = {"messages", *inspect.signature(self._hf.apply_chat_template).parameters} - {"documents"}
         # Bounded, because a request may bring a template of its own.
         self._takes_parts = lru_cache(maxsize=32)(self._probe_parts)
 
@@ -35,7 +35,10 @@ class ChatRenderer:
     @property
     def supports_tools(self) -> bool:
         """Whether the template presents tools (capability `tools`)."""
-        return self.has_template and _mentions_tools(self._template(None, [{}]))
+        try:
+            return _mentions_tools(self._template(None, [{}]))
+        except MeshError:
+            return False
 
     def render(self, chat: Chat) -> list[int]:
         """Token ids of `text(chat)`: the template has written all special tokens itself, none is added."""
@@ -83,7 +86,10 @@ class ChatRenderer:
                 "'messages' cannot be used: the model has no chat template; use /v1/completions, or start the worker "
                 "with --chat-template",
             )
-        return self._hf.get_chat_template(None, tools)
+        try:
+            return self._hf.get_chat_template(None, tools)
+        except ValueError as error:  # several templates, none of them the default
+            raise unsupported("messages", f"'messages' cannot be used: {_one_line(error)}") from error
 
     def _check(self, chat: Chat) -> None:
         if not chat.messages:
@@ -114,10 +120,14 @@ def _refusal(error: Exception, chat: Chat) -> MeshError:
 
     if isinstance(error, MeshError):
         return error
-    reason = " ".join(str(error).split())[:500] or type(error).__name__
+    reason = _one_line(error)
     if chat.chat_template and isinstance(error, TemplateSyntaxError):
         return invalid("chat_template", f"'chat_template' is not a valid template: {reason}")
     return invalid("messages", f"the chat template refuses these 'messages': {reason}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__
 
 
 def _mentions_tools(template: str) -> bool:

@@ -133,7 +133,8 @@ class Sampler:
     def __init__(self, vocab_size: int, device: torch.device | str, eos_token_ids: Sequence[int] = ()) -> None:
         """`vocab_size` is the width of the logits; `eos_token_ids` are what min_tokens forbids besides stop ids."""
         self._vocab_size = vocab_size
-        self._device = torch.device(device)
+        # The sums need float64, which mps has not; memory is shared there, so that the way to the CPU is short.
+        self._device = torch.device("cpu" if torch.device(device).type == "mps" else device)
         self._eos = tuple(token_id for token_id in eos_token_ids if 0 <= token_id < vocab_size)
         self._rows: list[RowState] = []
         self._plan: _Plan | None = None
@@ -165,7 +166,7 @@ class Sampler:
         `logits` is [len(rows), vocab_size] of any float type and may be overwritten. One transfer from the device;
         one more when some row uses top_k or top_p.
         """
-        logits = logits.float()
+        logits = logits.to(self._device, torch.float32)
         asked = [index for index, row in enumerate(rows) if row.logprobs is not None]
         raw = logits[self._index(asked)] if asked else None
         self._edit(rows, logits)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import heapq
+import logging
 import os
 import random
 import time
@@ -34,6 +35,8 @@ from mesh.engine.uniform import mix
 from mesh.errors import ErrorKind, MeshError, invalid, out_of_range, unsupported
 
 __all__ = ["ScriptedEngine", "ScriptedOptions"]
+
+log = logging.getLogger(__name__)
 
 _CRASH_STATUS = 70
 _MAX_DIMENSIONS = 4096
@@ -136,14 +139,14 @@ class ScriptedEngine(Engine):
         """See Engine."""
         self._listener = listener
         self._task = asyncio.create_task(self._run(), name="scripted engine")
+        self._task.add_done_callback(_say_why)
 
     async def stop(self) -> None:
         """See Engine."""
         self._listener = None
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
 
     async def submit(self, request: Request) -> None:
         """See Engine."""
@@ -428,6 +431,12 @@ class ScriptedEngine(Engine):
             text = f"an input has {len(ids)} tokens: the model's context length is {limit} tokens"
             raise MeshError(ErrorKind.CONTEXT_LENGTH_EXCEEDED, text, param="inputs")
         return ids[:limit]
+
+
+def _say_why(task: asyncio.Task[None]) -> None:
+    """Steps end only when they are told to; anything else must not go unseen."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.critical("the scripted engine makes no more steps", exc_info=error)
 
 
 def _check_ids(param: str, ids: Sequence[int]) -> None:

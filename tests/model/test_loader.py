@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +17,6 @@ import safetensors.torch
 import torch
 
 from mesh.engine.base import Chat, Message
-from mesh.engine.transformers.device import default_threads
 from mesh.engine.transformers.fingerprint import fingerprint
 from mesh.engine.transformers.loader import LoadedModel, LoadOptions, load
 from mesh.errors import ErrorKind, MeshError
@@ -252,7 +254,16 @@ def test_a_file_is_no_model(model_folder: Path) -> None:
 
 
 def test_default_threads_is_what_this_process_may_use() -> None:
-    assert default_threads() == 1  # OMP_NUM_THREADS in these tests
+    program = (
+        "import os; from mesh.engine.transformers.device import default_threads as threads\n"
+        "print(threads()); os.environ['OMP_NUM_THREADS'] = '7'; print(threads())\n"
+        "del os.environ['OMP_NUM_THREADS']; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(threads())"
+    )
+    environ = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environ, check=True)
+    free, given, pinned = map(int, done.stdout.split())
+    assert 1 <= free <= len(os.sched_getaffinity(0))
+    assert (given, pinned) == (7, 1)
 
 
 def test_the_loaded_model_computes_what_the_saved_one_does(model_folder: Path) -> None:

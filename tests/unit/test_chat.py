@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -122,6 +123,17 @@ def called(arguments: str) -> Chat:
     return chat(Message("assistant", None, tool_calls=(ToolCall("", "f", arguments),)))
 
 
+def test_several_templates_without_a_default_are_no_template() -> None:
+    hf: Any = copy.copy(byte_level())
+    hf.chat_template = {"rag": "x", "tool_use": "{{ tools }}"}
+    several = ChatRenderer(Tokenizer(hf))
+    assert several.supports_tools
+    assert several.text(chat(tools=(TOOL,))).startswith("[{")
+    with pytest.raises(MeshError, match="'messages' cannot be used") as caught:
+        several.render(chat())
+    assert caught.value.kind is ErrorKind.UNSUPPORTED
+
+
 TOOL = Tool("f", "", {})
 IMAGE = Image(b"x", "image/png")
 
@@ -135,6 +147,7 @@ IMAGE = Image(b"x", "image/png")
         ("{{ ''.__class__.__mro__ }}", chat(), "messages", "unsafe"),
         (PLAIN, chat(chat_template="{% if %}"), "chat_template", "not a valid template"),
         (PLAIN, chat(template_arguments={"tokenize": True}), "template_arguments", "must not set 'tokenize'"),
+        (PLAIN, chat(template_arguments={"messages": []}), "template_arguments", "must not set 'messages'"),
         (PLAIN, Chat(()), "messages", "at least one message"),
         (PLAIN, chat(continue_final_message=True), "continue_final_message", "excludes 'add_generation_prompt'"),
         (PLAIN, chat(Message("user", ("a\ud800",))), "messages", "lone surrogate"),
