@@ -80,6 +80,8 @@ class TransformersEngine(Engine):
         self._listener = None
         self._thread.stop()
         await asyncio.to_thread(self._thread.join)
+        # The thread's result holds the model as well.
+        self._core, self._served, self._thread = None, None, EngineThread(self._build, self._deliver)
 
     @property
     def models(self) -> Sequence[ModelInfo]:
@@ -134,7 +136,7 @@ class TransformersEngine(Engine):
 
     def _refuse_overload(self, rows: int) -> None:
         waiting, limit = self.load().waiting, self._options.max_waiting
-        if waiting + rows > limit:
+        if waiting and waiting + rows > limit:
             raise MeshError(
                 ErrorKind.OVERLOADED,
                 f"the queue of this worker holds {waiting} rows and takes at most {limit}",
