@@ -136,6 +136,14 @@ def ports() -> tuple[str, ...]:
     return ("--port", str(free_port()), "--registry-port", str(free_port()), "--worker-port", "0")
 
 
+@pytest.mark.parametrize("name", ["mesh", "mesh-worker", "mesh-gateway"])
+def test_the_installed_commands_explain_themselves(name: str) -> None:
+    script = Path(sys.executable).parent / name
+    done = subprocess.run([str(script), "--help"], capture_output=True, text=True, timeout=45, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"usage: {name}" in done.stdout
+
+
 class Up(Process):
     """A running `mesh up`."""
 

@@ -15,14 +15,14 @@ from tests.e2e.rawhttp import CHAT, Connection, encode, get
 from tests.e2e.tiny_mesh import tiny_mesh
 from tests.harness import MODEL, Mesh, Worker, eventually
 
-SCRIPTED = ("--engine", "scripted", "--script-step-ms", "20", "--script-tokens", "1000")
+SCRIPTED = ("--engine", "scripted", "--script-step-ms", "40", "--script-tokens", "1000")
 
 AT_ONCE = 32
 
 
 @pytest.fixture(scope="module", params=["scripted", "tiny"])
 def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    """One worker: the scripted engine with a step every 20 ms, or a real model at its own pace."""
+    """One worker: the scripted engine with a step every 40 ms, or a real model at its own pace."""
     folder = tmp_path_factory.mktemp("hang-up")
     if request.param == "tiny":
         # Room for 32 long answers.

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from tests.e2e.answers import ask, chat
+from tests.e2e.rawhttp import opened, post
 from tests.e2e.traffic import Traffic
 from tests.harness import Mesh, Worker, eventually
 
 ARGS = ("--engine", "scripted", "--script-step-ms", "10", "--script-tokens", "30")
+SLOW = ("--engine", "scripted", "--script-step-ms", "50", "--script-tokens", "100")
 # For how long there is no worker at all.
 GAP = 3.0
 
@@ -59,3 +62,20 @@ async def joined(mesh: Mesh, worker: Worker) -> None:
     """Wait until the registry lists the worker, without holding up the clients of this loop."""
     await asyncio.to_thread(worker.wait_ready)
     await eventually(lambda: asyncio.to_thread(lambda: worker.name in mesh.registered()), within=10)
+
+
+async def test_without_any_hope_a_request_ends_with_a_clear_error(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """In time: a new one with 503 and when to come back, one that has begun with an error event and no [DONE]."""
+    folder = tmp_path_factory.mktemp("hopeless")
+    with Mesh(folder, workers=1, worker_args=SLOW, gateway_args=("--hold-timeout", "0.5")) as mesh:
+        async with opened(mesh.gateway.url, chat(mesh.model)) as begun:
+            assert await begun.read_head() == 200
+            events = begun.events()
+            await anext(events)
+            mesh.workers[0].kill()
+            rest = [data async for data in events]
+        assert json.loads(rest[-1])["error"]["code"] in ("no_worker", "worker_lost")
+        assert not any("finish_reason" in data and '"finish_reason":null' not in data for data in rest)
+        refused = await post(mesh.gateway.url, chat(mesh.model))
+        assert (refused.status, refused.error()["code"]) == (503, "no_worker")
+        assert int(refused.headers["retry-after"]) >= 1
