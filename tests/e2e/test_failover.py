@@ -57,7 +57,8 @@ async def test_the_client_sees_no_difference(scene: Scene, fault: Fault, k: int)
     check_same(answers, scene.undisturbed)
     if k < TOKENS - 1:
         moved = scene.attempts() - attempts - len(CASES)
-        assert moved >= len(CASES) - 1, "hardly a stream was interrupted"
+        # The one with a stop string may have ended, and one may be a step ahead of the others.
+        assert moved >= len(CASES) - 2, "hardly a stream was interrupted"
 
 
 async def disturbed(scene: Scene, fault: Fault, k: int) -> dict[str, Answer]:
