@@ -1,14 +1,15 @@
 """Batched sampling with options per row, on the engine's thread.
 
-Order per row: repetition penalty, frequency and presence penalty, logit bias, min_tokens; then temperature, top_k,
-top_p, min_p, typical_p; then one draw by the uniform number of (seed, choice, position). Temperature 0 and top_k 1
-take the most likely token, the lowest id among equals. Options that nobody in the batch uses cost nothing.
+Order per row: the grammar's mask, repetition penalty, frequency and presence penalty, logit bias, min_tokens; then
+temperature, top_k, top_p, min_p, typical_p; then one draw by the uniform number of (seed, choice, position).
+Temperature 0 and top_k 1 take the most likely token, the lowest id among equals. Options that nobody in the batch uses
+cost nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, cast
 
 import numpy as np
@@ -16,9 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from mesh.engine.base import Sampling
+from mesh.engine.constraint import Masks, Matcher
 from mesh.engine.filters import draw, keep_min_p, keep_top, keep_typical, padded_width
 from mesh.engine.output import check_token_ids
 from mesh.engine.uniform import stream, uniforms
+from mesh.errors import MeshError
 
 RowLogprob = tuple[float, list[tuple[int, float]]]
 """A chosen token's logprob and the most likely (token id, logprob), most likely first."""
@@ -70,7 +73,18 @@ class RowState:
     `position` is the number of tokens of the completion so far, resumed ones included.
     """
 
-    __slots__ = ("bias", "filtered", "forbidden", "greedy", "logprobs", "penalties", "position", "sampling", "stream")
+    __slots__ = (
+        "bias",
+        "filtered",
+        "forbidden",
+        "greedy",
+        "logprobs",
+        "matcher",
+        "penalties",
+        "position",
+        "sampling",
+        "stream",
+    )
 
     def __init__(
         self,
@@ -80,11 +94,13 @@ class RowState:
         generated_ids: Sequence[int],
         eos_token_ids: Iterable[int],
         logprobs: int | None,
+        matcher: Matcher | None,
     ) -> None:
         self.sampling = sampling
         self.position = len(generated_ids)
         self.stream = stream(sampling.seed, choice)
         self.logprobs = logprobs
+        self.matcher = matcher
         self.greedy = sampling.temperature < _GREEDY_BELOW or sampling.top_k == 1
         self.filtered = sampling.top_k > 0 or sampling.top_p < 1.0
         penalised = sampling.repetition_penalty != 1.0 or sampling.frequency_penalty or sampling.presence_penalty
@@ -92,11 +108,12 @@ class RowState:
         self.bias = sampling.logit_bias or None
         self.forbidden = sorted({*eos_token_ids, *sampling.stop_token_ids}) if sampling.min_tokens else []
 
-    def advance(self, token_id: int) -> None:
-        """Take note of a token that was chosen."""
+    def advance(self, token_id: int) -> bool:
+        """Take note of a token that was chosen; False when the row's grammar cannot go on with it."""
         self.position += 1
         if self.penalties is not None:
             self.penalties.add(token_id)
+        return self.matcher is None or self.matcher.accept(token_id)
 
 
 @dataclass(slots=True)
@@ -104,12 +121,13 @@ class SampledBatch:
     """Result of one call; the lists are parallel to the rows.
 
     `token_ids` holds -1 at failed rows. `logprobs` is None at rows that did not ask. `failed` are the rows whose
-    logits held NaN, infinity, or nothing finite.
+    logits held NaN, infinity, or nothing finite; `stuck` are those whose grammar broke down, with the reason.
     """
 
     token_ids: list[int]
     logprobs: list[RowLogprob | None]
     failed: list[int]
+    stuck: dict[int, MeshError] = field(default_factory=dict[int, MeshError])
 
 
 @dataclass(slots=True)
@@ -136,6 +154,7 @@ class Sampler:
         # The sums need float64, which mps has not; memory is shared there, so that the way to the CPU is short.
         self._device = torch.device("cpu" if torch.device(device).type == "mps" else device)
         self._eos = tuple(token_id for token_id in eos_token_ids if 0 <= token_id < vocab_size)
+        self._masks = Masks(vocab_size, self._device)
         self._rows: list[RowState] = []
         self._plan: _Plan | None = None
 
@@ -147,13 +166,15 @@ class Sampler:
         generated_ids: Sequence[int] = (),
         *,
         logprobs: int | None = None,
+        matcher: Matcher | None = None,
     ) -> RowState:
         """State of a new or resumed row; `logprobs` is Output.logprobs of the request.
 
-        Raises invalid_request for ids outside the vocabulary in logit_bias and stop_token_ids.
+        `matcher` is the row's own, and where the row is. Raises invalid_request for ids outside the vocabulary in
+        logit_bias and stop_token_ids.
         """
         check_token_ids(sampling, self._vocab_size)
-        return RowState(sampling, choice, prompt_ids, generated_ids, self._eos, logprobs)
+        return RowState(sampling, choice, prompt_ids, generated_ids, self._eos, logprobs, matcher)
 
     def remove(self, row: RowState) -> None:
         """Forget a row that has ended."""
@@ -169,6 +190,7 @@ class Sampler:
         logits = logits.to(self._device, torch.float32)
         asked = [index for index, row in enumerate(rows) if row.logprobs is not None]
         raw = logits[self._index(asked)] if asked else None
+        self._constrain(rows, logits)
         self._edit(rows, logits)
         token_ids, finite = self._choose(self._planned(rows), rows, logits)
         if raw is None:
@@ -180,6 +202,17 @@ class Sampler:
 
     def _index(self, places: Sequence[int]) -> torch.Tensor:
         return torch.tensor(places, dtype=torch.int64, device=self._device)
+
+    def _constrain(self, rows: Sequence[RowState], logits: torch.Tensor) -> None:
+        matchers = {index: row.matcher for index, row in enumerate(rows) if row.matcher is not None}
+        if not matchers:
+            return
+        forbidden = self._masks.forbidden(list(matchers.values()))
+        if len(matchers) == len(rows):
+            logits.masked_fill_(forbidden, -torch.inf)
+        else:
+            places = self._index(list(matchers))
+            logits[places] = logits[places].masked_fill(forbidden, -torch.inf)
 
     def _edit(self, rows: Sequence[RowState], logits: torch.Tensor) -> None:
         penalised = [(index, row.penalties.arrays()) for index, row in enumerate(rows) if row.penalties is not None]
@@ -297,10 +330,12 @@ class Sampler:
             logprobs[index] = (packed[2 * size + place], top)
         for index in failed:
             token_ids[index], logprobs[index] = -1, None
-        for row, token_id in zip(rows, token_ids, strict=True):
-            if token_id >= 0:
-                row.advance(token_id)
-        return SampledBatch(token_ids, logprobs, failed)
+        stuck: dict[int, MeshError] = {}
+        for index, row in enumerate(rows):
+            if token_ids[index] >= 0 and not row.advance(token_ids[index]) and row.matcher is not None:
+                stuck[index] = row.matcher.error
+                token_ids[index], logprobs[index] = -1, None
+        return SampledBatch(token_ids, logprobs, failed, stuck)
 
 
 def _most_likely(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

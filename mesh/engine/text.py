@@ -182,6 +182,11 @@ class Tokenizer:
             self._backend.no_padding()
         self._rules = _byte_rules(self._backend) if self._backend is not None else None
 
+    @property
+    def has_bytes(self) -> bool:
+        """Whether the text of tokens is that of their bytes, one after the other."""
+        return self._rules is not None
+
     def encode(self, text: str, *, add_special_tokens: bool = True, param: str = "prompt") -> list[int]:
         """See Codec."""
         check_text(text, param)

@@ -67,7 +67,8 @@ async def test_random_cancels_leave_nothing(llama: Saved) -> None:
 
 
 BAD: list[tuple[str, str, dict[str, Any]]] = [
-    ("unsupported", "constraint", {"constraint": Constraint("json_object")}),
+    ("invalid_request", "regex", {"constraint": Constraint("regex", "(")}),
+    ("invalid_request", "resume", {"constraint": Constraint("regex", "a"), "resume": {0: [5]}}),
     ("unsupported", "adapter", {"adapter": "a"}),
     ("unsupported", "prompt_logprobs", {"output": Output(prompt_logprobs=0)}),
     ("unsupported", "best_of", {"sampling": {"best_of": 3}}),

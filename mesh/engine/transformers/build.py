@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mesh.engine.base import Chat, ModelInfo, Text
+from mesh.engine.constraint import Grammars
 from mesh.engine.sampler import Sampler
 from mesh.engine.text import Codec
 from mesh.engine.transformers.blocks import BlockManager
@@ -38,6 +39,7 @@ class Served:
     render: Callable[[Chat], list[int]]
     page_size: int
     shares_prefix: bool
+    grammars: Grammars | None
 
     def encode(self, prompt: Text | Chat, *, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a prompt."""
@@ -59,12 +61,13 @@ def build(options: EngineOptions) -> tuple[Core, Served]:
     limits = Limits(options.max_rows, step_tokens, chunked_prefill=runner.chunks)
     scheduler = Scheduler(limits, blocks, runner.release)
     sampler = Sampler(loaded.vocab_size, loaded.device, loaded.eos_token_ids)
-    info = _describe(loaded, runner, blocks)
+    grammars = _grammars(loaded)
+    info = _describe(loaded, runner, blocks, constraints=grammars is not None)
     log.info(
         "model ready",
         extra=kv(model=info.name, execution=info.execution, kv_tokens=blocks.total * page_size, rows=options.max_rows),
     )
-    served = Served(info, loaded.tokenizer, loaded.chat.render, page_size, runner.shares_prefix)
+    served = Served(info, loaded.tokenizer, loaded.chat.render, page_size, runner.shares_prefix, grammars)
     return Core(runner, sampler, scheduler), served
 
 
@@ -112,8 +115,16 @@ def _per_sequence(loaded: LoadedModel) -> PerSequenceRunner:
     return runner
 
 
-def _describe(loaded: LoadedModel, runner: Runner, blocks: BlockManager) -> ModelInfo:
+def _grammars(loaded: LoadedModel) -> Grammars | None:
+    """None for a tokenizer whose tokens are not known as bytes, and for a model that has no way to end its answer."""
+    eos = [token_id for token_id in loaded.eos_token_ids if token_id < loaded.vocab_size]
+    return Grammars(loaded.tokenizer, loaded.vocab_size, eos) if eos and loaded.tokenizer.has_bytes else None
+
+
+def _describe(loaded: LoadedModel, runner: Runner, blocks: BlockManager, *, constraints: bool) -> ModelInfo:
     capabilities = {"completion", "resume", "logprobs"}
+    if constraints:
+        capabilities.add("constraint")
     if loaded.has_chat_template:
         capabilities.add("chat")
         if loaded.chat.supports_tools:

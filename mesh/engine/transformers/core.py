@@ -88,7 +88,12 @@ class Core:
             for row in work.rows:
                 prompt = len(work.prompt)
                 row.sampler = self._sampler.add(
-                    work.sampling, row.choice, work.prompt, row.tokens[prompt:], logprobs=work.logprobs
+                    work.sampling,
+                    row.choice,
+                    work.prompt,
+                    row.tokens[prompt:],
+                    logprobs=work.logprobs,
+                    matcher=row.matcher,
                 )
         except Exception as error:
             self._forget_sampler_rows(work.rows)
@@ -264,8 +269,10 @@ class Core:
         for index, (row, token) in enumerate(zip(rows, sampled.token_ids, strict=True)):
             if index in failed:
                 continue
-            row.tokens.append(token)
             row.unverified = False
+            if index in sampled.stuck:
+                continue
+            row.tokens.append(token)
             ended = row.ends_with(token)
             tokens.append(NewToken(row.work.key, row.choice, token, sampled.logprobs[index], ended))
             if ended:
@@ -275,6 +282,8 @@ class Core:
             row = rows[index]
             self.scheduler.blocks.distrust(row.pages, forget=True)
             self._fail(row.work.key, MeshError(ErrorKind.ENGINE_FAILED, "the model's output is not a number"))
+        for index, error in sampled.stuck.items():
+            self._fail(rows[index].work.key, error)
         return tokens
 
     def _break(self, batch: Batch, error: Exception) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
 from mesh.engine.base import (
     Chat,
+    Constraint,
     Engine,
     Load,
     ModelInfo,
@@ -19,6 +20,7 @@ from mesh.engine.base import (
     Text,
     Tokens,
 )
+from mesh.engine.constraint import Grammars, Matcher
 from mesh.engine.output import OutputTracker, check_token_ids
 from mesh.engine.transformers.blocks import extend_digests, scope_digest
 from mesh.engine.transformers.build import Served, build
@@ -98,10 +100,14 @@ class TransformersEngine(Engine):
         self._refuse_overload(request.sampling.n)
         check_token_ids(request.sampling, served.info.vocab_size)
         _check_resume(request, served.info.vocab_size)
+        if request.constraint is not None:
+            # The grammar alone says when it is complete, and an answer that is has no other token than the end.
+            request = replace(request, sampling=replace(request.sampling, min_tokens=0, ignore_eos=False))
         self._submitting.add(request.key)
         try:
             prompt = await self._encode(served, request)
             digests = await self._digests(served, request, prompt)
+            matchers = await self._matchers(served, request)
             if request.key not in self._submitting:
                 return  # cancelled meanwhile
         finally:
@@ -114,7 +120,7 @@ class TransformersEngine(Engine):
             context_length=served.info.context_length,
             arrived=arrived,
         )
-        work = self._work(request, prompt, tracker)
+        work = self._work(request, prompt, tracker, matchers)
         work.root, work.prompt_digests = digests
         self._reporter.add(tracker, refund=request.credit is not None)
         self._in_transit.append((self._sent + 1, len(work.rows)))
@@ -165,7 +171,17 @@ class TransformersEngine(Engine):
             await asyncio.to_thread(extend) if len(prompt) > _LONG_TEXT else extend()
         return root, digests
 
-    def _work(self, request: Request, prompt: list[int], tracker: OutputTracker) -> Work:
+    async def _matchers(self, served: Served, request: Request) -> dict[int, Matcher]:
+        """A matcher for each choice that may need more tokens, none without a constraint."""
+        if request.constraint is None:
+            return {}
+        if served.grammars is None:
+            raise unsupported("constraint", "'constraint' is not supported by this model's tokenizer")
+        return await asyncio.to_thread(_make_matchers, served.grammars, request, request.constraint)
+
+    def _work(
+        self, request: Request, prompt: list[int], tracker: OutputTracker, matchers: Mapping[int, Matcher]
+    ) -> Work:
         self._order += 1
         work = Work(
             request.key,
@@ -181,7 +197,8 @@ class TransformersEngine(Engine):
             progress = request.resume.get(choice)
             tokens = prompt + list(progress.token_ids) if progress else prompt[:]
             most, least = len(prompt) + tracker.limit, len(prompt) + request.sampling.min_tokens + 1
-            work.rows.append(Row(work, choice, tokens, most, least, tracker.ending))
+            matcher = matchers.get(choice)
+            work.rows.append(Row(work, choice, tokens, most, least, tracker.ending, matcher=matcher))
         return work
 
     def _root(self, served: Served, request: Request) -> bytes | None:
@@ -255,8 +272,6 @@ def _text_length(prompt: Text | Chat) -> int:
 def _refuse_unsupported(request: Request) -> None:
     """What this engine understands but does not do yet is refused by name."""
     sampling = request.sampling
-    if request.constraint is not None:
-        raise unsupported("constraint")
     if request.adapter is not None:
         raise unsupported("adapter")
     if request.output.prompt_logprobs is not None:
@@ -276,3 +291,15 @@ def _check_resume(request: Request, vocab_size: int) -> None:
         ids = progress.token_ids
         if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
             raise invalid("resume", f"'resume' holds token ids outside of 0 to {vocab_size - 1}")
+
+
+def _make_matchers(grammars: Grammars, request: Request, constraint: Constraint) -> dict[int, Matcher]:
+    matchers: dict[int, Matcher] = {}
+    for choice in range(request.sampling.n):
+        progress = request.resume.get(choice)
+        if progress is not None and progress.finished:
+            continue
+        matcher = matchers[choice] = grammars.compile(constraint)
+        if progress is not None and not matcher.replay(progress.token_ids):
+            raise invalid("resume", f"'resume' of choice {choice} holds tokens that the constraint does not allow")
+    return matchers

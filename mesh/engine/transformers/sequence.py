@@ -16,6 +16,7 @@ from mesh.engine.base import Sampling
 from mesh.engine.transformers.blocks import extend_digests
 
 if TYPE_CHECKING:
+    from mesh.engine.constraint import Matcher
     from mesh.engine.sampler import RowState
 
 
@@ -76,6 +77,7 @@ class Row:
     `most` is the greatest length of `tokens`; `least` the length from which stop tokens count; `slot` the index of
     its line in the runner's tables while it is running, else -1. The first `registered` of its pages were offered to
     the prefix cache. It is `unverified` while pieces of it were computed whose numbers nobody has seen to be finite.
+    `matcher` is where its tokens have come to in the request's grammar, if there is one; preemption leaves it there.
     """
 
     work: Work
@@ -91,6 +93,7 @@ class Row:
     digests: list[bytes] = field(default_factory=list[bytes])
     registered: int = 0
     unverified: bool = False
+    matcher: Matcher | None = None
     sampler: RowState | None = None
     rank: tuple[int, int, int] = field(init=False)
 
