@@ -20,6 +20,7 @@ MAX_STOP: Final = 4
 MAX_STOP_CHARACTERS: Final = 1024
 MAX_STOP_TOKEN_IDS: Final = 64
 MAX_LOGIT_BIAS: Final = 1024
+SCHEMA_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 ROLES: Final = ("system", "developer", "user", "assistant", "tool")
 
 
@@ -75,10 +76,35 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     include_obfuscation: bool | None = None
 
 
-class ResponseFormat(msgspec.Struct):
-    """The kind of answer; only plain text for now."""
+class JsonSchemaFormat(msgspec.Struct, forbid_unknown_fields=True):
+    """A JSON schema for the answer. It is always kept to, whether `strict` or not; the model sees nothing of it."""
+
+    name: str
+    schema: dict[str, Any]
+    description: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(msgspec.Struct, forbid_unknown_fields=True):
+    """The kind of answer: text, json_object or json_schema."""
 
     type: str
+    json_schema: JsonSchemaFormat | None = None
+
+
+class StructuredOutputs(msgspec.Struct, forbid_unknown_fields=True):
+    """A grammar for the answer, in the notation of vLLM's extension; exactly one field. `json` is a schema."""
+
+    json: str | dict[str, Any] | None = None
+    regex: str | None = None
+    choice: list[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+
+    @property
+    def kinds(self) -> list[str]:
+        """The fields that are given."""
+        return [name for name in self.__struct_fields__ if getattr(self, name) not in (None, False)]
 
 
 class ChatRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -101,6 +127,7 @@ class ChatRequest(msgspec.Struct, forbid_unknown_fields=True):
     logit_bias: dict[str, float] | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = None
+    response_format: ResponseFormat | None = None
 
     # Extensions that users of other open servers expect.
     top_k: int | None = None
@@ -110,6 +137,7 @@ class ChatRequest(msgspec.Struct, forbid_unknown_fields=True):
     min_tokens: int | None = None
     ignore_eos: bool | None = None
     stop_token_ids: list[int] | None = None
+    structured_outputs: StructuredOutputs | None = None
 
     # Accepted; they change nothing here.
     user: str | None = None
@@ -121,7 +149,6 @@ class ChatRequest(msgspec.Struct, forbid_unknown_fields=True):
     prompt_cache_retention: str | None = None
     parallel_tool_calls: bool | None = None
     modalities: list[str] | None = None
-    response_format: ResponseFormat | None = None
 
     # Known to the API, not served: refused by name unless null.
     audio: None = None
@@ -206,6 +233,7 @@ def check(request: ChatRequest) -> None:
     _check_stop(request)
     _check_logit_bias(request.logit_bias)
     _check_tokens(request)
+    _check_constraint(request)
     _check_without_effect(request)
 
 
@@ -250,14 +278,50 @@ def _check_tokens(request: ChatRequest) -> None:
         raise invalid("stream_options", "'stream_options' needs 'stream' to be true")
 
 
+def _check_constraint(request: ChatRequest) -> None:
+    wanted, other = request.response_format, request.structured_outputs
+    if wanted is not None:
+        _check_response_format(wanted)
+    if other is None:
+        return
+    if len(other.kinds) != 1:
+        given = ", ".join(other.kinds) or "none"
+        kinds = ", ".join(StructuredOutputs.__struct_fields__)
+        raise invalid("structured_outputs", f"'structured_outputs' must have exactly one of {kinds}, not {given}")
+    for name in ("regex", "grammar", "json"):
+        if getattr(other, name) == "":
+            raise invalid(f"structured_outputs.{name}", f"'structured_outputs.{name}' must not be empty")
+    if other.choice is not None and not all(other.choice or [""]):
+        raise invalid(
+            "structured_outputs.choice", "'structured_outputs.choice' must hold at least one text, and no empty one"
+        )
+    if wanted is not None and wanted.type != "text":
+        raise invalid("structured_outputs", f"'structured_outputs' excludes 'response_format' of type {wanted.type}")
+
+
+def _check_response_format(wanted: ResponseFormat) -> None:
+    if wanted.type not in ("text", "json_object", "json_schema"):
+        text = f"'response_format.type' must be text, json_object or json_schema, not '{wanted.type[:64]}'"
+        raise invalid("response_format.type", text)
+    if wanted.type != "json_schema":
+        if wanted.json_schema is not None:
+            raise invalid("response_format.json_schema", "'response_format.json_schema' needs the type json_schema")
+    elif wanted.json_schema is None:
+        raise invalid("response_format.json_schema", "'response_format.json_schema' is required with its type")
+    elif not SCHEMA_NAME.fullmatch(wanted.json_schema.name):
+        param = "response_format.json_schema.name"
+        text = (
+            f"'{param}' must have 1 to 64 letters, digits, underscores and dashes, not '{wanted.json_schema.name[:80]}'"
+        )
+        raise invalid(param, text)
+
+
 def _check_without_effect(request: ChatRequest) -> None:
     """Values of otherwise harmless fields that ask for something which is not served."""
     if request.store:
         raise unsupported("store", "'store' must be false: answers are not kept")
     if request.service_tier not in (None, "auto", "default"):
         raise unsupported("service_tier", f"'service_tier' must be auto or default, not '{request.service_tier}'")
-    if request.response_format is not None and request.response_format.type != "text":
-        raise unsupported("response_format", f"'response_format' must be text, not '{request.response_format.type}'")
     if request.modalities is not None and request.modalities != ["text"]:
         raise unsupported("modalities", f"'modalities' must be [\"text\"], not {request.modalities}")
     _check_metadata(request.metadata or {})

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+from typing import Any
+
+import msgspec
 
 from gateway.schema import INT64, ChatMessage, ChatRequest, stops
 from mesh.v1 import inference_pb2 as pb
@@ -24,7 +27,30 @@ def to_generate(request: ChatRequest, request_id: str, *, seed: int | None = Non
         wire.sampling.seed = random.randrange(INT64) if seed is None else seed
     if request.logprobs:
         wire.output.logprobs = request.top_logprobs or 0
+    constraint = _constraint(request)
+    if constraint is not None:
+        wire.constraint.CopyFrom(constraint)
     return wire
+
+
+def _constraint(request: ChatRequest) -> pb.Constraint | None:
+    wanted, other = request.response_format, request.structured_outputs
+    if wanted is not None and wanted.json_schema is not None:
+        return pb.Constraint(json_schema=_json(wanted.json_schema.schema))
+    if (wanted is not None and wanted.type == "json_object") or (other is not None and other.json_object):
+        return pb.Constraint(json_object=True)
+    if other is None:
+        return None
+    if other.json is not None:
+        return pb.Constraint(json_schema=other.json if isinstance(other.json, str) else _json(other.json))
+    if other.choice is not None:
+        return pb.Constraint(choice=pb.Choice(texts=other.choice))
+    return pb.Constraint(regex=other.regex) if other.regex is not None else pb.Constraint(grammar=other.grammar or "")
+
+
+def _json(schema: dict[str, Any]) -> str:
+    # In the client's order of properties, which is the order in which the model writes them.
+    return msgspec.json.encode(schema).decode()
 
 
 def _add_message(wire: pb.ChatMessage, message: ChatMessage) -> None:

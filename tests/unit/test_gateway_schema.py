@@ -149,7 +149,6 @@ def test_a_mistake_is_refused_with_its_field(fields: dict[str, Any], param: str)
         {"store": True},
         {"service_tier": "flex"},
         {"modalities": ["audio"]},
-        {"response_format": {"type": "json_object"}},
         {"web_search_options": {}},
     ],
 )

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from gateway.schema import parse_chat
 from gateway.translate import to_generate
+from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import inference_pb2 as pb
 
 
@@ -117,3 +120,86 @@ def test_messages_of_every_kind() -> None:
 def test_an_empty_text_is_not_a_null_content() -> None:
     [message] = translate(messages=[{"role": "user", "content": ""}]).chat.messages
     assert [part.WhichOneof("part") for part in message.parts] == ["text"]
+
+
+SCHEMA = {"type": "object", "properties": {"b": {"type": "string"}, "a": {"enum": ["é", 1, 1.5, None]}}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "constraint"),
+    [
+        ({"response_format": {"type": "json_object"}}, pb.Constraint(json_object=True)),
+        ({"structured_outputs": {"json_object": True}}, pb.Constraint(json_object=True)),
+        ({"structured_outputs": {"json": '{"type": "null"}'}}, pb.Constraint(json_schema='{"type": "null"}')),
+        ({"structured_outputs": {"regex": "a/b+"}}, pb.Constraint(regex="a/b+")),
+        ({"structured_outputs": {"grammar": 'start: "é"'}}, pb.Constraint(grammar='start: "é"')),
+        (
+            {
+                "structured_outputs": {"choice": ["yes", "no"], "json_object": False},
+                "response_format": {"type": "text"},
+            },
+            pb.Constraint(choice=pb.Choice(texts=["yes", "no"])),
+        ),
+    ],
+)
+def test_a_grammar_arrives(fields: dict[str, Any], constraint: pb.Constraint) -> None:
+    assert translate(**fields).constraint == constraint
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA, "strict": True}}},
+        {"structured_outputs": {"json": SCHEMA}},
+    ],
+)
+def test_a_schema_keeps_the_order_of_its_properties(fields: dict[str, Any]) -> None:
+    text = translate(**fields).constraint.json_schema
+    assert json.dumps(json.loads(text)) == json.dumps(SCHEMA)
+
+
+@pytest.mark.parametrize("fields", [{}, {"response_format": {"type": "text"}}, {"structured_outputs": None}])
+def test_plain_text_has_no_grammar(fields: dict[str, Any]) -> None:
+    assert not translate(**fields).HasField("constraint")
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
+        ({"response_format": {}}, "response_format.type"),
+        ({"response_format": "json_object"}, "response_format"),
+        ({"response_format": {"type": "text", "schema": {}}}, "response_format.schema"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        (
+            {"response_format": {"type": "json_object", "json_schema": {"name": "x", "schema": {}}}},
+            "response_format.json_schema",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+            "response_format.json_schema.schema",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": []}}},
+            "response_format.json_schema.schema",
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}},
+            "response_format.json_schema.name",
+        ),
+        ({"structured_outputs": {}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": "a", "choice": ["a"]}}, "structured_outputs"),
+        ({"structured_outputs": {"regex": ""}}, "structured_outputs.regex"),
+        ({"structured_outputs": {"choice": []}}, "structured_outputs.choice"),
+        ({"structured_outputs": {"choice": ["a", ""]}}, "structured_outputs.choice"),
+        (
+            {"structured_outputs": {"regex": "a"}, "response_format": {"type": "json_object"}},
+            "structured_outputs",
+        ),
+    ],
+)
+def test_a_grammar_of_the_wrong_shape_is_refused(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(MeshError) as caught:
+        translate(**fields)
+    assert (caught.value.kind, caught.value.param) == (ErrorKind.INVALID_REQUEST, param)
+    assert f"'{param}'" in caught.value.message
