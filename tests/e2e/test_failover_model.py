@@ -19,10 +19,23 @@ MODEL = "demo"
 TOKENS = 18
 WORKER = ("--model-path", str(model_path()), "--model-name", MODEL, "--threads", "1")
 QUESTION = "Tell me a short story about a fox."
+SCHEMA: Body = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "story",
+        "schema": {
+            "type": "object",
+            "properties": {"hero": {"type": "string", "maxLength": 30}, "words": {"type": "integer"}},
+            "required": ["hero", "words"],
+            "additionalProperties": False,
+        },
+    },
+}
 CASES: dict[str, Body] = {
     "greedy": chat(MODEL, QUESTION, max_tokens=TOKENS),
     "seeded": chat(MODEL, QUESTION, max_tokens=TOKENS, temperature=1, seed=5),
     "two choices": chat(MODEL, QUESTION, max_tokens=TOKENS, temperature=1, seed=6, n=2),
+    "json schema": chat(MODEL, QUESTION, max_tokens=TOKENS, temperature=1, seed=8, response_format=SCHEMA),
     "log probabilities": chat(MODEL, QUESTION, max_tokens=TOKENS, logprobs=True, top_logprobs=2),
 }
 PACE = "long"
@@ -61,6 +74,7 @@ async def prepare(scene: Scene) -> None:
     """Both workers are there, and all undisturbed answers are known."""
     await scene.ready()
     await scene.learn(CASES | {PACE: LONG})
+    assert '"hero"' in scene.undisturbed["json schema"].texts[0]
     text = scene.undisturbed["seeded"].texts[0]
     CASES["stop string"] = CASES["seeded"] | {"stop": ["never", late_stop(text)]}
     await scene.learn(CASES)
