@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from transformers import PreTrainedModel
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mesh.engine.base import Constraint, FinishReason, Output, Progress
-from mesh.engine.constraint import MAX_CHARACTERS, Grammars
+from mesh.engine.constraint import MAX_CHARACTERS, Grammars, Masks
 from mesh.engine.text import Tokenizer
 from mesh.errors import ErrorKind, MeshError
 from tests.model.driver import Answer, Driver, prompt_of
 from tests.model.tiny import EOS, VOCAB, generate, make_tokenizer
+from tests.unit.tokenizers import byte_fallback, byte_level, metaspace
 
 Saved = tuple[str, PreTrainedModel]
 SEEDS: list[dict[str, Any]] = [{}, *({"temperature": 1.0, "seed": seed} for seed in range(4))]
@@ -265,3 +267,26 @@ def test_every_end_of_turn_is_one() -> None:
         matcher = grammars(eos).compile(Constraint("choice", ("a",)))
         assert matcher.accept(token("a"))
         assert matcher.accept(eos[-1])
+
+
+@pytest.mark.parametrize("make", [byte_level, byte_fallback])
+@pytest.mark.parametrize("text", ["hello world", 'a"b\\', "héé 😀"])
+def test_both_families_of_tokenizers(make: Callable[[], PreTrainedTokenizerFast], text: str) -> None:
+    """Whichever of the allowed tokens is taken, the text is the one that was asked for."""
+    hf = make()
+    tokenizer, eos, width = Tokenizer(hf), hf.get_vocab()["</s>"], len(hf) - 1
+    matcher = Grammars(tokenizer, width, [eos]).compile(Constraint("choice", (text,)))
+    masks, ids = Masks(width, torch.device("cpu")), list[int]()
+    while True:
+        forbidden = masks.forbidden([matcher])
+        assert forbidden.shape == (1, width)
+        allowed = [token_id for token_id, no in enumerate(cast("list[bool]", forbidden[0].tolist())) if not no]
+        assert matcher.accept(allowed[-1])
+        if allowed == [eos]:
+            break
+        ids.append(allowed[-1])
+    assert tokenizer.decode(ids) == text
+
+
+def test_a_tokenizer_without_bytes_has_no_grammars() -> None:
+    assert not Tokenizer(metaspace()).has_bytes
