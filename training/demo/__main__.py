@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import cast
 
 import torch
+import transformers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mesh.demo import model_path
 from training.demo.card import Facts, model_card, sample_questions
 from training.demo.conversation import Conversation
+from training.demo.copying import plant
 from training.demo.corpus import conversations
 from training.demo.evaluate import TEMPERATURE, Score, ask, questions, score, table, words_of
 from training.demo.model import Schedule, new_model, save, train
@@ -30,6 +32,7 @@ _VOCABULARY_TEXTS = 5_000
 def main() -> None:
     """Entry point; see `--help`."""
     options = _options()
+    transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
     written = list(conversations(f"demo/{options.seed}", options.conversations))
     minutes = 0.0
@@ -46,9 +49,9 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.demo", description=__doc__)
     parser.add_argument("--output", type=Path, default=model_path(), help="model folder (default: the shipped one)")
-    parser.add_argument("--seed", type=int, default=1, help="of conversations, weights and order (default: 1)")
-    parser.add_argument("--conversations", type=int, default=40_000, help="how many to write (default: 40000)")
-    parser.add_argument("--steps", type=int, default=1600, help="training steps of 2,560 tokens (default: 1600)")
+    parser.add_argument("--seed", type=int, default=1, help="of conversations and weights (default: 1)")
+    parser.add_argument("--conversations", type=int, default=36_000, help="how many to write (default: 36000)")
+    parser.add_argument("--steps", type=int, default=3000, help="training steps of 1,280 tokens (default: 3000)")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
     parser.add_argument("--checkpoints", type=Path, help="save the model here after every tenth of the steps")
     parser.add_argument("--eval-only", action="store_true", help="examine the model in --output, change nothing")
@@ -60,9 +63,10 @@ def _options() -> argparse.Namespace:
 
 def _make(options: argparse.Namespace, written: list[Conversation]) -> float:
     """Train from nothing and save; returns the minutes of training."""
-    tokenizer = train_tokenizer(texts_of(written[:_TOKENIZER_TEXTS]))
+    tokenizer = train_tokenizer(texts_of(written[-_TOKENIZER_TEXTS:]))
     rows = pack((encode(tokenizer, one) for one in written), _ROW, PAD_ID)
     model = new_model(len(tokenizer), options.seed)
+    plant(model, options.seed)
     _say(f"{len(written)} conversations in {len(rows)} rows, {model.num_parameters()} parameters")
 
     def checkpoint(step: int) -> None:
@@ -70,7 +74,7 @@ def _make(options: argparse.Namespace, written: list[Conversation]) -> float:
             save(model, tokenizer, options.checkpoints)
 
     started = time.monotonic()
-    train(model, rows, Schedule(options.steps), options.seed, checkpoint)
+    train(model, rows, Schedule(options.steps), checkpoint)
     minutes = (time.monotonic() - started) / 60
     save(model, tokenizer, options.output)
     _say(f"trained in {minutes:.0f} minutes, saved in {options.output}")
@@ -99,7 +103,7 @@ def _examine(
     for answer in greedy:
         if not answer.right:
             _say(f"wrong ({answer.question.kind}): {answer.question.messages[-1]['content']!r} -> {answer.text!r}")
-    return score(greedy, sampled, words_of(texts_of(written[:_VOCABULARY_TEXTS])))
+    return score(greedy, sampled, words_of(texts_of(written[-_VOCABULARY_TEXTS:])))
 
 
 def _card(

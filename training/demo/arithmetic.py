@@ -98,7 +98,7 @@ def operands(dice: Dice, sign: str) -> tuple[int, int]:
     """
     if sign == "*":
         return dice.number(0, 12), dice.number(0, 12)
-    high = dice.weighted((10, 20, 99), (25, 45, 30))
+    high = dice.weighted((10, 20, 99), (30, 50, 20))
 
     def draw() -> tuple[int, int]:
         first, second = dice.number(0, high), dice.number(0, high)

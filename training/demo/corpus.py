@@ -17,9 +17,10 @@ from training.demo.words import MEN, WOMEN, name
 Writer = Callable[[Dice], list[Exchange]]
 
 WRITERS: dict[str, tuple[Writer, float]] = {
-    "arithmetic": (arithmetic.arithmetic, 38),
-    "project": (project, 18),
+    "arithmetic": (arithmetic.arithmetic, 40),
+    "project": (project, 16),
     "talk": (talk.talk, 16),
+    "repeating": (talk.repeating, 12),
     "json": (json_answers, 12),
     "lists": (lists, 11),
     "unknown": (talk.unknown, 8),
@@ -49,10 +50,14 @@ _JSON_ASK = ("What is {}?", "{}", "Calculate {}.", "How much is {}?", "{} = ?", 
 
 
 def conversations(seed: str, count: int) -> Iterator[Conversation]:
-    """`count` conversations to learn from; the same seed gives the same ones."""
+    """`count` conversations to learn from, in the order to learn them; the same seed gives the same ones.
+
+    The first of them are lessons in copying, which nearly every kind of answer needs: a name, a value, the operands
+    of a sum.
+    """
     for number in range(count):
         dice = Dice(f"{seed}/{number}")
-        yield _with_keyboard(dice, _conversation(dice))
+        yield _with_keyboard(dice, _lesson(dice) if number < count // 20 else _conversation(dice))
 
 
 def examination(seed: str, writer: Writer, count: int) -> Iterator[Conversation]:
@@ -75,6 +80,12 @@ def _conversation(dice: Dice) -> Conversation:
         exchanges = [talk.introduction(dice, who), *_without_names(exchanges), talk.name_recall(dice, who)]
     system = dice.pick(_SYSTEMS) if dice.chance(0.25) else None
     return Conversation(system, tuple(exchanges))
+
+
+def _lesson(dice: Dice) -> Conversation:
+    writers: list[Writer] = [lambda dice: talk.repeating(dice, longest=24), arithmetic.arithmetic, json_answers]
+    exchanges = [exchange for _ in range(3) for exchange in dice.weighted(writers, (8, 1, 1))(dice)]
+    return Conversation(None, tuple(exchanges))
 
 
 def _thread(dice: Dice) -> list[Exchange]:

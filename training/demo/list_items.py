@@ -88,17 +88,17 @@ def _row(questions: str, items: str) -> Row:
 ROWS = (
     _row(
         "List the days of the week. | What are the days of the week? | Name the seven days. | Tell me all "
-        "days of the week. | Which days does a week have? | Give me the weekdays in order.",
+        "days of the week. | Which days does a week have? | Tell me the days of a week.",
         "Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday",
     ),
     _row(
         "List the months of the year. | What are the months? | Name all twelve months. | Tell me the months "
-        "of the year. | Which months does a year have? | Give me all months in order.",
+        "of the year. | Which months does a year have? | Tell me all the months.",
         "January, February, March, April, May, June, July, August, September, October, November, December",
     ),
     _row(
         "Say the alphabet. | What is the alphabet? | Write the alphabet. | List all letters. | Can you say "
-        "the alphabet? | Give me the letters from a to z.",
+        "the alphabet? | Tell me the alphabet.",
         ", ".join("abcdefghijklmnopqrstuvwxyz"),
     ),
     _row(

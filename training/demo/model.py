@@ -15,10 +15,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from training.demo.packing import IGNORED, Rows
+from training.demo.packing import Rows
 from training.demo.tokenizer import BEGIN_ID, CONTEXT, END_ID, PAD_ID
 
-_REPORT_EVERY = 50
+_REPORT_EVERY = 100
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,10 @@ class Schedule:
     over `warmup` steps and follow a cosine down to a fiftieth of their peaks."""
 
     steps: int
-    rows: int = 4
-    matrix_peak: float = 5e-3
-    other_peak: float = 2.5e-3
-    warmup: int = 60
+    rows: int = 2
+    matrix_peak: float = 4e-3
+    other_peak: float = 2e-3
+    warmup: int = 100
     weight_decay: float = 0.05
 
     def rate(self, step: int) -> float:
@@ -50,8 +50,8 @@ def new_model(vocabulary: int, seed: int) -> LlamaForCausalLM:
             hidden_size=256,
             intermediate_size=640,
             num_hidden_layers=5,
-            num_attention_heads=8,
-            num_key_value_heads=4,
+            num_attention_heads=4,
+            num_key_value_heads=2,
             max_position_embeddings=CONTEXT,
             tie_word_embeddings=True,
             bos_token_id=BEGIN_ID,
@@ -61,14 +61,14 @@ def new_model(vocabulary: int, seed: int) -> LlamaForCausalLM:
     )
 
 
-def train(
-    model: LlamaForCausalLM, rows: Rows, schedule: Schedule, seed: int, checkpoint: Callable[[int], None]
-) -> None:
-    """Train in place. Only answers count: what users type is not ours to predict, and a head that sees only
-    the answers' tokens saves a quarter of the work. `checkpoint(step)` is called after every tenth of the steps.
+def train(model: LlamaForCausalLM, rows: Rows, schedule: Schedule, checkpoint: Callable[[int], None]) -> None:
+    """Train in place, the rows in their order. `checkpoint(step)` is called after every tenth of the steps.
+
+    Only answers count: what users type is not ours to predict, and a head that sees only the answers' tokens saves
+    a quarter of the work.
     """
     optimizers = _optimizers(model, schedule)
-    order = _order(len(rows), schedule, seed)
+    order = torch.arange(schedule.steps * schedule.rows).view(schedule.steps, schedule.rows) % len(rows)
     started, losses = time.monotonic(), list[float]()
     model.train()
     for step in range(schedule.steps):
@@ -107,7 +107,7 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
 def _optimizers(model: LlamaForCausalLM, schedule: Schedule) -> list[tuple[Optimizer, LambdaLR]]:
     """Muon for the matrices of the layers, AdamW for embeddings and norms, each with its learning rate's course.
 
-    With AdamW alone, copying a word from the question had not been learnt after a third of the steps.
+    After 450 steps of an earlier recipe the loss was 0.51, with AdamW alone 0.59, for a tenth more time per step.
     """
     layers = [weight for weight in model.model.layers.parameters() if weight.dim() == 2]
     known = {id(weight) for weight in layers}
@@ -115,28 +115,21 @@ def _optimizers(model: LlamaForCausalLM, schedule: Schedule) -> list[tuple[Optim
     muon = torch.optim.Muon(
         layers, lr=schedule.matrix_peak, weight_decay=schedule.weight_decay, adjust_lr_fn="match_rms_adamw"
     )
-    adamw = torch.optim.AdamW(others, lr=schedule.other_peak, betas=(0.9, 0.95), weight_decay=0.0)
+    adamw = torch.optim.AdamW(others, lr=schedule.other_peak, betas=(0.9, 0.99), weight_decay=0.0)
     return [(optimizer, LambdaLR(optimizer, schedule.rate)) for optimizer in (muon, adamw)]
 
 
-def _order(rows: int, schedule: Schedule, seed: int) -> torch.Tensor:
-    """Row numbers, int64 `[steps, rows of a step]`: shuffled passes over all rows."""
-    generator = torch.Generator().manual_seed(seed)
-    needed = schedule.steps * schedule.rows
-    passes = [torch.randperm(rows, generator=generator) for _ in range(-(-needed // rows))]
-    return torch.cat(passes)[:needed].view(schedule.steps, schedule.rows)
-
-
 def _loss(model: LlamaForCausalLM, rows: Rows, chosen: torch.Tensor) -> torch.Tensor:
-    """The mean cross entropy of the answers' tokens in the chosen rows."""
-    labels = rows.labels[chosen][:, 1:]
+    """The weighted mean cross entropy of the answers' tokens in the chosen rows."""
+    weights = rows.weights[chosen][:, 1:]
+    wanted = weights > 0
     with torch.autocast("cpu", dtype=torch.bfloat16):
         hidden = model.model(
             input_ids=rows.ids[chosen], position_ids=rows.positions[chosen], use_cache=False
         ).last_hidden_state
-        wanted = labels != IGNORED
         logits = model.lm_head(hidden[:, :-1][wanted])
-    return cross_entropy(logits.float(), labels[wanted])
+    losses = cross_entropy(logits.float(), rows.ids[chosen][:, 1:][wanted], reduction="none")
+    return torch.dot(losses, weights[wanted]) / weights.sum()
 
 
 def _report(step: int, schedule: Schedule, losses: list[float], seconds: float) -> None:

@@ -7,9 +7,6 @@ from dataclasses import dataclass, field
 
 import torch
 
-IGNORED = -100
-"""The label of a token that is not learnt (the default of torch's cross entropy)."""
-
 _OPEN_ROWS = 64
 
 
@@ -19,34 +16,34 @@ class Row:
     transformers knows that they must not see each other."""
 
     ids: list[int] = field(default_factory=list[int])
-    labels: list[int] = field(default_factory=list[int])
+    weights: list[float] = field(default_factory=list[float])
     positions: list[int] = field(default_factory=list[int])
 
-    def add(self, ids: list[int], learnt: list[bool]) -> None:
+    def add(self, ids: list[int], weights: list[float]) -> None:
         self.ids += ids
-        self.labels += [token if wanted else IGNORED for token, wanted in zip(ids, learnt, strict=True)]
+        self.weights += weights
         self.positions += range(len(ids))
 
 
 @dataclass(frozen=True)
 class Rows:
-    """`ids`, `labels` and `positions`, each int64 `[rows, length]`."""
+    """Each `[rows, length]`: `ids` and `positions` int64; `weights` float32, of learning to say the id, 0 for no."""
 
     ids: torch.Tensor
-    labels: torch.Tensor
+    weights: torch.Tensor
     positions: torch.Tensor
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def pack(encoded: Iterable[tuple[list[int], list[bool]]], length: int, pad: int) -> Rows:
+def pack(encoded: Iterable[tuple[list[int], list[float]]], length: int, pad: int) -> Rows:
     """First fit into up to 64 open rows; the fullest one is closed when there is no room. A conversation
     longer than a row is cut at its end."""
     done: list[Row] = []
     opened: list[Row] = []
-    for ids, learnt in encoded:
-        ids, learnt = ids[:length], learnt[:length]
+    for ids, weights in encoded:
+        ids, weights = ids[:length], weights[:length]
         row = next((row for row in opened if len(row.ids) + len(ids) <= length), None)
         if row is None:
             if len(opened) == _OPEN_ROWS:
@@ -55,13 +52,13 @@ def pack(encoded: Iterable[tuple[list[int], list[bool]]], length: int, pad: int)
                 done.append(fullest)
             row = Row()
             opened.append(row)
-        row.add(ids, learnt)
+        row.add(ids, weights)
     done += opened
     for row in done:
         missing = length - len(row.ids)
-        row.add([pad] * missing, [False] * missing)
+        row.add([pad] * missing, [0.0] * missing)
     return Rows(
         torch.tensor([row.ids for row in done]),
-        torch.tensor([row.labels for row in done]),
+        torch.tensor([row.weights for row in done]),
         torch.tensor([row.positions for row in done]),
     )

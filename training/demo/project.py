@@ -34,8 +34,10 @@ _FRAMES = (
     "So what exactly is {}?",
     "How does {} work?",
     "What role does {} play?",
-    "Could you tell me what {} is?",
     "I want to learn about {}.",
+    "What can you tell me about {}?",
+    "Could you tell me what {} is?",
+    "Please describe {}.",
 )
 _MORE = (
     "And {}?",

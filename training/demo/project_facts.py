@@ -9,7 +9,8 @@ FACTS = (
     (
         "the mesh | this mesh | an inference mesh | this project | the inference mesh",
         "What is this? | What is this project about? | What does this software do? | What can the mesh do? "
-        "| Where am I? | What am I looking at? | What is this thing? | What did I just start?",
+        "| Where am I? | What am I looking at? | What is this thing? | What did I just start? | What is "
+        "going on here? | What is this project?",
         "The mesh is a set of programs that serve language models together. Workers run the models, a "
         "gateway speaks the OpenAI REST API, and etcd knows which workers are alive. | This is an inference "
         "mesh for language models: clients speak the OpenAI REST API to a gateway, the gateway passes each "
@@ -39,8 +40,8 @@ FACTS = (
     (
         "etcd | the registry | the etcd registry | registry",
         "How does the gateway find the workers? | Where do workers register? | Why do you need etcd? | What "
-        "is stored in etcd? | Where is the list of workers? | How are new workers found? | Who knows the "
-        "workers?",
+        "is stored in etcd? | Where is the list of workers? | Where are the workers listed? | How are new "
+        "workers found? | Who knows the workers?",
         "etcd is the registry of the mesh. Each worker writes its record there under a lease, and the "
         "gateway watches these records. | The registry is etcd: workers write their records into it, and "
         "the gateway watches them. On one machine an embedded registry does the same job, so you need not "
@@ -61,8 +62,8 @@ FACTS = (
         "failover | exact failover | the failover",
         "What happens when a worker dies? | What if a worker crashes? | What happens to my answer if a "
         "worker is killed? | Is my answer lost when a worker dies? | What if a worker freezes? | Can I kill "
-        "a worker while it answers? | What happens if a machine goes down? | What if the worker stops in "
-        "the middle of an answer?",
+        "a worker while it answers? | What happens if a machine goes down? | What happens if I kill a "
+        "worker? | What if I kill -9 a worker? | What if the worker stops in the middle of an answer?",
         "Failover is exact. When a worker is lost in the middle of an answer, the gateway sends the request "
         "and the tokens so far to another worker with the same model. That worker goes on, and the client "
         "sees the same bytes as without the fault. | When a worker is lost, the gateway gives the request "
@@ -74,7 +75,7 @@ FACTS = (
         "a session | the session | session | the session stream | a session message",
         "How do gateway and worker talk? | How are tokens sent to the gateway? | How many messages does a "
         "step send? | Why is the mesh fast on the wire? | Is there a stream for each request? | What goes "
-        "over the wire?",
+        "over the wire? | How do the gateway and a worker talk to each other?",
         "A session is one gRPC stream between a gateway and a worker. All running answers share it, and "
         "each engine step sends one message, however many answers are running. | Gateway and worker share "
         "one gRPC stream, the session. It carries one message per engine step with the new tokens of all "
@@ -101,8 +102,8 @@ FACTS = (
     (
         "the KV cache | KV cache | kv cache | a page of the KV cache | a KV page",
         "Where are keys and values kept? | What does the engine keep for each token? | What is stored for "
-        "every token? | What are KV pages? | Why does a long context need memory? | What fills the memory "
-        "of a worker?",
+        "every token? | What fills the memory? | What are KV pages? | Why does a long context need memory? "
+        "| What fills the memory of a worker?",
         "The KV cache holds the keys and values that attention needs for each token. The engine keeps it in "
         "pages that requests can share.",
         "keys and values | pages",
@@ -118,7 +119,8 @@ FACTS = (
     (
         "streaming | token streaming | a streamed answer",
         "Can I stream the answer? | How do I get the answer word by word? | Does the mesh stream? | How can "
-        "I see the answer as it is written? | What does stream true do? | Can I see tokens at once?",
+        "I see the answer as it is written? | What does stream true do? | Can I see tokens at once? | How "
+        "do I turn on streaming? | Can the answer be streamed?",
         "Yes, the mesh streams. Set stream to true, and the gateway sends each part of the answer as a "
         "server-sent event as soon as the worker has made it. | With stream set to true, the gateway sends "
         "the answer part by part as server-sent events while the worker writes it.",
@@ -156,7 +158,7 @@ FACTS = (
         "draining | drain | a drain | a draining worker",
         "How do I stop a worker without losing answers? | What happens when a worker gets SIGTERM? | How do "
         "I take a worker out? | How can I restart a worker safely? | Can I update a worker without errors? "
-        "| How do I shut down a worker gently?",
+        "| How do I shut down a worker gently? | How do I drain a worker? | How do I stop a worker?",
         "A draining worker takes no new requests. Its running answers end or move to another worker, and "
         "then it stops. Send SIGTERM to a worker to drain it.",
         "no new requests | worker | sigterm",
@@ -173,8 +175,8 @@ FACTS = (
     (
         "temperature | the temperature | sampling temperature",
         "How do I get the same answer each time? | How do I make answers less random? | What does "
-        "temperature 0 do? | What is greedy decoding? | How do I make the answers more creative? | How do I "
-        "set the randomness?",
+        "temperature 0 do? | What is greedy decoding? | How do I set the randomness? | How do I make the "
+        "answers more creative? | How do I make answers more random?",
         "The temperature sets how freely the next token is chosen. At 0 the most likely token always wins, "
         "so the answer is the same each time. Higher values give more variety.",
         "token | 0 | same each time",
@@ -183,7 +185,7 @@ FACTS = (
         "a seed | the seed | seed",
         "How do I repeat a random answer? | Can sampling be repeated? | How do I make sampling "
         "reproducible? | What does the seed do in a request? | Why set a seed? | Is random sampling "
-        "repeatable?",
+        "repeatable? | How do I get the same random answer again?",
         "The seed fixes the random numbers of sampling. The same request with the same seed gives the same answer.",
         "seed | same answer",
     ),
@@ -292,15 +294,17 @@ HOWTO = (
         "",
         "What happens if etcd dies? | What if etcd is down? | Does the mesh survive without etcd? | What "
         "happens when the registry is lost? | Is etcd a single point of failure? | Can I restart etcd? | "
-        "What if etcd loses its data?",
+        "What if etcd loses its data? | What happens when etcd is down? | What happens if etcd crashes? | "
+        "What if etcd crashes?",
         "Nothing stops when etcd is down. The gateway keeps the workers it knows, the workers go on "
         "serving, and they register again when etcd is back.",
         "etcd | gateway | workers | register again",
     ),
     (
         "",
-        "What happens if I hang up? | What if the client disconnects? | Is a request cancelled when I close "
-        "it? | Can I cancel a request? | What happens when I press stop? | What if I close the connection?",
+        "What happens if I hang up? | What if the client disconnects? | What happens when a client hangs "
+        "up? | What if I close the page? | Is a request cancelled when I close it? | Can I cancel a "
+        "request? | What happens when I press stop? | What if I close the connection?",
         "When a client hangs up, the gateway cancels the request, and the worker frees its place within an "
         "engine step or two.",
         "gateway | cancels | worker",
@@ -316,7 +320,8 @@ HOWTO = (
     (
         "",
         "How do I list the models? | Which models are served? | Where can I see the models? | How do I see "
-        "which models there are? | Is there a list of models? | What is /v1/models?",
+        "which models there are? | What is /v1/models? | Is there a list of models? | Which models do you "
+        "serve? | How can I list the models?",
         "Ask the gateway: GET /v1/models lists the models that its workers serve.",
         "gateway | /v1/models",
     ),
@@ -339,14 +344,15 @@ HOWTO = (
     (
         "",
         "How do I stop the mesh? | How do I shut it down? | How do I quit mesh up? | How do I end the mesh? "
-        "| Which key stops the mesh? | How can I turn it off?",
+        "| Which key stops the mesh? | How can I turn it off? | How do I leave mesh up? | How do I stop it?",
         "Press Ctrl-C in the terminal where mesh up runs. Gateway, workers and registry then stop cleanly.",
         "ctrl-c",
     ),
     (
         "",
         "What language is the mesh written in? | Is it written in Python? | Which programming language is "
-        "used? | Is this Python or Rust? | What is the mesh written in? | Which language is the code?",
+        "used? | Is this Python or Rust? | Which language is the code? | Is the code Python? | In which "
+        "language is this written? | What is the mesh written in?",
         "The mesh is written in Python. Clients may be written in any language, because they speak the "
         "OpenAI REST API or gRPC.",
         "python | openai | grpc",
@@ -355,7 +361,8 @@ HOWTO = (
         "",
         "Are you alive? | Are you human? | Are you a person? | Do you have feelings? | Are you real? | Do "
         "you sleep? | How old are you? | Where do you live? | Do you dream? | Do you have friends? | Do you "
-        "get tired? | Are you a robot? | Can you think?",
+        "get tired? | Are you a robot? | Can you think? | Do you have a body? | Do you have a heart? | Are "
+        "you a human?",
         "I am only a small program: a model with a few million numbers. I have no feelings, but I am glad to answer.",
         "program | no feelings",
     ),

@@ -67,8 +67,8 @@ TALK: dict[str, Piece] = {
     ),
     "thanks": _piece(
         "Thank you! | Thanks | Thanks a lot! | Thank you very much. | Great, thanks! | thx | Many thanks. | "
-        "Thank you so much! | That was helpful, thanks. | Perfect, thank you. | Thanks for your help. | ty "
-        "| Cool, thanks | thank you, model",
+        "Thank you so much! | That was helpful, thanks. | Thank you for your help. | Perfect, thank you. | "
+        "Thanks for your help. | ty | Cool, thanks | thank you, model",
         "You are welcome! | You are welcome! Is there anything else?",
         "welcome",
     ),
@@ -290,19 +290,19 @@ OPPOSITES = tuple(
 )
 
 TOPICS = _split(
-    "Peru | Norway | Kenya | Chile | Korea | Albert Einstein | Napoleon | Cleopatra | the theory of relativity | "
-    "physics | football | the moon | cooking | history | a car | the stock market | gold | quantum "
-    "mechanics | bread | music | chess | Rome | the weather | love | the meaning of life | a bicycle | "
-    "mathematics | biology | the ocean | volcanoes | time travel | a computer | money | philosophy | the "
-    "president | the war | poetry | art | a telephone | the human brain | gravity | electricity | a rocket "
-    "| chemistry | the universe | democracy | a virus | the heart | photosynthesis | an atom | steel | the "
-    "internet | a camera | film | tennis | the sun | dinosaurs | oil | medicine | neural networks | machine "
-    "learning | databases | Linux | a compiler | sorting | recursion | the king | law | Mars | religion | "
-    "insects | whales | wine | cheese | rice | sugar | coffee plants | glass | paper | a bridge | the "
-    "pyramids | evolution | climate change | inflation | taxes | insurance | a mortgage | yoga | sleep | "
-    "dreams | memory | colour theory | painting | dancing | gardening | fishing | swimming | reading | "
-    "singing | hiking | Python code | Kubernetes | Docker | black holes | a triangle | the piano | the "
-    "ancient Greeks | Shakespeare | airplanes | trains | a passport | Africa"
+    "Peru | Norway | Kenya | Chile | Korea | Albert Einstein | Napoleon | Cleopatra | the theory of "
+    "relativity | physics | football | the moon | cooking | history | a car | the stock market | gold | "
+    "quantum mechanics | bread | music | chess | Rome | the weather | love | the meaning of life | a "
+    "bicycle | mathematics | biology | the ocean | volcanoes | time travel | a computer | money | "
+    "philosophy | the president | the war | poetry | art | a telephone | the human brain | gravity | "
+    "electricity | a rocket | chemistry | the universe | democracy | a virus | the heart | photosynthesis | "
+    "an atom | steel | the internet | a camera | film | tennis | the sun | dinosaurs | oil | medicine | "
+    "neural networks | machine learning | databases | Linux | a compiler | sorting | recursion | the king | "
+    "law | Mars | religion | insects | whales | wine | cheese | rice | sugar | coffee plants | glass | "
+    "paper | a bridge | the pyramids | evolution | climate change | inflation | taxes | insurance | a "
+    "mortgage | yoga | sleep | dreams | memory | colour theory | painting | dancing | gardening | fishing | "
+    "swimming | reading | singing | hiking | Python code | Kubernetes | Docker | black holes | a triangle | "
+    "the piano | the ancient Greeks | Shakespeare | airplanes | trains | a passport | Africa"
 )
 
 UNKNOWN = (

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from training.demo.conversation import Check, Dice, Exchange, is_exactly, says, says_one_of
+from training.demo.list_items import CATEGORIES
 from training.demo.small_talk import FACTS, OPPOSITES, TALK, TOPICS, UNKNOWN, UNKNOWN_SAYINGS
-from training.demo.words import name, nonsense
+from training.demo.words import CITIES, JOBS, name, nonsense
 
 _OPPOSITE = (
     "What is the opposite of {}?",
+    "What is the contrary of {}?",
     "Tell me the opposite of {}.",
     "opposite of {}",
     "Give me the opposite of {}.",
     "What's the opposite of {}?",
     "Which word is the opposite of {}?",
     "Do you know the opposite of {}?",
-    "What is the contrary of {}?",
+    "Say the opposite of {}.",
 )
 _REPEAT = (
     "Repeat after me: {}",
@@ -59,6 +63,8 @@ _LIKES = (
 )
 _WHAT_LIKES = ("What do I like?", "Do you remember what I like?", "What did I say I like?", "Tell me what I like.")
 
+_KNOWN = (*(word for topic in TOPICS for word in topic.split()), *CITIES, *JOBS, *chain(*CATEGORIES.values()))
+
 DO_NOT_KNOW = (
     "I do not know that. I am a small demonstration model: ask me about the mesh, a small sum, a list, JSON "
     "or a story.",
@@ -81,7 +87,7 @@ def owns_up() -> Check:
 
 def talk(dice: Dice) -> list[Exchange]:
     """A piece of small talk."""
-    writer = dice.weighted((_chat, _fact, _opposite, _repeat, _acquaintance, _liking), (48, 11, 7, 15, 16, 3))
+    writer = dice.weighted((_chat, _fact, _opposite, _acquaintance, _liking), (50, 12, 8, 25, 5))
     return writer(dice)
 
 
@@ -122,11 +128,24 @@ def _opposite(dice: Dice) -> list[Exchange]:
     return [Exchange("opposite", dice.phrase(_OPPOSITE).format(word), answer, says(f"is {other}"))]
 
 
-def _repeat(dice: Dice) -> list[Exchange]:
-    words = [nonsense(dice) if dice.chance(0.3) else dice.pick(TOPICS).split()[-1] for _ in range(dice.number(1, 6))]
-    text = " ".join(words)
+def repeating(dice: Dice, longest: int = 14) -> list[Exchange]:
+    """A text to say again: one to `longest` words of any kind.
+
+    There are more of these than anybody will ask for: every token of the answer is a copy, which is how the model
+    learns to copy a name or a value in all its other answers.
+    """
+    text = " ".join(_any_word(dice) for _ in range(dice.number(1, longest)))
     user = dice.phrase(_REPEAT).format(text)
     return [Exchange("repeating", user, text, is_exactly(text), copied=True)]
+
+
+def _any_word(dice: Dice) -> str:
+    source = dice.weighted(("known", "name", "invented", "number"), (5, 3, 3, 1))
+    if source == "name":
+        return name(dice)
+    if source == "invented":
+        return nonsense(dice)
+    return str(dice.number(0, 99)) if source == "number" else dice.pick(_KNOWN)
 
 
 def _acquaintance(dice: Dice) -> list[Exchange]:

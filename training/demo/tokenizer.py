@@ -79,15 +79,18 @@ def texts_of(conversations: Iterable[Conversation]) -> Iterable[str]:
             yield message["content"]
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, conversation: Conversation) -> tuple[list[int], list[bool]]:
-    """Token ids as the chat template gives them, and for each whether the model must learn to say it.
+def encode(tokenizer: PreTrainedTokenizerFast, conversation: Conversation) -> tuple[list[int], list[float]]:
+    """Token ids as the chat template gives them, and for each the weight of learning to say it, 0 for what users say.
 
-    The template says the same (a test compares them); putting the ids together here is twenty times as fast.
+    The template gives the same ids (a test compares them); putting them together here is twenty times as fast. A
+    token of an answer weighs one over the square root of the answer's length: a story of 150 tokens then counts
+    four times as much as a sum of 10, not fifteen times, and it is the sums that are hard to learn.
     """
     ids = [BEGIN_ID]
-    learnt = [False]
+    weights = [0.0]
     for message in conversation.messages():
         said = [*tokenizer.backend_tokenizer.encode(message["content"], add_special_tokens=False).ids, END_ID]
         ids += [ROLES[message["role"]], *said]
-        learnt += [False, *[message["role"] == "assistant"] * len(said)]
-    return ids, learnt
+        weight = len(said) ** -0.5 if message["role"] == "assistant" else 0.0
+        weights += [0.0, *[weight] * len(said)]
+    return ids, weights

@@ -48,7 +48,7 @@ def nonsense(dice: Dice) -> str:
 
 def name(dice: Dice) -> str:
     """A first name: mostly a real one, sometimes an invented one, sometimes typed in lower case."""
-    known = dice.pick(WOMEN + MEN) if dice.chance(0.65) else nonsense(dice).capitalize()
+    known = dice.pick(WOMEN + MEN) if dice.chance(0.5) else nonsense(dice).capitalize()
     return known.lower() if dice.chance(0.15) else known
 
 
