@@ -19,7 +19,11 @@ def make_engine(config: WorkerConfig) -> Engine:
 
 
 def _transformers(config: WorkerConfig) -> Engine:
+    assert config.model_path is not None, "WorkerConfig requires it"
     try:
+        from mesh.engine.transformers.source import local_folder
+
+        local_folder(config.model_path)  # what is plainly wrong is said before torch is imported
         from mesh.engine.transformers.engine import TransformersEngine
         from mesh.engine.transformers.loader import LoadOptions
         from mesh.engine.transformers.memory import CacheSize
@@ -31,7 +35,6 @@ def _transformers(config: WorkerConfig) -> Engine:
             ErrorKind.INVALID_REQUEST,
             f"the transformers engine needs '{error.name}': pip install 'inference-mesh[worker]'",
         ) from None
-    assert config.model_path is not None, "WorkerConfig requires it"
     model = LoadOptions(
         path=config.model_path,
         name=config.model_name,

@@ -118,8 +118,6 @@ def folder_name(path: str) -> str:
 
 def _config(folder: Path, options: LoadOptions) -> PretrainedConfig:
     file = folder / "config.json"
-    if not file.is_file():
-        raise invalid("path", f"'{folder}' holds no config.json: it is not a model in Hugging Face's format")
     try:
         raw: Any = json.loads(file.read_bytes())
     except ValueError as error:

@@ -29,15 +29,32 @@ def find_folder(name: str, *, revision: str | None, with_code: bool, progress: C
 
     `with_code` also takes the Python files of models that bring their own. Raises invalid_request in one sentence.
     """
+    folder = local_folder(name)
+    if folder is None:
+        progress(f"looking for '{name}' on the hub")
+        folder = _download(name, revision, [*_HUB_FILES, "*.py"] if with_code else _HUB_FILES)
+    return _with_config(folder)
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder `name`, None if it can only be a name on the hub; raises invalid_request if it is neither.
+
+    Quick, so that a mistyped path need not wait for the import of torch.
+    """
     path = Path(name).expanduser()
     if path.is_dir():
-        return path
+        return _with_config(path)
     if path.exists():
         raise invalid("path", f"'{name}' is a file: a model is a folder with config.json and weights")
     if not _HUB_NAME.fullmatch(name):
         raise invalid("path", f"there is no folder '{name}', and it is no name of a model on the hub")
-    progress(f"looking for '{name}' on the hub")
-    return _download(name, revision, [*_HUB_FILES, "*.py"] if with_code else _HUB_FILES)
+    return None
+
+
+def _with_config(folder: Path) -> Path:
+    if not (folder / "config.json").is_file():
+        raise invalid("path", f"'{folder}' holds no config.json: it is not a model in Hugging Face's format")
+    return folder
 
 
 def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
