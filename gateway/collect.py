@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gateway.answers import AnswerMessage, ChatAnswer, Choice, Logprobs, TokenLogprob, Usage
 from gateway.generation import Event
-from gateway.schema import AnswerMessage, ChatAnswer, Choice, Logprobs, TokenLogprob, Usage
 from gateway.sse import finish_reason, system_fingerprint, token_logprob, usage
 from mesh.v1 import inference_pb2 as pb
 
@@ -43,10 +43,17 @@ class ChatCollector:
         choices = [
             Choice(
                 index=index,
-                message=AnswerMessage("".join(texts)),
+                message=AnswerMessage(content="".join(texts)),
                 logprobs=Logprobs(self._logprobs[index]) if self._logprobs is not None else None,
                 finish_reason=self._reasons[index],
             )
             for index, texts in enumerate(self._texts)
         ]
-        return ChatAnswer(self._id, self._created, self._model, self._fingerprint, choices, self._usage)
+        return ChatAnswer(
+            id=self._id,
+            created=self._created,
+            model=self._model,
+            system_fingerprint=self._fingerprint,
+            choices=choices,
+            usage=self._usage,
+        )

@@ -12,8 +12,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from gateway.answers import Model
 from gateway.pace import StallLimits
-from gateway.schema import Model
 from gateway.session import Session
 from mesh.errors import ErrorKind, MeshError
 from mesh.log import kv

@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 from quart import Blueprint, Response
 
+from gateway.answers import ModelList
 from gateway.directory import Directory
-from gateway.schema import ModelList
 from mesh.errors import ErrorKind, MeshError
 
 

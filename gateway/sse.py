@@ -11,8 +11,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from gateway.answers import Logprobs, PromptTokensDetails, TokenLogprob, TopLogprob, Usage
 from gateway.generation import Event
-from gateway.schema import Logprobs, PromptTokensDetails, TokenLogprob, TopLogprob, Usage
 from mesh.v1 import inference_pb2 as pb
 
 DONE = b"data: [DONE]\n\n"

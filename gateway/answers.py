@@ -1,0 +1,90 @@
+"""Answer bodies of the OpenAI API, their keys in OpenAI's order."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class TopLogprob(msgspec.Struct):
+    """A likely token."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class TokenLogprob(msgspec.Struct):
+    """A token of the answer with its log probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[TopLogprob]
+
+
+class Logprobs(msgspec.Struct):
+    """Log probabilities of an answer's or a chunk's tokens."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class PromptTokensDetails(msgspec.Struct):
+    """Of the prompt's tokens, those that came from the prefix cache."""
+
+    cached_tokens: int
+
+
+class Usage(msgspec.Struct):
+    """Token counts; completion tokens are those of all choices."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+
+
+class AnswerMessage(msgspec.Struct, kw_only=True):
+    """The assistant's message."""
+
+    role: str = "assistant"
+    content: str
+    refusal: None = None
+
+
+class Choice(msgspec.Struct):
+    """One completion."""
+
+    index: int
+    message: AnswerMessage
+    logprobs: Logprobs | None
+    finish_reason: str
+
+
+class ChatAnswer(msgspec.Struct, kw_only=True):
+    """Body of a chat answer that is not streamed."""
+
+    id: str
+    object: str = "chat.completion"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[Choice]
+    usage: Usage
+
+
+class Model(msgspec.Struct):
+    """A served model. `context_length` counts tokens of prompt and answer together; OpenAI has no such field."""
+
+    id: str
+    created: int
+    context_length: int
+    object: str = "model"
+    owned_by: str = "inference-mesh"
+
+
+class ModelList(msgspec.Struct):
+    """All served models."""
+
+    data: list[Model]
+    object: str = "list"
