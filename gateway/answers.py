@@ -73,6 +73,36 @@ class ChatAnswer(msgspec.Struct, kw_only=True):
     usage: Usage
 
 
+class TextLogprobs(msgspec.Struct):
+    """Log probabilities of a completion's or a chunk's tokens: four lists of the same length."""
+
+    tokens: list[str] = []
+    token_logprobs: list[float] = []
+    top_logprobs: list[dict[str, float]] = []
+    text_offset: list[int] = []
+
+
+class TextChoice(msgspec.Struct):
+    """One completion of a text."""
+
+    text: str
+    index: int
+    logprobs: TextLogprobs | None
+    finish_reason: str
+
+
+class CompletionAnswer(msgspec.Struct, kw_only=True):
+    """Body of a text completion that is not streamed."""
+
+    id: str
+    object: str = "text_completion"
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[TextChoice]
+    usage: Usage
+
+
 class Model(msgspec.Struct):
     """A served model. `context_length` counts tokens of prompt and answer together; OpenAI has no such field."""
 

@@ -11,6 +11,7 @@ from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 from gateway import errors
 from gateway.balance import Policy, least_loaded, prefer_zone
 from gateway.chat import chat_routes
+from gateway.completions import completion_routes
 from gateway.config import GatewayConfig
 from gateway.directory import Directory
 from gateway.exchange import AsgiApp, Exchanges, current
@@ -48,7 +49,9 @@ def create_app(config: GatewayConfig, directory: Directory, metrics: GatewayMetr
     app.config["BODY_TIMEOUT"] = config.body_timeout
     exchanges = Exchanges(cast("AsgiApp", app.asgi_app), metrics, limit=config.max_body_bytes)
     app.asgi_app = exchanges  # type: ignore[method-assign]  # Quart's own way to add middleware
-    app.register_blueprint(chat_routes(make_dispatch(config, directory, metrics)))
+    dispatch = make_dispatch(config, directory, metrics)
+    app.register_blueprint(chat_routes(dispatch))
+    app.register_blueprint(completion_routes(dispatch))
     app.register_blueprint(model_routes(directory))
     app.register_blueprint(health_routes(directory, exchanges, metrics))
     app.register_error_handler(Exception, partial(_on_error, config))

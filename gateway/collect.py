@@ -1,17 +1,26 @@
-"""A chat answer in one piece, gathered from the same events as a streamed one."""
+"""An answer in one piece, gathered from the same events as a streamed one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
-from gateway.answers import AnswerMessage, ChatAnswer, Choice, Logprobs, TokenLogprob, Usage
+from gateway.answers import AnswerMessage, ChatAnswer, Choice, CompletionAnswer, TextChoice, Usage
 from gateway.generation import Event
-from gateway.sse import finish_reason, system_fingerprint, token_logprob, usage
+from gateway.logprobs import ChatLogprobs, CompletionLogprobs, LogprobBuffer
+from gateway.sse import finish_reason, system_fingerprint, usage
 from mesh.v1 import inference_pb2 as pb
 
+Buffer = TypeVar("Buffer", bound=LogprobBuffer)
 
-class ChatCollector:
-    """Gathers the events of one request. `logprobs`: whether the client asked for them."""
+
+class Collector(Generic[Buffer]):
+    """Gathers the events of one request; subclasses say what the answer looks like.
+
+    `logprobs`: whether the client asked for them.
+    """
+
+    LOGPROBS: type[Buffer]
 
     def __init__(self, answer_id: str, created: int, model: str, choices: int, *, logprobs: bool) -> None:
         self._id = answer_id
@@ -19,7 +28,7 @@ class ChatCollector:
         self._model = model
         self._fingerprint = ""
         self._texts: list[list[str]] = [[] for _ in range(choices)]
-        self._logprobs: list[list[TokenLogprob]] | None = [[] for _ in range(choices)] if logprobs else None
+        self._logprobs = [self.LOGPROBS() for _ in range(choices)] if logprobs else None
         self._reasons = ["stop"] * choices
         self._usage: Usage | None = None
 
@@ -29,13 +38,19 @@ class ChatCollector:
             if isinstance(event, pb.Delta):
                 self._texts[event.choice].append(event.text)
                 if self._logprobs is not None:
-                    self._logprobs[event.choice] += map(token_logprob, event.logprobs)
+                    self._logprobs[event.choice].add(event.logprobs)
             elif isinstance(event, pb.Started):
                 self._fingerprint = system_fingerprint(event.fingerprint)
             elif isinstance(event, pb.ChoiceFinished):
                 self._reasons[event.choice] = finish_reason(event.reason)
             else:
                 self._usage = usage(event.usage)
+
+
+class ChatCollector(Collector[ChatLogprobs]):
+    """Gathers a chat answer."""
+
+    LOGPROBS = ChatLogprobs
 
     def answer(self) -> ChatAnswer:
         """The whole answer; Finished must have been added."""
@@ -44,12 +59,39 @@ class ChatCollector:
             Choice(
                 index=index,
                 message=AnswerMessage(content="".join(texts)),
-                logprobs=Logprobs(self._logprobs[index]) if self._logprobs is not None else None,
+                logprobs=self._logprobs[index].take() if self._logprobs is not None else None,
                 finish_reason=self._reasons[index],
             )
             for index, texts in enumerate(self._texts)
         ]
         return ChatAnswer(
+            id=self._id,
+            created=self._created,
+            model=self._model,
+            system_fingerprint=self._fingerprint,
+            choices=choices,
+            usage=self._usage,
+        )
+
+
+class CompletionCollector(Collector[CompletionLogprobs]):
+    """Gathers a text completion."""
+
+    LOGPROBS = CompletionLogprobs
+
+    def answer(self) -> CompletionAnswer:
+        """The whole answer; Finished must have been added."""
+        assert self._usage is not None
+        choices = [
+            TextChoice(
+                text="".join(texts),
+                index=index,
+                logprobs=self._logprobs[index].take() if self._logprobs is not None else None,
+                finish_reason=self._reasons[index],
+            )
+            for index, texts in enumerate(self._texts)
+        ]
+        return CompletionAnswer(
             id=self._id,
             created=self._created,
             model=self._model,

@@ -18,6 +18,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from gateway import errors
 from gateway.generation import Generation
+from gateway.group import GenerationGroup
 from mesh.errors import MeshError
 from mesh.log import bind_request_id, kv
 from mesh.metrics import GatewayMetrics
@@ -50,7 +51,7 @@ class Exchange:
         self.streamed = False
         self.status = CLIENT_CLOSED
         self.error = ""
-        self.generation: Generation | None = None
+        self.generation: Generation | GenerationGroup | None = None
         self.finished = False
         self.began_at = time.monotonic()
         self.first_token_at: float | None = None
@@ -150,7 +151,9 @@ class Exchanges:
             facts |= self._generation_facts(exchange, exchange.generation, seconds)
         log.info("request", extra=kv(**facts))
 
-    def _generation_facts(self, exchange: Exchange, generation: Generation, seconds: float) -> dict[str, Any]:
+    def _generation_facts(
+        self, exchange: Exchange, generation: Generation | GenerationGroup, seconds: float
+    ) -> dict[str, Any]:
         model, started = exchange.model, generation.started
         completion = generation.completion_tokens
         facts: dict[str, Any] = {

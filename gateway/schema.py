@@ -1,18 +1,20 @@
 """Request bodies of the OpenAI API: one typed decode, then the limits that types cannot say.
 
 What cannot be honoured is refused by name. `null` always equals "absent". Fields that are accepted although they change
-nothing are named in `ChatRequest`; nothing else is ignored.
+nothing are named in the structs; nothing else is ignored.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from mesh.errors import MeshError, invalid, out_of_range, unsupported
+
+Body = TypeVar("Body")
 
 INT64: Final = 2**63
 UINT32: Final = 2**32 - 1
@@ -107,11 +109,10 @@ class StructuredOutputs(msgspec.Struct, forbid_unknown_fields=True):
         return [name for name in self.__struct_fields__ if getattr(self, name) not in (None, False)]
 
 
-class ChatRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """Body of POST /v1/chat/completions. Ranges are checked by `check`."""
+class GenerationRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """What the bodies of chat and completion requests have in common. Ranges are checked by `check_common`."""
 
     model: str
-    messages: list[ChatMessage]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -120,13 +121,10 @@ class ChatRequest(msgspec.Struct, forbid_unknown_fields=True):
     n: int | None = None
     stop: str | list[str] | None = None
     max_tokens: int | None = None
-    max_completion_tokens: int | None = None
     seed: int | None = None
     frequency_penalty: float | None = None
     presence_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
     response_format: ResponseFormat | None = None
 
     # Extensions that users of other open servers expect.
@@ -139,8 +137,24 @@ class ChatRequest(msgspec.Struct, forbid_unknown_fields=True):
     stop_token_ids: list[int] | None = None
     structured_outputs: StructuredOutputs | None = None
 
-    # Accepted; they change nothing here.
+    # Accepted; it changes nothing here.
     user: str | None = None
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether a stream ends with its usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class ChatRequest(GenerationRequest, forbid_unknown_fields=True, kw_only=True):
+    """Body of POST /v1/chat/completions. Ranges are checked by `check`."""
+
+    messages: list[ChatMessage]
+    max_completion_tokens: int | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+
+    # Accepted; they change nothing here.
     metadata: dict[str, str] | None = None
     store: bool | None = None
     service_tier: str | None = None
@@ -171,14 +185,19 @@ _NAMED = re.compile(r"(?:unknown field|required field) `(?P<field>[^`]*)`")
 
 def parse_chat(body: bytes) -> ChatRequest:
     """Decode and check a body. Raises MeshError (invalid_request, unsupported) naming field, limit and value."""
+    request = decode(_decoder, body)
+    check(request)
+    return request
+
+
+def decode(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
+    """The typed body. Raises MeshError (invalid_request, unsupported) naming the field."""
     try:
-        request = _decoder.decode(body)
+        return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise _mistake(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid("body", f"the body is not valid JSON in UTF-8: {_reason(error)}") from None
-    check(request)
-    return request
 
 
 def _reason(error: Exception) -> str:
@@ -207,42 +226,54 @@ _RANGES: Final[tuple[tuple[str, float, float], ...]] = (
     ("top_p", 0, 1),
     ("n", 1, 128),
     ("max_tokens", 1, UINT32),
-    ("max_completion_tokens", 1, UINT32),
     ("seed", -INT64, INT64 - 1),
     ("frequency_penalty", -2, 2),
     ("presence_penalty", -2, 2),
-    ("top_logprobs", 0, 20),
     ("top_k", -1, 2**31 - 1),
     ("min_p", 0, 1),
     ("min_tokens", 0, UINT32),
 )
+_CHAT_RANGES: Final = (("max_completion_tokens", 1, UINT32), ("top_logprobs", 0, 20))
 _ABOVE_ZERO: Final[tuple[tuple[str, float], ...]] = (("typical_p", 1), ("repetition_penalty", 10))
 
 
 def check(request: ChatRequest) -> None:
     """The limits. Raises MeshError."""
     _check_messages(request.messages)
-    for name, low, high in _RANGES:
+    check_common(request)
+    check_ranges(request, _CHAT_RANGES)
+    if request.top_logprobs and not request.logprobs:
+        raise invalid("top_logprobs", f"'top_logprobs' ({request.top_logprobs}) needs 'logprobs' to be true")
+    _check_without_effect(request)
+
+
+def check_ranges(request: GenerationRequest, ranges: Sequence[tuple[str, float, float]]) -> None:
+    """Numbers within their limits, which count as allowed. Raises MeshError."""
+    for name, low, high in ranges:
         value: float | None = getattr(request, name)
         if value is not None and not low <= value <= high:
             raise out_of_range(name, value, low, high)
+
+
+def check_common(request: GenerationRequest) -> None:
+    """The limits of the common fields. Raises MeshError."""
+    check_ranges(request, _RANGES)
     for name, high in _ABOVE_ZERO:
-        value = getattr(request, name)
+        value: float | None = getattr(request, name)
         if value is not None and not 0 < value <= high:
             raise invalid(name, f"'{name}' must be above 0 and at most {high}, not {value}")
     _check_stop(request)
     _check_logit_bias(request.logit_bias)
     _check_tokens(request)
     _check_constraint(request)
-    _check_without_effect(request)
 
 
-def stops(request: ChatRequest) -> list[str]:
+def stops(request: GenerationRequest) -> list[str]:
     """The stop strings as a list."""
     return [request.stop] if isinstance(request.stop, str) else request.stop or []
 
 
-def _check_stop(request: ChatRequest) -> None:
+def _check_stop(request: GenerationRequest) -> None:
     texts = stops(request)
     if len(texts) > MAX_STOP:
         raise invalid("stop", f"'stop' must have at most {MAX_STOP} strings, not {len(texts)}")
@@ -265,20 +296,18 @@ def _check_logit_bias(bias: dict[str, float] | None) -> None:
             raise out_of_range("logit_bias", f"{value} (of token {token})", -100, 100)
 
 
-def _check_tokens(request: ChatRequest) -> None:
+def _check_tokens(request: GenerationRequest) -> None:
     ids = request.stop_token_ids or ()
     if len(ids) > MAX_STOP_TOKEN_IDS:
         raise invalid("stop_token_ids", f"'stop_token_ids' must have at most {MAX_STOP_TOKEN_IDS} ids, not {len(ids)}")
     for token in ids:
         if not 0 <= token <= UINT32:
             raise out_of_range("stop_token_ids", token, 0, UINT32)
-    if request.top_logprobs and not request.logprobs:
-        raise invalid("top_logprobs", f"'top_logprobs' ({request.top_logprobs}) needs 'logprobs' to be true")
     if request.stream_options is not None and not request.stream:
         raise invalid("stream_options", "'stream_options' needs 'stream' to be true")
 
 
-def _check_constraint(request: ChatRequest) -> None:
+def _check_constraint(request: GenerationRequest) -> None:
     wanted, other = request.response_format, request.structured_outputs
     if wanted is not None:
         _check_response_format(wanted)

@@ -1,4 +1,4 @@
-"""A streamed chat answer on the wire: server-sent events, one per delta with text, and the JSON in them.
+"""A streamed answer on the wire: server-sent events, one per delta with text, and the JSON in them.
 
 Everything in a chunk but its text is the same for the whole stream, so it is encoded once: a chunk costs one escaping
 of its text and no dictionary. Held-back text (an incomplete character, a possible stop string) makes no chunk of its
@@ -8,11 +8,13 @@ own, so that the sequence of chunks does not depend on how tokens were spread ov
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import msgspec
 
-from gateway.answers import Logprobs, PromptTokensDetails, TokenLogprob, TopLogprob, Usage
+from gateway.answers import PromptTokensDetails, Usage
 from gateway.generation import Event
+from gateway.logprobs import ChatLogprobs, CompletionLogprobs, LogprobBuffer
 from mesh.v1 import inference_pb2 as pb
 
 DONE = b"data: [DONE]\n\n"
@@ -22,11 +24,21 @@ _FINGERPRINT_LENGTH = 12
 _encode = msgspec.json.encode
 
 
-class ChatEvents:
-    """Renders one answer.
+class AnswerEvents:
+    """Renders one answer; subclasses say what a chunk looks like.
 
     `include_usage`: as `stream_options.include_usage`; `logprobs`: whether the client asked for them.
     """
+
+    KIND: ClassVar[bytes]
+    # A choice in a chunk: how it begins, what precedes its text, the first and the last chunk's place of the text, and
+    # what comes after that. No first: there is no such chunk.
+    HEAD: ClassVar[bytes]
+    TEXT: ClassVar[bytes]
+    FIRST: ClassVar[bytes]
+    LAST: ClassVar[bytes]
+    CLOSE: ClassVar[bytes]
+    LOGPROBS: ClassVar[type[LogprobBuffer]]
 
     def __init__(
         self, answer_id: str, created: int, model: str, choices: int, *, include_usage: bool, logprobs: bool
@@ -35,14 +47,13 @@ class ChatEvents:
         self._created = created
         self._model = model
         self._include_usage = include_usage
-        self._with_logprobs = logprobs
         self._choices = choices
         self._prefix = b""
         self._heads: list[bytes] = []
         self._tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
-        self._text_end = b'},"logprobs":null,"finish_reason":null}]' + self._tail
-        # Log probabilities of tokens whose text is held back.
-        self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(choices)]
+        self._text_end = self.CLOSE + b',"logprobs":null,"finish_reason":null}]' + self._tail
+        # Log probabilities, also of tokens whose text is held back.
+        self._logprobs = [self.LOGPROBS() for _ in range(choices)] if logprobs else None
 
     def render(self, events: Sequence[Event]) -> bytes:
         """The bytes of these events, to be sent at once; may be empty."""
@@ -59,42 +70,69 @@ class ChatEvents:
         return b"".join(parts)
 
     def _started(self, event: pb.Started, parts: list[bytes]) -> None:
-        """The role chunk of each choice."""
-        self._prefix = (
-            b'data: {"id":%b,"object":"chat.completion.chunk","created":%d,"model":%b,'
-            b'"system_fingerprint":%b,"choices":['
-            % (_encode(self._id), self._created, _encode(self._model), _encode(system_fingerprint(event.fingerprint)))
+        """The first chunk of each choice, if there is such a thing."""
+        self._prefix = b'data: {"id":%b,"object":"%b","created":%d,"model":%b,"system_fingerprint":%b,"choices":[' % (
+            _encode(self._id),
+            self.KIND,
+            self._created,
+            _encode(self._model),
+            _encode(system_fingerprint(event.fingerprint)),
         )
-        self._heads = [self._prefix + b'{"index":%d,"delta":{' % index for index in range(self._choices)]
-        for head in self._heads:
-            parts += (head, b'"role":"assistant","content":"","refusal":null', self._text_end)
+        self._heads = [self._prefix + self.HEAD % index for index in range(self._choices)]
+        if self.FIRST:
+            for head in self._heads:
+                parts += (head, self.FIRST, self._text_end)
 
     def _delta(self, event: pb.Delta, parts: list[bytes]) -> None:
         text = event.text
         choice = event.choice
-        if self._with_logprobs:
-            self._logprobs[choice] += map(token_logprob, event.logprobs)
+        if self._logprobs is not None:
+            self._logprobs[choice].add(event.logprobs)
         if not text:
             return
-        parts += (self._heads[choice], b'"content":', _encode(text))
-        if self._with_logprobs:
+        parts += (self._heads[choice], self.TEXT, _encode(text))
+        if self._logprobs is not None:
             self._end_with_logprobs(choice, None, parts)
         else:
             parts.append(self._text_end)
 
     def _choice_finished(self, event: pb.ChoiceFinished, parts: list[bytes]) -> None:
-        parts.append(self._heads[event.choice])
+        parts += (self._heads[event.choice], self.LAST)
         self._end_with_logprobs(event.choice, finish_reason(event.reason), parts)
 
     def _end_with_logprobs(self, choice: int, reason: str | None, parts: list[bytes]) -> None:
-        waiting, self._logprobs[choice] = self._logprobs[choice], []
-        logprobs = _encode(Logprobs(waiting)) if waiting else b"null"
-        parts += (b'},"logprobs":', logprobs, b',"finish_reason":', _encode(reason), b"}]", self._tail)
+        waiting = self._logprobs[choice] if self._logprobs is not None else None
+        logprobs = _encode(waiting.take()) if waiting else b"null"
+        parts += (self.CLOSE, b',"logprobs":', logprobs, b',"finish_reason":', _encode(reason), b"}]", self._tail)
 
     def _finished(self, event: pb.Finished, parts: list[bytes]) -> None:
         if self._include_usage:
             parts += (self._prefix, b'],"usage":', _encode(usage(event.usage)), b"}\n\n")
         parts.append(DONE)
+
+
+class ChatEvents(AnswerEvents):
+    """Chunks of a chat answer; the first of each choice gives the role."""
+
+    KIND = b"chat.completion.chunk"
+    HEAD = b'{"index":%d,"delta":{'
+    TEXT = b'"content":'
+    FIRST = b'"role":"assistant","content":"","refusal":null'
+    LAST = b""
+    CLOSE = b"}"
+    LOGPROBS = ChatLogprobs
+
+
+class CompletionEvents(AnswerEvents):
+    """Chunks of a text completion."""
+
+    KIND = b"text_completion"
+    HEAD = b'{"index":%d,'
+    TEXT = b'"text":'
+    FIRST = b""
+    LAST = b'"text":""'
+    CLOSE = b""
+    LOGPROBS = CompletionLogprobs
 
 
 def finish_reason(reason: pb.FinishReason) -> str:
@@ -115,16 +153,3 @@ def usage(counts: pb.Usage) -> Usage:
         total_tokens=counts.prompt_tokens + counts.completion_tokens,
         prompt_tokens_details=PromptTokensDetails(cached_tokens=counts.cached_tokens),
     )
-
-
-def token_logprob(entry: pb.TokenLogprob) -> TokenLogprob:
-    """A token's log probability; its bytes may be a part of a character, which the text cannot show."""
-    top = [
-        TopLogprob(each.token.decode(errors="replace"), _finite(each.logprob), list(each.token)) for each in entry.top
-    ]
-    return TokenLogprob(entry.token.decode(errors="replace"), _finite(entry.logprob), list(entry.token), top)
-
-
-def _finite(logprob: float) -> float:
-    """JSON has no infinity; OpenAI's value for "practically impossible" is -9999."""
-    return max(logprob, -9999.0)

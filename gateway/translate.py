@@ -7,8 +7,12 @@ from typing import Any
 
 import msgspec
 
-from gateway.schema import INT64, ChatMessage, ChatRequest, stops
+from gateway.completion_schema import CompletionRequest
+from gateway.schema import INT64, ChatMessage, ChatRequest, GenerationRequest, stops
 from mesh.v1 import inference_pb2 as pb
+
+# What OpenAI's completion API generates if no length is asked for.
+DEFAULT_COMPLETION_TOKENS = 16
 
 
 def to_generate(request: ChatRequest, request_id: str, *, seed: int | None = None) -> pb.GenerateRequest:
@@ -17,23 +21,51 @@ def to_generate(request: ChatRequest, request_id: str, *, seed: int | None = Non
     A request without a seed gets one (`seed`, else a random one) here and not on the worker, so that every attempt
     draws the same numbers.
     """
-    wire = pb.GenerateRequest(request_id=request_id, model=request.model)
+    limit = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
+    wire = _common(request, request_id, limit, seed)
     for message in request.messages:
         _add_message(wire.chat.messages.add(), message)
+    if request.logprobs:
+        wire.output.logprobs = request.top_logprobs or 0
+    return wire
+
+
+def to_generates(request: CompletionRequest, request_id: str, *, seed: int | None = None) -> list[pb.GenerateRequest]:
+    """The requests for workers, one for each prompt; several get numbered ids. Seeds as in `to_generate`."""
+    limit = DEFAULT_COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
+    wires: list[pb.GenerateRequest] = []
+    for index, prompt in enumerate(request.prompts):
+        own_id = request_id if len(request.prompts) == 1 else f"{request_id}-{index}"
+        wire = _common(request, own_id, limit, seed)
+        if isinstance(prompt, str):
+            wire.text = prompt
+        else:
+            wire.tokens.ids.extend(prompt)
+        if request.logprobs is not None:
+            wire.output.logprobs = request.logprobs
+        if request.echo:
+            wire.output.echo = True
+        wires.append(wire)
+    return wires
+
+
+def _common(request: GenerationRequest, request_id: str, limit: int | None, seed: int | None) -> pb.GenerateRequest:
+    """All but the prompt and the output options. `limit`: the most tokens of a choice."""
+    wire = pb.GenerateRequest(request_id=request_id, model=request.model)
     _set_sampling(wire.sampling, request)
+    if limit is not None:
+        wire.sampling.max_tokens = limit
     if request.seed is not None:
         wire.sampling.seed = request.seed
     else:
         wire.sampling.seed = random.randrange(INT64) if seed is None else seed
-    if request.logprobs:
-        wire.output.logprobs = request.top_logprobs or 0
     constraint = _constraint(request)
     if constraint is not None:
         wire.constraint.CopyFrom(constraint)
     return wire
 
 
-def _constraint(request: ChatRequest) -> pb.Constraint | None:
+def _constraint(request: GenerationRequest) -> pb.Constraint | None:
     wanted, other = request.response_format, request.structured_outputs
     if wanted is not None and wanted.json_schema is not None:
         return pb.Constraint(json_schema=_json(wanted.json_schema.schema))
@@ -81,7 +113,7 @@ _SAME = (
 )
 
 
-def _set_sampling(wire: pb.SamplingOptions, request: ChatRequest) -> None:
+def _set_sampling(wire: pb.SamplingOptions, request: GenerationRequest) -> None:
     for name in _SAME:
         value = getattr(request, name)
         if value is not None:
@@ -90,9 +122,6 @@ def _set_sampling(wire: pb.SamplingOptions, request: ChatRequest) -> None:
         wire.temperature = 0  # a mass of nothing is the most likely token, which the wire calls temperature 0
     elif request.top_p is not None:
         wire.top_p = request.top_p
-    limit = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
-    if limit is not None:
-        wire.max_tokens = limit
     wire.ignore_eos = bool(request.ignore_eos)
     wire.stop.extend(stops(request))
     wire.stop_token_ids.extend(request.stop_token_ids or ())

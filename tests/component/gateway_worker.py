@@ -96,6 +96,8 @@ class Row:
             text = self._word(token)
             if position and position % 3 == 0:
                 text = self._word(tokens[-1]) + text
+            if position == 0 and self.request.output.echo:
+                text = self.request.text + text
             tokens.append(token)
             delta = pb.Delta(choice=choice, token_ids=[token], text="" if held else text)
             if self.request.output.HasField("logprobs"):

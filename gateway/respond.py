@@ -1,0 +1,98 @@
+"""From generation to HTTP response, streamed or in one piece; the same for every route that generates."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+from quart import Response, request
+from werkzeug.exceptions import UnsupportedMediaType
+
+from gateway import errors
+from gateway.collect import ChatCollector, CompletionCollector
+from gateway.exchange import Exchange
+from gateway.generation import Dispatch, Event, Generation
+from gateway.group import GenerationGroup
+from gateway.schema import GenerationRequest
+from gateway.sse import AnswerEvents
+from mesh.v1 import inference_pb2 as pb
+
+SSE_HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",
+}
+
+
+async def read_json() -> bytes:
+    """The body of a JSON request; raises UnsupportedMediaType for anything else."""
+    mimetype = request.mimetype
+    if mimetype != "application/json" and not mimetype.endswith("+json"):
+        raise UnsupportedMediaType(f"the content type must be application/json, not '{mimetype or 'missing'}'")
+    encoding = request.headers.get("content-encoding", "identity")
+    if encoding.lower() != "identity":
+        raise UnsupportedMediaType(f"the content encoding '{encoding}' is not supported")
+    body = await request.get_data(cache=False, as_text=False)
+    return body if isinstance(body, bytes) else body.encode()
+
+
+async def begin(
+    exchange: Exchange, dispatch: Dispatch, body: GenerationRequest, wires: Sequence[pb.GenerateRequest]
+) -> tuple[Generation | GenerationGroup, list[Event]]:
+    """Start what the body asks for, one generation for each of `wires`, and return it with its first events. An error
+    up to here is an answer with its own status."""
+    exchange.streamed = bool(body.stream)
+    if dispatch.directory.knows(body.model):
+        exchange.model = body.model
+    members = [Generation(wire, dispatch, streamed=exchange.streamed) for wire in wires]
+    generation = members[0] if len(members) == 1 else GenerationGroup(members, body.n or 1)
+    exchange.generation = generation
+    first = await generation.next()
+    exchange.model = body.model
+    return generation, first
+
+
+async def collected(
+    exchange: Exchange,
+    generation: Generation | GenerationGroup,
+    events: Sequence[Event],
+    collector: ChatCollector | CompletionCollector,
+) -> Response:
+    """The answer in one piece. `events` are the first."""
+    collector.add(events)
+    while not generation.done:
+        events = await generation.next()
+        collector.add(events)
+        if any(isinstance(event, pb.Delta) for event in events):
+            exchange.token()
+    return Response(msgspec.json.encode(collector.answer()), content_type="application/json")
+
+
+def streamed(
+    exchange: Exchange, generation: Generation | GenerationGroup, events: Sequence[Event], chunks: AnswerEvents
+) -> Response:
+    """The answer as a stream. `events` are the first."""
+    response = Response(_body(exchange, generation, events, chunks), headers=SSE_HEADERS)
+    response.timeout = None  # Quart ends a response after 60 s otherwise
+    return response
+
+
+async def _body(
+    exchange: Exchange, generation: Generation | GenerationGroup, events: Sequence[Event], chunks: AnswerEvents
+) -> AsyncIterator[bytes]:
+    """The stream. Between two yields the client has taken what came before, or a buffer of bounded size has."""
+    try:
+        while True:
+            data = chunks.render(events)
+            if data:
+                yield data
+            generation.delivered()
+            if generation.done:
+                break
+            events = await generation.next()
+            exchange.token()
+    except Exception as error:
+        failure = errors.answer(error)
+        exchange.error = failure.code
+        yield errors.event(failure)
+    exchange.finished = True
