@@ -84,7 +84,8 @@ class Exchanges:
         self._app = app
         self._metrics = metrics
         self._limit = limit
-        metrics.active.set_function(lambda: len(self.live))
+        # Not the probe or scrape that asks.
+        metrics.active.set_function(lambda: sum(exchange.path not in _QUIET for exchange in self.live))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
