@@ -9,6 +9,7 @@ Life of a request: `submit` (raises MeshError before any event) -> Started -> De
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -334,6 +335,13 @@ class Engine(ABC):
     @abstractmethod
     def load(self) -> Load:
         """The load now."""
+
+    async def wait_broken(self) -> None:
+        """Return once the engine has broken down for good, live requests have failed, and only a new process helps.
+
+        An engine that cannot break down alone waits for ever.
+        """
+        await asyncio.Event().wait()
 
     def stats(self) -> dict[str, float]:
         """Counters since start by name (steps, output_tokens, …), for metrics and AdminService.GetStats."""

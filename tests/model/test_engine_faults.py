@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import json
 import random
 import time
 from collections.abc import Generator
@@ -15,7 +17,7 @@ import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 from transformers import PreTrainedModel
 
-from mesh.engine.base import Chat, Constraint, Image, Message, Output, Progress
+from mesh.engine.base import Chat, Constraint, Image, Message, Output, Progress, Tool, ToolCall
 from mesh.errors import ErrorKind, MeshError
 from tests.model import tiny
 from tests.model.driver import Answer, Driver, prompt_of
@@ -209,6 +211,131 @@ async def test_a_broken_step_fails_only_its_batch(llama: Saved, caplog: pytest.L
         assert (await driver.answer(paused)).ids == generate(model, prompt_of(40), 12)
         assert driver.stat("kv_pages_used") == 0
     assert "a broken step" in caplog.text
+
+
+async def test_one_poisonous_request_takes_no_others_with_it(llama: Saved) -> None:
+    path, model = llama
+    async with Driver(path, step_tokens=16) as driver:
+        keys = [await driver.submit(prompt_of(20 + index, index), tokens=100, credit=90) for index in range(3)]
+        for key in keys:
+            await driver.until_tokens(key, 3)
+        with breaking_on(POISON):
+            # Its first piece is harmless.
+            bad = await driver.submit([*prompt_of(40, 9), POISON])
+            assert _code(await driver.answer(bad)) == "engine_failed"
+        for index, key in enumerate(keys):
+            await driver.until_tokens(key, 90)
+            driver.engine.grant(key, 10)
+            assert (await driver.answer(key)).ids == generate(model, prompt_of(20 + index, index), 100)
+        await driver.until_idle()
+
+
+async def test_a_step_that_breaks_only_as_a_whole_spares_its_requests_once(llama: Saved) -> None:
+    async with Driver(llama[0]) as driver:
+        running = await driver.submit(prompt_of(5), tokens=200)
+        await driver.until_tokens(running, 2)
+        with breaking_in_pairs():
+            other = await driver.submit([POISON, POISON - 1])
+            # They meet again in each step, so there is no way out but to fail.
+            for key in (running, other):
+                assert _code(await driver.answer(key)) == "engine_failed"
+        assert len((await driver.ask(prompt_of(5))).ids) == 16
+
+
+@contextmanager
+def breaking_in_pairs() -> Generator[None]:
+    """Every forward raises that holds the tokens of POISON's prompt and others'."""
+
+    def check(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, torch.nn.Embedding) and (inputs[0] == POISON).any() and inputs[0].numel() > 2:
+            raise RuntimeError("too large a step")
+
+    handle = register_module_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+async def test_an_engine_whose_steps_all_break_gives_up(llama: Saved, caplog: pytest.LogCaptureFixture) -> None:
+    async with Driver(llama[0], max_rows=1) as driver:
+        with breaking_on(POISON):
+            for _ in range(4):
+                assert _code(await driver.ask([POISON])) == "engine_failed"
+            await driver.ask(prompt_of(5))  # one step that works, and the count begins anew
+            for _ in range(5):
+                assert _code(await driver.ask([POISON])) == "engine_failed"
+        await asyncio.wait_for(driver.engine.wait_broken(), 10)
+        with pytest.raises(MeshError, match="broken down"):
+            await driver.submit(prompt_of(5))
+    assert "5 steps in a row broke" in caplog.text
+
+
+async def test_a_request_that_is_tokenized_while_the_engine_breaks_down_is_refused(llama: Saved) -> None:
+    async with Driver(llama[0]) as driver:
+        with breaking_on(POISON, SystemExit):
+            # Long enough for the other thread, so the engine has broken down before it is back.
+            late = asyncio.create_task(driver.submit(Chat((Message("user", ("x" * 3_000_000,)),))))
+            await asyncio.sleep(0)
+            await driver.submit([POISON])
+            await asyncio.wait_for(driver.engine.wait_broken(), 10)
+            assert not late.done()
+            with pytest.raises(MeshError, match="broken down"):
+                await late
+
+
+async def test_a_deadline_in_thousands_of_years(llama: Saved) -> None:
+    async with Driver(llama[0]) as driver:
+        paused = await driver.submit(prompt_of(5), tokens=4, credit=1, deadline=time.monotonic() + 3.6e11)
+        await driver.until_tokens(paused, 1)
+        driver.engine.grant(paused, 10)
+        assert len((await driver.answer(paused)).ids) == 4
+
+
+async def test_a_burst_does_not_outrun_the_queues_limit(llama: Saved) -> None:
+    async with Driver(llama[0], max_rows=1, max_waiting=3) as driver:
+        await driver.until_tokens(await driver.submit(prompt_of(5), tokens=200), 1)
+        long = Chat((Message("user", ("x" * 5000,)),))
+        burst = await asyncio.gather(*(driver.submit(long) for _ in range(20)), return_exceptions=True)
+        kinds = [error.kind if isinstance(error, MeshError) else None for error in burst]
+        assert kinds.count(ErrorKind.OVERLOADED) == 17
+        assert driver.engine.load().waiting == 0  # they were all too long for the model
+
+
+async def test_long_conversations_do_not_hold_up_the_event_loop(llama: Saved) -> None:
+    call = ToolCall("1", "f", json.dumps({"a": "y" * 5000}))
+    tool = Tool("f", "", {"type": "object"})
+    chats = [
+        Chat((Message("assistant", None, tool_calls=(call,)),)),
+        Chat((Message("assistant", None, reasoning="y" * 5000),)),
+        Chat((Message("user", ("x",)),) * 100),
+        Chat((Message("user", ("x",)),), tools=(tool,)),
+        Chat((Message("user", ("x",)),), template_arguments={"a": "y" * 5000}),
+    ]
+    async with Driver(llama[0]) as driver:
+        for chat in chats:
+            work = asyncio.create_task(driver.engine.tokenize("", chat))
+            await asyncio.sleep(0)
+            assert not work.done(), chat
+            await asyncio.wait({work})
+            assert isinstance(work.exception(), MeshError | None)  # the template presents no tools
+        short = asyncio.create_task(driver.engine.tokenize("", Chat((Message("user", ("x",)),))))
+        await asyncio.sleep(0)
+        assert short.done()
+
+
+async def test_text_whose_tokens_the_model_has_no_embedding_for(tmp_path: Path) -> None:
+    tiny.save(tmp_path, "Llama")
+    tokenizer = copy.deepcopy(make_tokenizer())
+    tokenizer.add_tokens([f"[extra-{number}]" for number in range(100)])
+    tokenizer.save_pretrained(tmp_path)
+    known, unknown = "[extra-60]", "[extra-61]"  # the ids 319 and 320
+    async with Driver(str(tmp_path)) as driver:
+        for prompt in (f"a{unknown}b", Chat((Message("user", (unknown,)),))):
+            with pytest.raises(MeshError, match=r"token id 320.* 0 to 319") as caught:
+                await driver.submit(prompt)
+            assert (caught.value.code, caught.value.param) == ("invalid_request", "prompt")
+        assert len((await driver.ask(known)).ids) == 16
 
 
 async def test_an_engine_that_cannot_go_on_says_so(llama: Saved, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, cast
 
 from mesh.engine.base import Chat, ModelInfo, Text
 from mesh.engine.constraint import Grammars
@@ -32,12 +33,13 @@ _STEP_TOKENS = {"cpu": 512, "cuda": 2048}
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What the event loop's side needs of the served model."""
+    """What the event loop's side needs of the served model. Token ids from `token_limit` on cannot be its input."""
 
     info: ModelInfo
     tokenizer: Codec
     render: Callable[[Chat], list[int]]
     page_size: int
+    token_limit: int
     shares_prefix: bool
     grammars: Grammars | None
 
@@ -67,8 +69,15 @@ def build(options: EngineOptions) -> tuple[Core, Served]:
         "model ready",
         extra=kv(model=info.name, execution=info.execution, kv_tokens=blocks.total * page_size, rows=options.max_rows),
     )
-    served = Served(info, loaded.tokenizer, loaded.chat.render, page_size, runner.shares_prefix, grammars)
+    limit = _token_limit(loaded)
+    served = Served(info, loaded.tokenizer, loaded.chat.render, page_size, limit, runner.shares_prefix, grammars)
     return Core(runner, sampler, scheduler), served
+
+
+def _token_limit(loaded: LoadedModel) -> int:
+    """Rows of the embedding table, and no more than the logits are wide: penalties count prompt tokens there."""
+    weight: Any = getattr(cast(Any, loaded.model).get_input_embeddings(), "weight", None)
+    return loaded.vocab_size if weight is None else min(loaded.vocab_size, int(weight.shape[0]))
 
 
 def _try_packed(options: EngineOptions, loaded: LoadedModel, page_size: int) -> Verdict:

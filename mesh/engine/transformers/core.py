@@ -16,10 +16,15 @@ from mesh.engine.output import RawLogprob
 from mesh.engine.sampler import SampledBatch, Sampler
 from mesh.engine.transformers.runner import Runner
 from mesh.engine.transformers.scheduler import Scheduler
-from mesh.engine.transformers.sequence import Batch, Row, Work
+from mesh.engine.transformers.sequence import Batch, Chunk, Row, Work
 from mesh.errors import ErrorKind, MeshError
 
 log = logging.getLogger(__name__)
+
+# A wait without a timer's limit overflows: a call without a deadline comes with one in thousands of years.
+_MOST_PATIENCE = 3600.0
+# Entries of ended requests that the deadlines may hold beyond one for each live request.
+_SPARE_DEADLINES = 16
 
 
 @dataclass(slots=True)
@@ -75,6 +80,7 @@ class Core:
         self._deadlines: list[tuple[float, int]] = []
         self._started: list[Work] = []
         self._failures: list[tuple[int, MeshError]] = []
+        self.broken_steps = 0  # in a row
 
     # Commands
 
@@ -101,8 +107,15 @@ class Core:
             return
         self._works[work.key] = work
         if work.deadline is not None:
-            heapq.heappush(self._deadlines, (work.deadline, work.key))
+            self._note_deadline(work.deadline, work.key)
         self.scheduler.add(work)
+
+    def _note_deadline(self, deadline: float, key: int) -> None:
+        heapq.heappush(self._deadlines, (deadline, key))
+        if len(self._deadlines) > 2 * len(self._works) + _SPARE_DEADLINES:
+            # Mostly of requests that ended before theirs.
+            self._deadlines = [entry for entry in self._deadlines if entry[1] in self._works]
+            heapq.heapify(self._deadlines)
 
     def cancel(self, key: int) -> None:
         """Let a request go, if it is still there."""
@@ -154,8 +167,10 @@ class Core:
 
     @property
     def patience(self) -> float | None:
-        """Seconds until something happens by itself while no row can go on; None is for ever."""
-        return max(0.0, self._deadlines[0][0] - time.monotonic()) if self._deadlines else None
+        """Seconds until something may happen by itself while no row can go on, an hour at most; None is for ever."""
+        if not self._deadlines:
+            return None
+        return min(_MOST_PATIENCE, max(0.0, self._deadlines[0][0] - time.monotonic()))
 
     def load(self) -> Load:
         """The load now."""
@@ -196,6 +211,7 @@ class Core:
         if batch:
             try:
                 tokens = self._run(batch, scheduled)
+                self.broken_steps = 0
             except Exception as error:
                 self._break(batch, error)
         elif not (self._started or self._failures):
@@ -206,7 +222,8 @@ class Core:
         return report
 
     def _expire(self) -> None:
-        while self._deadlines and self._deadlines[0][0] <= time.monotonic():
+        now = time.monotonic()
+        while self._deadlines and (self._deadlines[0][0] <= now or self._deadlines[0][1] not in self._works):
             _, key = heapq.heappop(self._deadlines)
             self._fail(key, MeshError(ErrorKind.DEADLINE_EXCEEDED, "the request's deadline has passed"))
 
@@ -216,7 +233,10 @@ class Core:
         self._note_starts(batch)
         if stale := self.scheduler.blocks.take_stale():
             self._runner.wipe(stale)
-        logits = self._runner.forward(batch)
+        try:
+            logits = self._runner.forward(batch)
+        except Exception as error:
+            raise _ForwardError(error) from error
         forwarded = time.perf_counter()
         counters.forward_seconds += forwarded - begun
         rows = batch.sampled
@@ -287,12 +307,66 @@ class Core:
         return tokens
 
     def _break(self, batch: Batch, error: Exception) -> None:
-        """A step broke: its requests fail, everybody else is computed again on an empty cache."""
-        failure = _failure(error, f"a step of {len(batch.rows)} rows and {batch.tokens} tokens broke")
-        for key in {row.work.key for row in batch.rows}:
-            self._fail(key, failure)
+        """A step broke: who breaks alone fails, everybody else is computed again on an empty cache.
+
+        A step whose rows all work alone (it was too large, say) spares each of its requests once.
+        """
+        self.broken_steps += 1
+        what = f"a step of {len(batch.rows)} rows and {batch.tokens} tokens broke"
+        rows, works = batch.rows, {row.work.key: row.work for row in batch.rows}
+        # What broke after the forward may have counted a token already: those rows cannot be computed once more.
+        retry = isinstance(error, _ForwardError) and len(works) > 1
+        cause = error.cause if isinstance(error, _ForwardError) else error
+        if retry:
+            for row in batch.sampled:
+                row.work.give_credit_back()
         self.scheduler.restart()
         self._runner.reset()
+        failures = self._try_alone(rows) if retry else dict.fromkeys(works, cause)
+        if not failures:
+            failures = {key: cause for key, work in works.items() if work.spared}
+            for work in works.values():
+                work.spared = True
+        log.error("%s: %d of %d requests fail", what, len(failures), len(works), exc_info=cause)
+        for key, failure in failures.items():
+            self._fail(key, _failure(failure, "a request broke a step"))
+
+    def _try_alone(self, rows: Sequence[Row]) -> dict[int, Exception]:
+        """Compute each of these rows by itself, while no other holds a page; the errors of those that break."""
+        failures: dict[int, Exception] = {}
+        for row in rows:
+            if row.work.key in failures:
+                continue
+            try:
+                self._compute_alone(row)
+                self.broken_steps = 0
+            except Exception as error:
+                failures[row.work.key] = error
+        return failures
+
+    def _compute_alone(self, row: Row) -> None:
+        blocks, limits = self.scheduler.blocks, self.scheduler.limits
+        pages = blocks.allocate(blocks.pages_for(len(row.tokens)))
+        assert pages is not None, "a row's tokens fit into the whole pool"
+        trial = Row(row.work, row.choice, row.tokens, row.most, row.least, row.stop_ids, slot=0, pages=pages)
+        self._runner.wipe(blocks.take_stale())
+        try:
+            while trial.remaining:
+                count = min(trial.remaining, limits.step_tokens) if limits.chunked_prefill else trial.remaining
+                self._runner.forward(Batch(prefill=[Chunk(trial, count)]))
+                trial.computed += count
+        finally:
+            self._runner.release(trial)
+            blocks.distrust(pages, forget=False)
+            blocks.release(pages)
+
+
+class _ForwardError(Exception):
+    """The model broke, before anything of the step was counted."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
 def _failure(error: Exception, what: str) -> MeshError:

@@ -14,6 +14,7 @@ from mesh.engine.base import (
     Constraint,
     Engine,
     Load,
+    Message,
     ModelInfo,
     Request,
     StepListener,
@@ -30,11 +31,16 @@ from mesh.engine.transformers.reporter import Reporter
 from mesh.engine.transformers.sequence import Row, Work
 from mesh.engine.transformers.thread import Command, EngineThread
 from mesh.errors import ErrorKind, MeshError, invalid, unsupported
+from mesh.log import kv
 
 log = logging.getLogger(__name__)
 
 # Texts of more characters, and prompts of more tokens, are worked on by another thread: the event loop goes on.
 _LONG_TEXT = 4096
+# What a message costs a chat template beyond its text, in characters of text.
+_MESSAGE_COST = 64
+# A step that hangs must not keep the process from ending.
+_STOP_SECONDS = 10.0
 
 
 class TransformersEngine(Engine):
@@ -48,7 +54,8 @@ class TransformersEngine(Engine):
         self._listener: StepListener | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reporter = Reporter(self._call)
-        self._submitting: set[int] = set()
+        self._submitting: dict[int, int] = {}  # rows of requests that are accepted, but not yet handed to the thread
+        self._broken = asyncio.Event()
         self._order = 0
         # Rows handed to the thread, with the number of the command that did it, until the thread has taken that.
         self._sent = 0
@@ -62,6 +69,7 @@ class TransformersEngine(Engine):
         """See Engine."""
         self._listener = listener
         self._loop = asyncio.get_running_loop()
+        self._broken.clear()
         self._thread.start()
         self._core = await asyncio.wrap_future(self._thread.ready)
 
@@ -81,7 +89,8 @@ class TransformersEngine(Engine):
         """See Engine."""
         self._listener = None
         self._thread.stop()
-        await asyncio.to_thread(self._thread.join)
+        if not await asyncio.to_thread(self._thread.join, _STOP_SECONDS):
+            log.error("the engine's thread did not end", extra=kv(seconds=_STOP_SECONDS))
         # The thread's result holds the model as well.
         self._core, self._served, self._thread = None, None, EngineThread(self._build, self._deliver)
 
@@ -99,11 +108,11 @@ class TransformersEngine(Engine):
         _refuse_unsupported(request)
         self._refuse_overload(request.sampling.n)
         check_token_ids(request.sampling, served.info.vocab_size)
-        _check_resume(request, served.info.vocab_size)
+        _check_resume(request, served.token_limit)
         if request.constraint is not None:
             # The grammar alone says when it is complete, and an answer that is has no other token than the end.
             request = replace(request, sampling=replace(request.sampling, min_tokens=0, ignore_eos=False))
-        self._submitting.add(request.key)
+        self._submitting[request.key] = request.sampling.n
         try:
             prompt = await self._encode(served, request)
             digests = await self._digests(served, request, prompt)
@@ -111,7 +120,8 @@ class TransformersEngine(Engine):
             if request.key not in self._submitting:
                 return  # cancelled meanwhile
         finally:
-            self._submitting.discard(request.key)
+            self._submitting.pop(request.key, None)
+        self._serving(request.model)  # it may have stopped or broken down meanwhile
         tracker = OutputTracker(
             request,
             served.tokenizer,
@@ -152,14 +162,13 @@ class TransformersEngine(Engine):
     async def _encode(self, served: Served, request: Request) -> list[int]:
         prompt = request.prompt
         if isinstance(prompt, Tokens):
-            ids, vocabulary = list(prompt.ids), served.info.vocab_size
-            if ids and not 0 <= min(ids) <= max(ids) < vocabulary:
-                raise invalid("prompt", f"'prompt' holds token ids outside of 0 to {vocabulary - 1}")
+            ids = list(prompt.ids)
         else:
             encode = partial(served.encode, prompt)
             ids = await asyncio.to_thread(encode) if _text_length(prompt) > _LONG_TEXT else encode()
         if not ids:
             raise invalid("prompt", "'prompt' must have at least 1 token, not 0")
+        _check_ids("prompt", ids, served.token_limit)
         return ids
 
     async def _digests(self, served: Served, request: Request, prompt: list[int]) -> tuple[bytes | None, list[bytes]]:
@@ -211,7 +220,7 @@ class TransformersEngine(Engine):
 
     def cancel(self, key: int) -> None:
         """See Engine."""
-        self._submitting.discard(key)
+        self._submitting.pop(key, None)
         if self._reporter.discard(key):
             self._call(lambda core: core.cancel(key))
 
@@ -233,17 +242,24 @@ class TransformersEngine(Engine):
             log.debug("the event loop has ended before the engine")
 
     def _publish(self, report: Report) -> None:
+        if report.broken:
+            self._broken.set()
         if self._listener is not None:
             self._listener(self._reporter.step(report))
+
+    async def wait_broken(self) -> None:
+        """See Engine."""
+        await self._broken.wait()
 
     # What is known
 
     def load(self) -> Load:
-        """See Engine. Counts what the thread has not yet seen as waiting."""
+        """See Engine. Counts what the thread has not yet seen as waiting, from its acceptance on."""
         taken = self._thread.taken
         self._in_transit = [(number, rows) for number, rows in self._in_transit if number > taken]
+        unseen = sum(rows for _, rows in self._in_transit) + sum(self._submitting.values())
         load = self._thread.load
-        return replace(load, waiting=load.waiting + sum(rows for _, rows in self._in_transit))
+        return replace(load, waiting=load.waiting + unseen)
 
     def stats(self) -> dict[str, float]:
         """See Engine."""
@@ -263,10 +279,24 @@ class TransformersEngine(Engine):
 
 
 def _text_length(prompt: Text | Chat) -> int:
+    """About how many characters have to be rendered and tokenized; counted only as far as the answer matters."""
     if isinstance(prompt, Text):
         return len(prompt.text)
-    parts = (part for message in prompt.messages for part in message.parts or ())
-    return sum(len(part) for part in parts if isinstance(part, str))
+    if prompt.chat_template is not None or prompt.tools or prompt.template_arguments:
+        return _LONG_TEXT + 1  # a schema's or a foreign template's cost cannot be told by its length
+    length = 0
+    for message in prompt.messages:
+        length += _MESSAGE_COST + _message_length(message)
+        if length > _LONG_TEXT:
+            break
+    return length
+
+
+def _message_length(message: Message) -> int:
+    texts = [message.role, message.name or "", message.reasoning or "", message.tool_call_id or ""]
+    texts += [part for part in message.parts or () if isinstance(part, str)]
+    texts += [text for call in message.tool_calls for text in (call.id, call.name, call.arguments)]
+    return sum(map(len, texts))
 
 
 def _refuse_unsupported(request: Request) -> None:
@@ -284,13 +314,20 @@ def _refuse_unsupported(request: Request) -> None:
                 raise unsupported("messages", "'messages' holds an image, which this model cannot see")
 
 
-def _check_resume(request: Request, vocab_size: int) -> None:
+def _check_ids(param: str, ids: Sequence[int], limit: int) -> None:
+    """Refuse ids beyond the embedding table, which a tokenizer with added tokens can yield for any text."""
+    if not ids:
+        return
+    for token_id in (min(ids), max(ids)):
+        if not 0 <= token_id < limit:
+            raise invalid(param, f"'{param}' holds token id {token_id}: this model knows 0 to {limit - 1}")
+
+
+def _check_resume(request: Request, limit: int) -> None:
     for choice, progress in request.resume.items():
         if not 0 <= choice < request.sampling.n:
             raise invalid("resume", f"'resume' names choice {choice}: must be below 'n' ({request.sampling.n})")
-        ids = progress.token_ids
-        if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
-            raise invalid("resume", f"'resume' holds token ids outside of 0 to {vocab_size - 1}")
+        _check_ids("resume", progress.token_ids, limit)
 
 
 def _make_matchers(grammars: Grammars, request: Request, constraint: Constraint) -> dict[int, Matcher]:

@@ -54,6 +54,7 @@ class Work:
     prompt_digests: list[bytes] = field(default_factory=list[bytes])
     cached_tokens: int = 0
     first_step: float | None = None
+    spared: bool = False  # it was part of a broken step that none of its requests was to blame for
 
     @property
     def has_credit(self) -> bool:
@@ -68,6 +69,11 @@ class Work:
             return False
         self.credit -= 1
         return True
+
+    def give_credit_back(self) -> None:
+        """Undo `take_credit`: the token was not sampled."""
+        if self.credit is not None:
+            self.credit += 1
 
 
 @dataclass(slots=True, eq=False)

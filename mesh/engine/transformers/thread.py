@@ -18,6 +18,9 @@ log = logging.getLogger(__name__)
 
 Command = Callable[[Core], None]
 
+# So many broken steps in a row are no request's fault: the process is no use any more.
+MOST_BROKEN_STEPS = 5
+
 
 class EngineThread:
     """Builds a Core on its own thread and keeps it stepping while there is work.
@@ -51,10 +54,11 @@ class EngineThread:
         self._stopping = True
         self._inbox.put(None)
 
-    def join(self) -> None:
-        """Wait until the thread has ended. Blocks."""
+    def join(self, seconds: float) -> bool:
+        """Wait until the thread has ended, at most so long; returns whether it has. Blocks."""
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(seconds)
+        return not self._thread.is_alive()
 
     def _main(self) -> None:
         with torch.inference_mode():
@@ -69,6 +73,7 @@ class EngineThread:
                 self._serve(core)
             except BaseException as error:
                 # No request can cause this, so it is a fault of ours; whoever waits must not wait for ever.
+                self.load = Load()
                 log.critical("the engine has broken down", exc_info=error)
                 self.broken = True
                 self._deliver(Report(core.counters.steps + 1, time.monotonic(), Load(), broken=True))
@@ -81,6 +86,8 @@ class EngineThread:
             if report is not None:
                 self.load = report.load
                 self._deliver(report)
+            if core.broken_steps >= MOST_BROKEN_STEPS:
+                raise RuntimeError(f"{core.broken_steps} steps in a row broke")
 
     def _take(self, core: Core, *, wait: bool) -> bool:
         """Run the commands that are there, after waiting for one if need be; False when it is time to end."""
