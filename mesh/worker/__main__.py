@@ -27,9 +27,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(run(config))
+            code = runner.run(run(config))
     except MeshError as error:
         fail(_PROG, error.message)
+    if code:
+        raise SystemExit(code)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

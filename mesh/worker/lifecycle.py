@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from mesh.engine.base import Engine
 from mesh.log import kv
 from mesh.registry.announce import Announcer
 from mesh.registry.client import probe
@@ -33,9 +34,12 @@ _LOAD_REPORT = 10.0
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-async def run(config: WorkerConfig) -> None:
-    """Run a worker until it is asked to stop and is empty. Raises MeshError with one sentence if it cannot start."""
-    server = WorkerServer(make_engine(config), Identity(config.id_or_default()), tls=config.tls)
+async def run(config: WorkerConfig, engine: Engine | None = None) -> int:
+    """Run a worker until it is asked to stop and is empty, or its engine breaks down; returns the exit code.
+
+    `engine` is the configuration's unless another is given. Raises MeshError with one sentence if it cannot start.
+    """
+    server = WorkerServer(engine or make_engine(config), Identity(config.id_or_default()), tls=config.tls)
     async with AsyncExitStack() as stack:
         # Everything that can be refused is asked for before the load, which may take minutes.
         stack.push_async_callback(server.stop)
@@ -49,7 +53,7 @@ async def run(config: WorkerConfig) -> None:
         announcer = stack.enter_context(_announced(config, server, address)) if config.register else None
         models = ", ".join(model.name for model in server.engine.models)
         log.info("worker is ready", extra=kv(worker=server.identity.worker_id, address=address, models=models))
-        await _serve(config, server, announcer)
+        return await _serve_or_break(config, server, announcer)
 
 
 async def _load(server: WorkerServer) -> None:
@@ -57,6 +61,24 @@ async def _load(server: WorkerServer) -> None:
     async with _reporting_progress(began):
         await server.start()
     log.info("engine is loaded", extra=kv(seconds=round(time.monotonic() - began, 2)))
+
+
+async def _serve_or_break(config: WorkerConfig, server: WorkerServer, announcer: Announcer | None) -> int:
+    """Serve to the end. Without an engine a worker only draws requests to their failure, so it ends."""
+    broken = asyncio.create_task(server.engine.wait_broken())
+    serving = asyncio.create_task(_serve(config, server, announcer))
+    try:
+        await asyncio.wait({broken, serving}, return_when=asyncio.FIRST_COMPLETED)
+        if not broken.done():
+            serving.result()
+            return 0
+        log.critical("the engine has broken down: this worker ends", extra=kv(streams=len(server.streams)))
+        await server.break_down()
+        return 1
+    finally:
+        broken.cancel()
+        serving.cancel()
+        await asyncio.wait({broken, serving})
 
 
 async def _serve(config: WorkerConfig, server: WorkerServer, announcer: Announcer | None) -> None:

@@ -80,6 +80,11 @@ class WorkerServer:
             self.stopping.set()
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
 
+    async def break_down(self) -> None:
+        """The engine is no more: take nothing new, tell everybody, and let what is live go on elsewhere."""
+        await self.drain()
+        self.streams.fail_all(MeshError(ErrorKind.ENGINE_FAILED, "the engine of this worker has broken down"))
+
     async def wait_empty(self, limit: float) -> bool:
         """Wait until no stream is live, at most `limit` seconds; returns whether that came about."""
         try:
