@@ -18,11 +18,16 @@ _PROBE: Final = "qzx probe qzx"
 class ChatRenderer:
     """Turns a Chat into the text and the token ids that the model was trained on."""
 
-    def __init__(self, tokenizer: Tokenizer, template: str | None = None) -> None:
-        """`template` is jinja text that overrides the tokenizer's own."""
+    def __init__(self, tokenizer: Tokenizer, template: str | None = None, *, allow_others: bool = False) -> None:
+        """`template` is jinja text that overrides the tokenizer's own; `allow_others` takes those of requests too.
+
+        The sandbox keeps a template from the worker's files and objects, not from its time and memory: nested loops
+        over `range`, or `"a" * 10**10`, would hang or end it.
+        """
         self._tokenizer = tokenizer
         self._hf = tokenizer.hf
         self._override = template
+        self._allow_others = allow_others
         self._reserved = {"messages", *inspect.signature(self._hf.apply_chat_template).parameters} - {"documents"}
         # Bounded, because a request may bring a template of its own.
         self._takes_parts = lru_cache(maxsize=32)(self._probe_parts)
@@ -47,7 +52,8 @@ class ChatRenderer:
     def text(self, chat: Chat) -> str:
         """The rendered conversation.
 
-        Raises invalid_request (messages, template_arguments, chat_template) or unsupported (messages, tools).
+        Raises invalid_request (messages, template_arguments, chat_template) or unsupported
+        (messages, tools, chat_template).
         """
         tools = [_tool(tool) for tool in chat.tools] or None
         template = self._template(chat.chat_template, tools)
@@ -77,6 +83,10 @@ class ChatRenderer:
         )
 
     def _template(self, own: str | None, tools: list[dict[str, Any]] | None) -> str:
+        if own and not self._allow_others:
+            raise unsupported(
+                "chat_template", "'chat_template' cannot be used: the worker runs without --allow-chat-templates"
+            )
         given = own or self._override
         if given:
             return given
@@ -186,6 +196,8 @@ def _arguments(text: str) -> dict[str, Any]:
     """Templates print arguments with their own JSON filter, so they want the object, not its text."""
     try:
         value = json.loads(text or "{}")
+    except RecursionError:
+        raise invalid("messages", "'messages' holds a tool call whose arguments are nested too deeply") from None
     except ValueError:
         value = None
     if not isinstance(value, dict):

@@ -21,6 +21,7 @@ _SCRIPT = "script_"
 _TRANSFORMERS = frozenset(
     (
         *("model_path", "revision", "trust_remote_code", "device", "dtype", "threads", "chat_template"),
+        "allow_chat_templates",
         *("step_tokens", "kv_cache_tokens", "kv_cache_share", "page_size", "prefix_cache", "packed"),
     )
 )
@@ -82,6 +83,11 @@ class WorkerConfig:
     dtype: str = option("auto", "Number format of the weights: auto, float32, bfloat16 or float16.")
     threads: int | None = option(None, "Threads of CPU computation. Default: the cores this process may use.", low=1)
     chat_template: Path | None = option(None, "File with a jinja chat template to use instead of the model's own.")
+    allow_chat_templates: bool = option(
+        False,
+        "Let requests bring chat templates of their own. These are programs: one can loop without end or take all "
+        "memory, so allow them only where all clients are trusted.",
+    )
     step_tokens: int | None = option(None, "Most tokens computed in one step. Default: by the device.", low=1)
     kv_cache_tokens: int | None = option(
         None, "Tokens that the KV cache holds. Default: by its share of memory.", low=1

@@ -45,6 +45,7 @@ def _transformers(config: WorkerConfig) -> Engine:
         threads=config.threads,
         context_length=config.context_length,
         chat_template=str(config.chat_template) if config.chat_template is not None else None,
+        allow_chat_templates=config.allow_chat_templates,
     )
     return TransformersEngine(
         EngineOptions(

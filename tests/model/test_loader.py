@@ -20,6 +20,8 @@ from mesh.engine.base import Chat, Message
 from mesh.engine.transformers.fingerprint import fingerprint
 from mesh.engine.transformers.loader import LoadedModel, LoadOptions, load
 from mesh.errors import ErrorKind, MeshError
+from mesh.worker.config import WorkerConfig
+from mesh.worker.engines import make_engine
 from tests.model import tiny
 
 safetensors_torch: Any = safetensors.torch  # without types
@@ -72,6 +74,24 @@ def test_options_are_honoured(model_folder: Path, tmp_path: Path) -> None:
     assert (loaded.name, loaded.dtype, loaded.context_length) == ("served", torch.bfloat16, 100)
     assert next(loaded.model.parameters()).dtype == torch.bfloat16
     assert loaded.chat.text(Chat((Message("user", ("hi",)),))) == "[hi]"
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+async def test_a_worker_takes_templates_of_requests_only_where_it_is_told_to(model_folder: Path, allowed: bool) -> None:
+    path = str(model_folder)
+    engine = make_engine(WorkerConfig(model_path=path, device="cpu", threads=1, allow_chat_templates=allowed))
+    await engine.start(lambda step: None)
+    try:
+        own = Chat((Message("user", ("hi",)),), chat_template="{{ messages[0].content }}!")
+        asked = engine.tokenize(engine.models[0].name, own, add_special_tokens=False)
+        if allowed:
+            assert await asked == tiny.make_tokenizer().encode("hi!", add_special_tokens=False)
+        else:
+            with pytest.raises(MeshError, match="--allow-chat-templates") as caught:
+                await asked
+            assert caught.value.kind is ErrorKind.UNSUPPORTED
+    finally:
+        await engine.stop()
 
 
 def test_a_16_bit_checkpoint_is_float32_on_a_cpu(tmp_path: Path) -> None:

@@ -32,17 +32,17 @@ TOOLS = (
 )
 
 
-def renderer(template: str | None) -> ChatRenderer:
-    return ChatRenderer(Tokenizer(byte_level()), template)
+def renderer(template: str | None, *, allow_others: bool = False) -> ChatRenderer:
+    return ChatRenderer(Tokenizer(byte_level()), template, allow_others=allow_others)
 
 
 def chat(*messages: Message, **changes: Any) -> Chat:
     return Chat(messages or (Message("user", ("hi",)),), **changes)
 
 
-def failure(template: str | None, conversation: Chat) -> MeshError:
+def failure(template: str | None, conversation: Chat, *, allow_others: bool = False) -> MeshError:
     with pytest.raises(MeshError) as caught:
-        renderer(template).render(conversation)
+        renderer(template, allow_others=allow_others).render(conversation)
     return caught.value
 
 
@@ -108,9 +108,19 @@ def test_the_final_message_can_be_continued() -> None:
     assert renderer(PLAIN).text(conversation) == "<s>user: hi</s><s>assistant: Well"
 
 
-def test_a_request_may_bring_its_template() -> None:
-    assert renderer(PLAIN).text(chat(chat_template="{{ messages[0].content }}!")) == "hi!"
-    assert renderer(None).text(chat(chat_template="{{ messages[0].content }}!")) == "hi!"
+@pytest.mark.parametrize("own", [PLAIN, None])
+def test_a_request_may_bring_its_template_where_that_is_allowed(own: str | None) -> None:
+    shout = chat(chat_template="{{ messages[0].content }}!")
+    assert renderer(own, allow_others=True).text(shout) == "hi!"
+    error = failure(own, shout)
+    assert (error.kind, error.param) == (ErrorKind.UNSUPPORTED, "chat_template")
+    assert "--allow-chat-templates" in error.message
+
+
+def test_a_requests_template_that_is_none() -> None:
+    error = failure(PLAIN, chat(chat_template="{% if %}"), allow_others=True)
+    assert (error.kind, error.param) == (ErrorKind.INVALID_REQUEST, "chat_template")
+    assert "not a valid template" in error.message
 
 
 def test_capabilities() -> None:
@@ -145,7 +155,6 @@ IMAGE = Image(b"x", "image/png")
         ("{{ messages[9].content }}", chat(), "messages", "the chat template refuses"),
         ("{{ messages[0].content + 1 }}", chat(), "messages", "the chat template refuses"),
         ("{{ ''.__class__.__mro__ }}", chat(), "messages", "unsafe"),
-        (PLAIN, chat(chat_template="{% if %}"), "chat_template", "not a valid template"),
         (PLAIN, chat(template_arguments={"tokenize": True}), "template_arguments", "must not set 'tokenize'"),
         (PLAIN, chat(template_arguments={"messages": []}), "template_arguments", "must not set 'messages'"),
         (PLAIN, Chat(()), "messages", "at least one message"),
@@ -153,6 +162,8 @@ IMAGE = Image(b"x", "image/png")
         (PLAIN, chat(Message("user", ("a\ud800",))), "messages", "lone surrogate"),
         (TOOLS, called("[1]"), "messages", "not a JSON object"),
         (TOOLS, called("{"), "messages", "not a JSON object"),
+        (TOOLS, called("[" * 100_000), "messages", "nested too deeply"),
+        ("{{ messages | tojson }}", called('{"a":' * 900 + "1" + "}" * 900), "messages", "recursion"),
     ],
 )
 def test_what_a_template_cannot_render_is_the_clients_error(

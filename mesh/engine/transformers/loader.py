@@ -34,7 +34,8 @@ class LoadOptions:
 
     `path` is a folder or a hub name; `name` the served name (default: the last part of `path`); `device` auto, cpu,
     cuda, cuda:1, mps or xpu; `dtype` auto, float32, bfloat16 or float16; `threads` of torch; `context_length` in
-    tokens, at most the model's own; `chat_template` is jinja text, or a file of it, that replaces the model's own.
+    tokens, at most the model's own; `chat_template` is jinja text, or a file of it, that replaces the model's own;
+    with `allow_chat_templates` requests may bring theirs.
     """
 
     path: str
@@ -46,6 +47,7 @@ class LoadOptions:
     threads: int | None = None
     context_length: int | None = None
     chat_template: str | None = None
+    allow_chat_templates: bool = False
 
 
 @dataclass
@@ -89,7 +91,7 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
     eos_token_ids = _eos_token_ids(model, hf_tokenizer)
     tokenizer = Tokenizer(hf_tokenizer, eos_token_ids)
     template = _chat_template(options.chat_template)
-    chat = ChatRenderer(tokenizer, template)
+    chat = ChatRenderer(tokenizer, template, allow_others=options.allow_chat_templates)
     progress("computing the fingerprint")
     actual = next(model.parameters()).dtype
     own_template = template or cast(object, hf_tokenizer.chat_template)
