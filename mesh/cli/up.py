@@ -2,6 +2,9 @@
 
 This process serves the registry, unless there is an etcd: it outlives the others, so that workers can sign off. One
 Ctrl-C stops the gateway, then the workers, and waits for them; a second one kills.
+
+Once everything runs, a worker that ends by a fault is started again. One that was drained to its end is left out. The
+end of the gateway, of the last worker, or of one that refuses its settings ends everything, as any end does before.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import shlex
 import signal
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -33,6 +37,9 @@ from mesh.version import version
 
 _PROG = "mesh up"
 _POLL = 0.2
+# Seconds before a worker that broke is started again: doubled each time, until one has run for long enough.
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
+_LONG_ENOUGH = 60.0
 # Who listens on the port may be somebody else, who never answers.
 _PATIENCE = 2.0
 
@@ -90,16 +97,17 @@ class Mesh:
         self.config = config
         self.models = models
         self._names = [f"worker-{index + 1}" for index in range(config.workers * len(models))]
-        start = secrets.token_hex(2)
-        self._ids = {name: f"{socket.gethostname()}-{name}-{start}" for name in self._names}
+        self._ids = {name: _new_id(name) for name in self._names}
+        self._left = set(self._names)  # those that were not drained to their end
         self._width = max(map(len, ["gateway", *self._names]))
         self._registry = EtcdOptions.from_url(config.registry)
         self._children: list[Child] = []
+        self._ready = False
         self._stopping = asyncio.Event()
         self._code = 0
 
     async def run(self) -> int:
-        """Run until Ctrl-C, SIGTERM or the end of a process; returns the exit code. A taken port is a MeshError."""
+        """Run until Ctrl-C, SIGTERM or an end that ends all; returns the exit code. A taken port is a MeshError."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
@@ -124,25 +132,63 @@ class Mesh:
                 child.signal(signal.SIGKILL)
 
     async def _start(self, group: asyncio.TaskGroup) -> None:
-        await self._spawn(group, "gateway", self._gateway_argv())
-        for index, name in enumerate(self._names):
-            await self._spawn(group, name, self._worker_argv(index))
+        for number, name in enumerate(["gateway", *self._names]):
+            argv = self._worker_argv(name) if number else self._gateway_argv()
+            child = await Child.start(name, argv, number)
+            self._children.append(child)
+            group.create_task(self._follow(number, child))
         # The registry is asked first: unlike the gateway it does not log who asks how often.
         await _until(self._workers_are_registered)
         await _until(self._models_are_listed)
         print(banner(self.config, [model.name for model in self.models]), flush=True)
+        self._ready = True
 
-    async def _spawn(self, group: asyncio.TaskGroup, name: str, argv: Sequence[str]) -> None:
-        child = await Child.start(name, argv, len(self._children))
-        self._children.append(child)
-        group.create_task(self._follow(child))
+    async def _follow(self, number: int, child: Child) -> None:
+        """Show what a child writes until it has ended for good."""
+        pause = _FIRST_PAUSE
+        while True:
+            began = time.monotonic()
+            code = await child.copy_output(self._width)
+            if self._stopping.is_set() or self._ended_for_good(child, code):
+                return
+            if time.monotonic() - began >= _LONG_ENOUGH:
+                pause = _FIRST_PAUSE
+            _say(f"{child.name} has ended with {_describe(code)}: starting it again in {pause:g} s")
+            if await self._stopped_within(pause):
+                return
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            child = await self._start_again(number, child.name)
 
-    async def _follow(self, child: Child) -> None:
-        code = await child.copy_output(self._width)
-        if not self._stopping.is_set():
-            _say(f"{child.name} has ended with {_describe(code)}: stopping the others")
-            self._code = 2 if code == 2 else 1
-            self._stopping.set()
+    def _ended_for_good(self, child: Child, code: int) -> bool:
+        """Whether a child that has ended is not to be started again. Stops the others if they are of no use then."""
+        worker = self._ready and child.name in self._left
+        if worker and code not in (0, 2):
+            return False
+        if worker and code == 0:
+            self._left.remove(child.name)
+            if self._left:
+                _say(f"{child.name} has ended as it was asked to: going on without it")
+                return True
+        _say(f"{child.name} has ended with {_describe(code)}: stopping the others")
+        self._code = 2 if code == 2 else 0 if worker else 1
+        self._stopping.set()
+        return True
+
+    async def _stopped_within(self, seconds: float) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _start_again(self, number: int, name: str) -> Child:
+        self._ids[name] = _new_id(name)  # the registry may still list the one before
+        child = await Child.start(name, self._worker_argv(name), number)
+        self._children[number] = child
+        if self._stopping.is_set():  # meanwhile, so `_stop` knew only the one before
+            child.signal(signal.SIGTERM)
+        return child
 
     async def _workers_are_registered(self) -> bool:
         try:
@@ -179,11 +225,12 @@ class Mesh:
         config = self.config
         return command("gateway", "--host", config.host, "--port", str(config.port), "--etcd", config.registry)
 
-    def _worker_argv(self, index: int) -> list[str]:
+    def _worker_argv(self, name: str) -> list[str]:
+        index = self._names.index(name)
         config, model = self.config, self.models[index // self.config.workers]
         port = config.worker_port + index if config.worker_port else 0
         argv = ["--engine", config.engine, "--model-name", model.name]
-        argv += ["--worker-id", self._ids[self._names[index]], "--etcd", config.registry]
+        argv += ["--worker-id", self._ids[name], "--etcd", config.registry]
         argv += ["--host", config.worker_host, "--port", str(port)]
         argv += ["--model-path", model.path] if model.path is not None else []
         return command("mesh.worker", *argv)
@@ -240,6 +287,10 @@ def main(argv: Sequence[str]) -> int:
         return asyncio.run(Mesh(config, models_of(config)).run())
     except MeshError as error:
         fail(_PROG, error.message)
+
+
+def _new_id(name: str) -> str:
+    return f"{socket.gethostname()}-{name}-{secrets.token_hex(2)}"
 
 
 def _say(text: str) -> None:

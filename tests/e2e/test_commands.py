@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import re
@@ -17,6 +18,8 @@ import openai
 import psutil
 import pytest
 
+from mesh.cli.workers import list_workers
+from mesh.registry.options import EtcdOptions
 from tests.harness import ROOT, Process, free_port, wait_until
 
 WORKER = ("-m", "mesh.worker")
@@ -147,8 +150,10 @@ def test_the_installed_commands_explain_themselves(name: str) -> None:
 class Up(Process):
     """A running `mesh up`."""
 
-    def __init__(self, folder: Path, name: str, *args: str) -> None:
-        super().__init__(folder, name, [*UP, *ports(), *args], env={"MESH_LOG": "text"})
+    def __init__(self, folder: Path, name: str, *args: str, env: dict[str, str] | None = None) -> None:
+        given = ports()
+        super().__init__(folder, name, [*UP, *given, *args], env={"MESH_LOG": "text", **(env or {})})
+        self.registry = f"127.0.0.1:{given[given.index('--registry-port') + 1]}"
         self.curl = ""
         self.url = ""
 
@@ -162,6 +167,26 @@ class Up(Process):
     def children(self) -> list[psutil.Process]:
         """Its processes: a gateway and workers."""
         return psutil.Process(self.pid).children(recursive=True)
+
+    def worker(self, name: str) -> psutil.Process:
+        """The process of `worker-1`, `worker-2`..."""
+        return next(child for child in self.children() if f"-{name}-" in self.worker_id(child))
+
+    @staticmethod
+    def worker_id(child: psutil.Process) -> str:
+        """Of a worker's process; empty for the gateway's."""
+        given = child.cmdline()
+        return given[given.index("--worker-id") + 1] if "--worker-id" in given else ""
+
+    def drain(self, name: str) -> None:
+        """Have a worker drain and end, with `mesh ctl`."""
+        worker = self.worker_id(self.worker(name))
+        done = run("-m", "mesh.cli", "ctl", "drain", worker, "--stop", "--etcd", self.registry)
+        assert done.returncode == 0, done.stderr
+
+    def listed(self) -> set[str]:
+        """Ids of the workers in the registry."""
+        return {record.worker_id for record in asyncio.run(list_workers(EtcdOptions.from_url(self.registry)))}
 
 
 def curl_line(output: str) -> str | None:
@@ -270,14 +295,79 @@ def test_nothing_outlives_a_killed_up(tmp_path: Path) -> None:
         wait_until(lambda: not [child for child in children if alive(child)], within=5)
 
 
-def test_a_worker_that_dies_ends_up_with_a_word(tmp_path: Path) -> None:
+def test_a_gateway_that_dies_ends_up_with_a_word(tmp_path: Path) -> None:
     with Up(tmp_path, "up", "--engine", "scripted") as up:
         up.wait_ready()
         children = up.children()
-        children[-1].send_signal(signal.SIGKILL)
+        gateway = next(child for child in children if not up.worker_id(child))
+        gateway.send_signal(signal.SIGKILL)
         assert up.wait_exit(within=10) == 1
-        assert "SIGKILL" in up.output
+        assert "gateway has ended with SIGKILL" in up.output
         assert not [child for child in children if alive(child)]
+
+
+def test_a_killed_worker_costs_no_answer_and_comes_back(tmp_path: Path) -> None:
+    script = {"MESH_WORKER_SCRIPT_STEP_MS": "20", "MESH_WORKER_SCRIPT_TOKENS": "100"}
+    with Up(tmp_path, "up", "--engine", "scripted", "--workers", "2", env=script) as up:
+        up.wait_ready()
+        before = up.worker("worker-2")
+        old = up.worker_id(before)
+        with openai.OpenAI(base_url=f"{up.url}/v1", api_key="none", max_retries=0) as client:
+            create = functools.partial(
+                client.chat.completions.create,
+                model="scripted",
+                messages=[{"role": "user", "content": "Hello!"}],
+                seed=3,
+            )
+            streams = [create(stream=True), create(stream=True)]  # one on each worker
+            firsts = [next(stream) for stream in streams]
+            before.send_signal(signal.SIGKILL)
+            answers = [
+                "".join(chunk.choices[0].delta.content or "" for chunk in [first, *stream] if chunk.choices)
+                for first, stream in zip(firsts, streams, strict=True)
+            ]
+            assert answers == [create(stream=False).choices[0].message.content] * 2
+        assert "generation moved" in up.output
+        assert "worker-2 has ended with SIGKILL: starting it again in 1 s" in up.output
+        new = up.wait(lambda: next((name for name in up.listed() - {old} if "-worker-2-" in name), None))
+        assert up.worker_id(up.worker("worker-2")) == new
+        up.interrupt()
+        assert up.wait_exit(within=10) == 0, up.tail()
+
+
+def test_ctrl_c_before_a_worker_is_started_again(tmp_path: Path) -> None:
+    with Up(tmp_path, "up", "--engine", "scripted") as up:
+        up.wait_ready()
+        children = up.children()
+        up.worker("worker-1").send_signal(signal.SIGKILL)
+        up.wait(lambda: "starting it again" in up.output)
+        up.interrupt()
+        assert up.wait_exit(within=10) == 0, up.tail()
+        assert not [child for child in children if alive(child)]
+        assert "Traceback" not in up.output
+
+
+def test_a_worker_that_cannot_start_again_ends_up_with_a_word(tmp_path: Path) -> None:
+    port = free_port()
+    with Up(tmp_path, "up", "--engine", "scripted", "--worker-port", str(port)) as up:
+        up.wait_ready()
+        up.worker("worker-1").send_signal(signal.SIGKILL)
+        up.wait(lambda: "starting it again" in up.output)
+        with socket.create_server(("127.0.0.1", port)):
+            assert up.wait_exit(within=20) == 2, up.tail()
+        assert "worker-1 has ended with exit code 2: stopping the others" in up.output
+
+
+def test_drained_workers_are_left_out_until_none_is_left(tmp_path: Path) -> None:
+    with Up(tmp_path, "up", "--engine", "scripted", "--workers", "2") as up:
+        up.wait_ready()
+        up.drain("worker-1")
+        up.wait(lambda: "worker-1 has ended as it was asked to: going on without it" in up.output)
+        with openai.OpenAI(base_url=f"{up.url}/v1", api_key="none", max_retries=0) as client:
+            assert client.models.list().data
+        up.drain("worker-2")
+        assert up.wait_exit(within=10) == 0, up.tail()
+        assert "worker-2 has ended with exit code 0: stopping the others" in up.output
 
 
 def alive(process: psutil.Process) -> bool:
