@@ -231,10 +231,11 @@ _RANGES: Final[tuple[tuple[str, float, float], ...]] = (
     ("presence_penalty", -2, 2),
     ("top_k", -1, 2**31 - 1),
     ("min_p", 0, 1),
+    ("repetition_penalty", 0.01, 10),
     ("min_tokens", 0, UINT32),
 )
 _CHAT_RANGES: Final = (("max_completion_tokens", 1, UINT32), ("top_logprobs", 0, 20))
-_ABOVE_ZERO: Final[tuple[tuple[str, float], ...]] = (("typical_p", 1), ("repetition_penalty", 10))
+_ABOVE_ZERO: Final[tuple[tuple[str, float], ...]] = (("typical_p", 1),)
 
 
 def check(request: ChatRequest) -> None:

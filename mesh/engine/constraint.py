@@ -1,16 +1,19 @@
-"""Grammars that an answer must satisfy: compiled once, then asked at each token what may come next.
+"""Grammars that an answer must satisfy: compiled for each choice, then asked at each token what may come next.
 
 The work is done by llguidance: an Earley parser over derivatives of regular expressions, walked along a trie of the
 vocabulary. A mask costs tens of microseconds, and nothing is precomputed per grammar and token, so that a new schema
-is ready in about a millisecond.
+is ready in about a millisecond, a large one within a tenth of a second.
+
+Nothing compiled is shared: llguidance's copies of a matcher have one lexer with one budget between them, which any of
+them can exhaust for all.
 """
 
 from __future__ import annotations
 
 import json
 import threading
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
@@ -19,11 +22,14 @@ from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer, regex
 
 from mesh.engine.base import Constraint
 from mesh.engine.text import Tokenizer
-from mesh.errors import ErrorKind, MeshError, invalid, unsupported
+from mesh.errors import MeshError, invalid, unsupported
 
-MAX_CHARACTERS: Final = 256 * 1024
+MAX_CHARACTERS: Final = 128 * 1024
 MAX_TEXTS: Final = 4096
-_CACHED: Final = 64
+
+# llguidance compiles a rule inside the rule that names it, 3 to 9 kB of stack each, and running out ends the process.
+# The shortest chain, 8 characters a rule, has 16 000 within MAX_CHARACTERS. Only what is used becomes memory.
+_STACK_BYTES: Final = 512 * 1024**2
 
 # A space, or a new line with its indentation. JSON allows whitespace without end, and models that are held to JSON but
 # have nothing to say are known to write it until they are stopped.
@@ -38,28 +44,36 @@ _LIMITS: Final = LLParserLimits(max_items_in_row=500, max_lexer_states=32_000, v
 class Matcher:
     """How far one completion has come in its grammar. Belongs to one thread at a time."""
 
-    __slots__ = ("state",)
+    __slots__ = ("_accepted", "_kind", "state")
 
-    def __init__(self, state: LLMatcher) -> None:
+    def __init__(self, state: LLMatcher, kind: str) -> None:
+        """`kind` is the constraint's, to be named in errors."""
         self.state = state
+        self._kind = kind
+        self._accepted = 0
 
     def accept(self, token_id: int) -> bool:
         """Go on by one token; False when the grammar does not allow it, or has become too complex. It stays so."""
-        return self.state.consume_token(token_id)
+        accepted = self.state.consume_token(token_id)
+        self._accepted += accepted
+        return accepted
 
     def replay(self, token_ids: Sequence[int]) -> bool:
         """Go on by the tokens of an earlier attempt; False if the grammar does not allow them."""
-        return self.state.consume_tokens(list(token_ids))
+        accepted = self.state.consume_tokens(list(token_ids))
+        self._accepted += len(token_ids) if accepted else 0
+        return accepted
 
     @property
     def error(self) -> MeshError:
-        """What to say after `accept` has returned False."""
+        """What to say after `accept` has returned False: invalid_request, as no other worker would get any further."""
         reason = _sentence(self.state.get_error())
-        return MeshError(ErrorKind.ENGINE_FAILED, f"the constraint could not be followed any further: {reason}")
+        text = f"'{self._kind}' became too complex to follow after {self._accepted} tokens: {reason}"
+        return invalid(self._kind, text)
 
 
 class Grammars:
-    """The compiled grammars of one tokenizer. Any thread may compile; the work releases Python's lock."""
+    """Compiles the grammars of one tokenizer, on a thread of its own. Any thread may ask, and waits."""
 
     def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
         """`vocab_size` is the width of the logits. A grammar that is complete allows `eos_token_ids`, at least one."""
@@ -68,48 +82,56 @@ class Grammars:
         self._vocab_size = max(vocab_size, tokenizer.vocab_size)
         self._eos = list(eos_token_ids)
         self._vocabulary: LLTokenizer | None = None
-        self._building = threading.Lock()
-        self._compiled: OrderedDict[Constraint, LLMatcher] = OrderedDict()
-        self._looking = threading.Lock()
+        self._thread = _DeepThread()
 
     def compile(self, constraint: Constraint) -> Matcher:
         """A matcher at the beginning of the grammar.
 
-        Takes milliseconds, and up to a second the first time; microseconds if it was compiled lately. Raises
-        invalid_request that names the kind of constraint and says why it cannot be compiled.
+        Takes milliseconds, and up to a second the first time. Raises invalid_request that names the kind of constraint
+        and says why it cannot be compiled.
         """
-        with self._looking:
-            known = self._compiled.get(constraint)
-            if known is not None:
-                self._compiled.move_to_end(constraint)
-        if known is None:
-            known = _compile(constraint, self._trie())
-            with self._looking:
-                self._compiled[constraint] = known
-                if len(self._compiled) > _CACHED:
-                    self._compiled.popitem(last=False)
-        return Matcher(known.deep_copy())
-
-    def __len__(self) -> int:
-        """How many grammars are kept compiled."""
-        return len(self._compiled)
+        return self._thread.call(lambda: Matcher(_compile(constraint, self._trie()), constraint.kind))
 
     def _trie(self) -> LLTokenizer:
-        with self._building:
-            if self._vocabulary is None:
-                backend = self._tokenizer.hf.backend_tokenizer
-                try:
-                    self._vocabulary = LLTokenizer(backend.to_str(), n_vocab=self._vocab_size, eos_token=self._eos)
-                except ValueError as error:
-                    text = f"'constraint' is not supported by this model's tokenizer: {_sentence(str(error))}"
-                    raise unsupported("constraint", text) from None
-            return self._vocabulary
+        if self._vocabulary is None:
+            backend = self._tokenizer.hf.backend_tokenizer
+            try:
+                self._vocabulary = LLTokenizer(backend.to_str(), n_vocab=self._vocab_size, eos_token=self._eos)
+            except ValueError as error:
+                text = f"'constraint' is not supported by this model's tokenizer: {_sentence(str(error))}"
+                raise unsupported("constraint", text) from None
+        return self._vocabulary
+
+
+class _DeepThread:
+    """One thread with room for deep recursion, started by the first call."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="grammars")
+        self._starting = threading.Lock()
+        self._started = False
+
+    def call(self, work: Callable[[], Matcher]) -> Matcher:
+        """Wait for the calls before and then for the result of `work`; raises what it raises."""
+        if not self._started:
+            self._start()
+        return self._executor.submit(work).result()
+
+    def _start(self) -> None:
+        with self._starting:
+            # The size is the process's: a thread that starts elsewhere at this moment gets it too, and does not mind.
+            before = threading.stack_size(_STACK_BYTES)
+            try:
+                self._executor.submit(int).result()
+            finally:
+                threading.stack_size(before)
+            self._started = True
 
 
 def _compile(constraint: Constraint, trie: LLTokenizer) -> LLMatcher:
     grammar = _grammar(constraint)
     matcher = LLMatcher(trie, grammar, log_level=0, limits=_LIMITS)
-    # The first mask shows grammars that no text satisfies, and warms the copies' common start.
+    # The first mask shows grammars that no text satisfies.
     if not matcher.is_error():
         matcher.compute_bitmask()
     if matcher.is_error():

@@ -28,6 +28,7 @@ RowLogprob = tuple[float, list[tuple[int, float]]]
 
 # Logits divided by less than this differ by more than float32's exponential can tell apart: greedy.
 _GREEDY_BELOW: Final = 1e-5
+_LARGEST: Final = torch.finfo(torch.float32).max
 
 
 class _Penalties:
@@ -221,7 +222,9 @@ class Sampler:
             divide = self._floats([arrays[1] for _, arrays in penalised])
             minus = self._floats([arrays[2] for _, arrays in penalised])
             values = logits[where]
-            logits[where] = torch.where(values > 0, values / divide, values * divide) - minus
+            edited = torch.where(values > 0, values / divide, values * divide) - minus
+            # What was finite stays so: an overflow is no sign of a broken model.
+            logits[where] = torch.where(values.isfinite(), edited.clamp(-_LARGEST, _LARGEST), values)
         biased = [(index, row.bias) for index, row in enumerate(rows) if row.bias is not None]
         if biased:
             where = self._where([(index, np.array(list(bias), np.int64)) for index, bias in biased])

@@ -50,7 +50,7 @@ _LIMITS: dict[str, tuple[float | None, float]] = {
     "typical_p": (None, 1),
     "frequency_penalty": (-2, 2),
     "presence_penalty": (-2, 2),
-    "repetition_penalty": (None, 10),
+    "repetition_penalty": (0.01, 10),
 }
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 import re
+import string
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -212,7 +217,8 @@ async def test_a_grammar_that_breaks_down_ends_its_row_alone(llama: Saved) -> No
             prompt_of(5), tokens=200, constraint=ambiguous, sampling={"logit_bias": {EOS: -100.0}}
         )
         assert answer.failed is not None
-        assert answer.failed.error.kind is ErrorKind.ENGINE_FAILED
+        assert (answer.failed.error.kind, answer.failed.error.param) == (ErrorKind.INVALID_REQUEST, "grammar")
+        assert f"too complex to follow after {len(answer.ids)} tokens" in answer.failed.error.message
         assert "max is 500" in answer.failed.error.message
         assert set(answer.text[0]) == {"x"}
         assert (await driver.answer(other)).ids == generate(model, prompt_of(11), 150)
@@ -248,18 +254,43 @@ def grammars(eos: tuple[int, ...] = (EOS,), vocab_size: int = VOCAB) -> Grammars
     return Grammars(Tokenizer(make_tokenizer(), eos), vocab_size, eos)
 
 
-def test_compiled_once_and_copied() -> None:
-    known = grammars()
-    first, second = known.compile(REGEX), known.compile(Constraint("regex", REGEX.value))
-    a = token("a")
-    assert first.replay([a, a])
-    assert not first.accept(EOS)
-    assert first.error.kind is ErrorKind.ENGINE_FAILED
-    assert second.replay([a, a, a])
-    assert len(known) == 1
-    for number in range(100):
-        known.compile(Constraint("choice", (str(number),)))
-    assert len(known) == 64
+def test_a_matcher_that_broke_down_does_not_touch_others() -> None:
+    """Not of the same grammar either: one that needs a state of the lexer for each of the last 19 letters."""
+    known, constraint = grammars(), Constraint("regex", "[ab]*a[ab]{18}")
+    first, second = known.compile(constraint), known.compile(constraint)
+    letters = [token("a"), token("b")]
+    draw = random.Random(1)
+    while first.accept(draw.choice(letters)):
+        pass
+    assert "too complex" in first.error.message
+    for matcher in (second, known.compile(constraint)):
+        assert matcher.replay(letters * 20)
+
+
+REFERENCES = json.dumps(
+    {"$ref": "#/$defs/0", "$defs": {str(at): {"$ref": f"#/$defs/{at + 1}"} if at < 3000 else {} for at in range(3001)}}
+)
+NAMES = ["".join(letters) for letters in itertools.islice(itertools.product(string.ascii_lowercase, repeat=3), 16_000)]
+RULES = "".join(f"{name}:{after}\n" for name, after in itertools.pairwise(["start", *NAMES])) + f'{NAMES[-1]}:"x"'
+TERMINALS = re.sub(r"\b[a-z]{3}\b", lambda name: name[0].upper(), RULES)
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [Constraint("json_schema", REFERENCES), Constraint("grammar", RULES), Constraint("grammar", TERMINALS)],
+    ids=["references", "rules", "terminals"],
+)
+def test_deep_grammars_do_not_end_the_process(constraint: Constraint) -> None:
+    """As deep as MAX_CHARACTERS lets them be; elsewhere, as this process would not outlive a failure."""
+    assert len(constraint.value) <= MAX_CHARACTERS
+    code = (
+        "import sys; from tests.model.test_constraint import Constraint, grammars, token\n"
+        "print(grammars().compile(Constraint(sys.argv[1], sys.stdin.read())).accept(token(sys.argv[2])))"
+    )
+    letter = "1" if constraint.kind == "json_schema" else "x"
+    command = [sys.executable, "-W", "ignore", "-c", code, constraint.kind, letter]
+    done = subprocess.run(command, input=str(constraint.value), capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr[-2000:]
 
 
 def test_every_end_of_turn_is_one() -> None:

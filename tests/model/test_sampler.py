@@ -199,6 +199,15 @@ def test_a_repetition_penalty_lowers_negative_logits_too() -> None:
     assert sample_one(Sampling(seed=1, temperature=0.0, repetition_penalty=1.5), logits, prompt=(0,)) == 1
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize(("logit", "penalty"), [(5.0, 1e-40), (-1e30, 1e10)])
+def test_a_penalty_that_overflows_does_not_break_the_row(temperature: float, logit: float, penalty: float) -> None:
+    """The penalised token becomes the likeliest, or one of two that are as unlikely; a masked one stays so."""
+    logits = torch.tensor([-torch.inf, logit, -torch.inf])
+    sampling = Sampling(seed=1, temperature=temperature, repetition_penalty=penalty)
+    assert sample_one(sampling, logits, prompt=(0, 1)) == 1
+
+
 def test_penalties_count_the_tokens_that_the_sampler_itself_chooses() -> None:
     sampler = Sampler(200, "cpu")
     row = sampler.add(Sampling(seed=1, temperature=0.0, presence_penalty=2.0), 0, ())

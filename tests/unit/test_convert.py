@@ -101,7 +101,7 @@ def test_both_spellings_of_no_top_k(top_k: int):
         ("typical_p", 1e-9, 1),
         ("frequency_penalty", -2, 2),
         ("presence_penalty", -2, 2),
-        ("repetition_penalty", 1e-9, 10),
+        ("repetition_penalty", 0.01, 10),
         ("n", 1, 128),
     ],
 )
