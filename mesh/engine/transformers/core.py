@@ -172,6 +172,11 @@ class Core:
             return None
         return min(_MOST_PATIENCE, max(0.0, self._deadlines[0][0] - time.monotonic()))
 
+    @property
+    def deadlines(self) -> int:
+        """Deadlines that are watched, those of ended requests included that are not forgotten yet."""
+        return len(self._deadlines)
+
     def load(self) -> Load:
         """The load now."""
         return self.scheduler.load(self.counters.steps)
