@@ -25,6 +25,8 @@ from mesh.engine.text import Tokenizer
 from mesh.errors import MeshError, invalid, unsupported
 
 MAX_CHARACTERS: Final = 128 * 1024
+# A regular expression of 128 Ki characters was seen to compile for seconds and to take a gigabyte.
+MAX_REGEX_CHARACTERS: Final = 8 * 1024
 MAX_TEXTS: Final = 4096
 
 # llguidance compiles a rule inside the rule that names it, 3 to 9 kB of stack each, and running out ends the process.
@@ -148,8 +150,9 @@ def _grammar(constraint: Constraint) -> str:
     texts = [value] if isinstance(value, str) else value
     if len(texts) > MAX_TEXTS:
         raise invalid(kind, f"'{kind}' must have at most {MAX_TEXTS} texts, not {len(texts)}")
-    if (size := sum(map(len, texts))) > MAX_CHARACTERS:
-        raise invalid(kind, f"'{kind}' must have at most {MAX_CHARACTERS} characters, not {size}")
+    most = MAX_REGEX_CHARACTERS if kind == "regex" else MAX_CHARACTERS
+    if (size := sum(map(len, texts))) > most:
+        raise invalid(kind, f"'{kind}' must have at most {most} characters, not {size}")
     match kind:
         case "json_object":
             return _json_grammar('{"type": "object"}')

@@ -17,7 +17,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mesh.engine.base import Constraint, FinishReason, Output, Progress
-from mesh.engine.constraint import MAX_CHARACTERS, Grammars, Masks
+from mesh.engine.constraint import MAX_CHARACTERS, MAX_REGEX_CHARACTERS, Grammars, Masks
 from mesh.engine.text import Tokenizer
 from mesh.errors import ErrorKind, MeshError
 from tests.model.driver import Answer, Driver, prompt_of
@@ -236,7 +236,8 @@ BAD = [
     (Constraint("grammar", "start: foo"), 'unknown name: "foo"'),
     (Constraint("grammar", 'start: start "a"'), "no text of this model's tokens"),
     (Constraint("choice", ("a",) * 5000), "at most 4096 texts, not 5000"),
-    (Constraint("regex", "a" * (MAX_CHARACTERS + 1)), f"at most {MAX_CHARACTERS} characters"),
+    (Constraint("regex", "a" * (MAX_REGEX_CHARACTERS + 1)), f"at most {MAX_REGEX_CHARACTERS} characters"),
+    (Constraint("grammar", "a" * (MAX_CHARACTERS + 1)), f"at most {MAX_CHARACTERS} characters"),
 ]
 
 
