@@ -86,8 +86,14 @@ def test_model_answers_its_kinds_of_question(model: Any, tokenizer: Any, user: s
 
 
 def test_model_writes_json_that_parses(model: Any, tokenizer: Any) -> None:
-    """With values of its own: names that it is given it copies badly, as its card says."""
+    """With values of its own."""
     assert json.loads(answer(model, tokenizer, "Give me a person as JSON")).keys() >= {"name", "age"}
+
+
+@pytest.mark.xfail(reason="a weakness of the shipped model: it copies a given name into JSON badly")
+def test_model_writes_json_with_given_values(model: Any, tokenizer: Any) -> None:
+    said = answer(model, tokenizer, "Give me a JSON object with name Emma and age 29")
+    assert '{"name": "Emma", "age": 29}' in said
 
 
 def test_model_remembers_earlier_turns(model: Any, tokenizer: Any) -> None:
@@ -102,13 +108,20 @@ def test_model_tells_stories_that_end(model: Any, tokenizer: Any) -> None:
     assert story.endswith(".")
 
 
-def test_model_passes_a_small_examination(model: Any, tokenizer: Any) -> None:
-    """Held-out wordings and operands of every kind, sampled; MODEL_CARD.md has 64 % right of many more."""
+@pytest.mark.parametrize(
+    "most_wrong",
+    [
+        0.4,
+        pytest.param(0.25, marks=pytest.mark.xfail(reason="the goal, which the shipped model misses (see its card)")),
+    ],
+)
+def test_model_passes_a_small_examination(model: Any, tokenizer: Any, most_wrong: float) -> None:
+    """Wordings and operands of every kind that are kept apart from training, sampled."""
     asked = questions("test", 5)
     torch.manual_seed(0)
     answers = ask(model, tokenizer, asked, 0.7)
     wrong = [(given.question.messages[-1]["content"], given.text) for given in answers if not given.right]
-    assert len(wrong) <= len(answers) * 0.4, wrong
+    assert len(wrong) <= len(answers) * most_wrong, wrong
 
 
 @given(st.text())

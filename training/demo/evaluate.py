@@ -1,4 +1,4 @@
-"""The examination: requests that training never saw, answered greedily and sampled, and marked."""
+"""The examination: requests kept apart from training, answered greedily and sampled, and marked."""
 
 from __future__ import annotations
 
