@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mesh.engine.base import Engine
 from mesh.errors import ErrorKind, MeshError
 from mesh.worker.config import WorkerConfig
+
+if TYPE_CHECKING:
+    from mesh.engine.transformers.loader import LoadOptions
 
 
 def make_engine(config: WorkerConfig) -> Engine:
@@ -25,7 +28,6 @@ def _transformers(config: WorkerConfig) -> Engine:
 
         local_folder(config.model_path)  # what is plainly wrong is said before torch is imported
         from mesh.engine.transformers.engine import TransformersEngine
-        from mesh.engine.transformers.loader import LoadOptions
         from mesh.engine.transformers.memory import CacheSize
         from mesh.engine.transformers.options import EngineOptions
     except ModuleNotFoundError as error:
@@ -35,7 +37,25 @@ def _transformers(config: WorkerConfig) -> Engine:
             ErrorKind.INVALID_REQUEST,
             f"the transformers engine needs '{error.name}': pip install 'inference-mesh[worker]'",
         ) from None
-    model = LoadOptions(
+    return TransformersEngine(
+        EngineOptions(
+            models=(_load_options(config),),
+            max_rows=config.max_rows,
+            max_waiting=config.max_waiting,
+            kv_cache=CacheSize(tokens=config.kv_cache_tokens, share=config.kv_cache_share),
+            page_size=config.page_size,
+            step_tokens=config.step_tokens,
+            prefix_cache=config.prefix_cache,
+            packed=config.packed,
+        )
+    )
+
+
+def _load_options(config: WorkerConfig) -> LoadOptions:
+    from mesh.engine.transformers.loader import LoadOptions
+
+    assert config.model_path is not None, "WorkerConfig requires it"
+    return LoadOptions(
         path=config.model_path,
         name=config.model_name,
         device=config.device,
@@ -46,18 +66,6 @@ def _transformers(config: WorkerConfig) -> Engine:
         context_length=config.context_length,
         chat_template=str(config.chat_template) if config.chat_template is not None else None,
         allow_chat_templates=config.allow_chat_templates,
-    )
-    return TransformersEngine(
-        EngineOptions(
-            models=(model,),
-            max_rows=config.max_rows,
-            max_waiting=config.max_waiting,
-            kv_cache=CacheSize(tokens=config.kv_cache_tokens, share=config.kv_cache_share),
-            page_size=config.page_size,
-            step_tokens=config.step_tokens,
-            prefix_cache=config.prefix_cache,
-            packed=config.packed,
-        )
     )
 
 

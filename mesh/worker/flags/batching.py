@@ -1,0 +1,31 @@
+"""Flags of engines that make their batches themselves: the size of a step, and the KV cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mesh.config import ConfigError, option
+from mesh.worker.flags import Flags
+
+
+@dataclass(frozen=True)
+class BatchingFlags(Flags):
+    """How requests are put together, and what memory they have."""
+
+    engines = frozenset({"transformers"})
+
+    step_tokens: int | None = option(None, "Most tokens computed in one step. Default: by the device.", low=1)
+    kv_cache_tokens: int | None = option(
+        None, "Tokens that the KV cache holds. Default: by its share of memory.", low=1
+    )
+    kv_cache_share: float | None = option(
+        None, "Share of the free memory that the KV cache takes. Default: by the device.", low=0.001, high=1
+    )
+    page_size: int | None = option(None, "Tokens per page of the KV cache. Default: by the device.", low=1)
+    prefix_cache: bool = option(True, "Share the KV cache of equal beginnings between requests.")
+    packed: bool = option(True, "Compute all sequences in one forward pass, where the model's layers allow it.")
+
+    def __post_init__(self) -> None:
+        if self.kv_cache_tokens is not None and self.kv_cache_share is not None:
+            raise ConfigError("--kv-cache-tokens and --kv-cache-share exclude each other")
+        super().__post_init__()
