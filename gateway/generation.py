@@ -4,6 +4,9 @@ The only place that decides whether a request is tried again. It keeps the token
 lost, frozen or draining, or refuses, it starts the same request elsewhere with `resume`, on a worker with the same
 fingerprint, so that what follows is what the first worker would have sent: tokens come from a counter-based generator
 whose seed is part of the request. Events of an attempt that was left cannot arrive any more: its stream is forgotten.
+
+A worker that says `text_only`, one that passes a provider's text on, tells no token ids. Its answer can move until its
+first text has been sent; after that a fault ends it with an error, since another worker would repeat or change text.
 """
 
 from __future__ import annotations
@@ -89,6 +92,10 @@ class Generation:
         # Until when a worker must be found, while there is none.
         self._deadline: float | None = None
         self._closed = False
+        self._text_only = False
+        # Text without token ids has gone out: no other worker can go on from there.
+        self._pinned = False
+        self._told_tokens = 0  # of a text-only answer, by its Finished
 
     @property
     def model(self) -> str:
@@ -98,7 +105,7 @@ class Generation:
     @property
     def completion_tokens(self) -> int:
         """Tokens so far, over all choices."""
-        return sum(len(choice.token_ids) for choice in self._choices)
+        return self._told_tokens or sum(len(choice.token_ids) for choice in self._choices)
 
     @property
     def worker_id(self) -> str:
@@ -201,6 +208,9 @@ class Generation:
         self._cause = cause
         for choice in self._choices:
             choice.tail.clear()
+        if self._pinned:
+            self._error = error
+            return
         if cause is Trouble.DRAINING or (self.started is not None and error.kind is ErrorKind.OVERLOADED):
             return  # bounded by the time without a worker instead
         self._failures += 1
@@ -223,12 +233,13 @@ class Generation:
                 case "choice_finished":
                     choice = self._choices[event.choice_finished.choice]
                     choice.finished = True
+                    self._pinned = self._text_only
                     events.extend(choice.tail)
                     events.append(event.choice_finished)
                 case "finished":
                     stream.ended = True
                     self.done = True
-                    events.append(self._with_first_usage(event.finished))
+                    events.append(self._with_told_usage(event.finished))
                 case "failed":
                     stream.ended = True
                     self._take_failure(stream, event.failed)
@@ -244,11 +255,15 @@ class Generation:
     def _take_delta(self, stream: Stream, delta: pb.Delta, events: list[Event]) -> None:
         choice = self._choices[delta.choice]
         token_ids = delta.token_ids
-        if not token_ids:
+        if token_ids:
+            choice.token_ids.extend(token_ids)
+            count = len(token_ids)
+        elif self._text_only:
+            self._pinned = True
+            count = 1
+        else:
             choice.tail.append(delta)
             return
-        choice.token_ids.extend(token_ids)
-        count = len(token_ids)
         self._read += count
         if stream.credit is not None:
             stream.credit -= count
@@ -258,6 +273,7 @@ class Generation:
         """Whether it is the model that began the answer."""
         if self.started is None:
             self.started = started
+            self._text_only = started.text_only
             events.append(started)
         elif started.fingerprint != self.started.fingerprint:
             error = MeshError(
@@ -284,20 +300,29 @@ class Generation:
         else:
             self._error = error
 
-    def _with_first_usage(self, finished: pb.Finished) -> pb.Finished:
-        """Usage as an undisturbed run reports it: a resumed attempt finds more of the prompt in the prefix cache."""
-        if self.started is not None:
+    def _with_told_usage(self, finished: pb.Finished) -> pb.Finished:
+        """Usage as an undisturbed run reports it: a resumed attempt finds more of the prompt in the prefix cache.
+
+        A text-only answer has its counts from its end alone.
+        """
+        if self.started is None:
+            return finished
+        if self._text_only:
+            self._told_tokens = finished.usage.completion_tokens
+            self.started.prompt_tokens = finished.usage.prompt_tokens
+            self.started.cached_tokens = finished.usage.cached_tokens
+        else:
             finished.usage.prompt_tokens = self.started.prompt_tokens
             finished.usage.cached_tokens = self.started.cached_tokens
         return finished
 
     def _all_finished(self) -> list[Event]:
         """If only the last event is missing on a lost worker, it is known without another one."""
-        if not all(choice.finished for choice in self._choices):
+        if self._text_only or not all(choice.finished for choice in self._choices):
             return []
         self.done = True
         usage = pb.Usage(completion_tokens=self.completion_tokens)
-        return [self._with_first_usage(pb.Finished(usage=usage))]
+        return [self._with_told_usage(pb.Finished(usage=usage))]
 
     # Where to
 
@@ -323,6 +348,8 @@ class Generation:
 
     def _live(self) -> list[Session]:
         """Workers that can take the request as far as it has come; those that run another model in truth cannot."""
+        if self._pinned:
+            return []
         started = self.started
         live = self._directory.live(
             self.model,

@@ -59,6 +59,7 @@ def _common(request: GenerationRequest, request_id: str, limit: int | None, seed
         wire.sampling.seed = request.seed
     else:
         wire.sampling.seed = random.randrange(INT64) if seed is None else seed
+        wire.sampling.drawn_seed = True
     constraint = _constraint(request)
     if constraint is not None:
         wire.constraint.CopyFrom(constraint)

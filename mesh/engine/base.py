@@ -93,9 +93,11 @@ class Sampling:
     """How tokens are chosen and when a choice ends. Units, ranges and defaults: SamplingOptions in inference.proto.
 
     `seed` is never None here: whoever builds the object draws one, so that a request can be resumed exactly.
+    `drawn_seed` says that nobody asked for it: an engine that takes no seed may leave it out.
     """
 
     seed: int
+    drawn_seed: bool = False
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = 0
@@ -195,13 +197,17 @@ class TokenLogprob:
 
 @dataclass(slots=True)
 class Started:
-    """The request was accepted; counts in tokens. Sent with or before the first Delta."""
+    """The request was accepted; counts in tokens. Sent with or before the first Delta.
+
+    `text_only`: no Delta has token ids, each takes one token of credit, and the counts may be 0 until Finished.
+    """
 
     key: int
     prompt_tokens: int
     cached_tokens: int = 0
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
     prompt_token_ids: Sequence[int] = ()
+    text_only: bool = False
 
 
 @dataclass(slots=True)

@@ -54,8 +54,8 @@ class Call:
         while self._events:
             event = self._events.popleft()
             await self._context.write(event)
-            if event.HasField("delta") and event.delta.token_ids:
-                self._streams.grant(stream, len(event.delta.token_ids))
+            if event.HasField("delta"):
+                self._streams.grant(stream, len(event.delta.token_ids) or 1)
 
     # Sink
 

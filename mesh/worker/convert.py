@@ -257,6 +257,7 @@ def _sampling(wire: pb.SamplingOptions, model: ModelInfo) -> Sampling:
         given["top_k"] = max(wire.top_k, 0)
     return Sampling(
         seed=wire.seed if wire.HasField("seed") else secrets.randbits(63),
+        drawn_seed=wire.drawn_seed or not wire.HasField("seed"),
         logit_bias=_logit_bias(wire.logit_bias, model),
         stop=_stop(wire.stop),
         stop_token_ids=_stop_token_ids(wire.stop_token_ids, model),

@@ -114,6 +114,7 @@ def _fill_started(wire: pb.Started, event: Started, fingerprint: str) -> None:
     wire.cached_tokens = event.cached_tokens
     wire.fingerprint = fingerprint
     wire.prompt_token_ids.extend(event.prompt_token_ids)
+    wire.text_only = event.text_only
     _add_logprobs(wire.prompt_logprobs, event.prompt_logprobs)
 
 

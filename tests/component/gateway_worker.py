@@ -151,6 +151,7 @@ class FakeWorker(pb_grpc.InferenceServiceServicer):
         self.answers_as = fingerprint  # unlike what the registry says, if a test so wishes
         self.withheld: set[str] = set()  # kinds of events that it never sends
         self.unknown_choice = False  # speaks of a choice that nobody asked for
+        self.text_only = False  # tells no token ids, and counts at the end alone
         # What it saw.
         self.starts: list[pb.StreamStart] = []
         self.cancels: list[int] = []
@@ -271,6 +272,8 @@ class FakeWorker(pb_grpc.InferenceServiceServicer):
     def _step(self, message: pb.SessionResponse, mine: dict[int, Row]) -> None:
         for row in list(mine.values()):
             events = row.step(self.answers_as, self.cached)
+            if self.text_only:
+                _without_tokens(events)
             message.events.extend(event for event in events if event.WhichOneof("event") not in self.withheld)
             if self.unknown_choice:
                 message.events.add(stream_id=row.id, delta=pb.Delta(choice=9, token_ids=[1], text="x"))
@@ -283,3 +286,12 @@ class FakeWorker(pb_grpc.InferenceServiceServicer):
 
     def _load(self) -> pb.WorkerLoad:
         return pb.WorkerLoad(running=len(self.rows), slots=self.slots, steps=self.steps)
+
+
+def _without_tokens(events: list[pb.StreamEvent]) -> None:
+    for event in events:
+        if event.HasField("started"):
+            event.started.text_only = True
+            event.started.prompt_tokens = 0
+        elif event.HasField("delta"):
+            event.delta.ClearField("token_ids")

@@ -114,6 +114,19 @@ async def test_an_event_whose_fields_are_all_default_is_an_event(rig: Rig, engin
     assert [event.WhichOneof("event") for event in events] == ["delta", "finished"]
 
 
+async def test_text_without_token_ids_costs_one_token_of_credit(rig: Rig, engine: Helper):
+    call = rig.inference.Generate(pb.GenerateRequest(text="x"))
+    events: list[pb.GenerateResponse] = []
+    async with asyncio.TaskGroup() as group:
+        group.create_task(collect(call, events))
+        await eventually(lambda: engine.keys)
+        (key,) = engine.keys
+        engine.step(Started(key, 0, text_only=True), Delta(key, 0, (), "a"), Delta(key, 0, (), "b"))
+        await eventually(lambda: engine.granted == [(key, 1)] * 2)
+        engine.step(Finished(key, 3, 2))
+    assert events[0].started.text_only
+
+
 async def test_refusals_are_statuses_with_details(rig: Rig):
     error = await failure(
         rig.inference.Generate(pb.GenerateRequest(text="x", sampling=pb.SamplingOptions(temperature=101)))

@@ -41,7 +41,7 @@ def refusal(**fields: Any) -> MeshError:
 
 def test_unset_options_are_the_engines_defaults():
     request = convert()
-    assert request.sampling == Sampling(seed=request.sampling.seed)
+    assert request.sampling == Sampling(seed=request.sampling.seed, drawn_seed=True)
     assert request.request_id
     assert (request.prompt, request.priority, request.credit, request.deadline) == (Text("x"), 0, None, None)
     assert (request.adapter, request.constraint, request.resume) == (None, None, {})
@@ -68,6 +68,7 @@ def test_every_sampling_option_arrives():
         "best_of": 3,
         "keep_special_tokens": True,
         "include_stop": True,
+        "drawn_seed": True,
     }
     # No option of the message is missing here, so none can be dropped unseen.
     assert set(options) == {field.name for field in pb.SamplingOptions.DESCRIPTOR.fields}

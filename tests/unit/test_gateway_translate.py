@@ -20,7 +20,7 @@ def translate(**fields: Any) -> pb.GenerateRequest:
 
 def test_what_is_unset_stays_unset_except_the_seed() -> None:
     wire = translate()
-    assert [field.name for field, _ in wire.sampling.ListFields()] == ["seed"]
+    assert [field.name for field, _ in wire.sampling.ListFields()] == ["seed", "drawn_seed"]
     assert wire.sampling.seed == 11
     assert not wire.HasField("output")
     assert (wire.model, wire.request_id) == ("m", "r")
@@ -75,6 +75,7 @@ def test_a_zero_is_not_unset() -> None:
     assert sampling.HasField("temperature")
     assert sampling.HasField("presence_penalty")
     assert sampling.HasField("seed")
+    assert not sampling.drawn_seed
     assert sampling.seed == 0
 
 
