@@ -25,7 +25,7 @@ class MeshEngine(Contender):
 
     def __init__(self, folder: Path, *, threads: int, most_streams: int) -> None:
         model = LoadOptions(path=str(folder), dtype="float32", device="cpu", threads=threads)
-        options = EngineOptions(models=(model,), max_rows=max(64, most_streams))
+        options = EngineOptions(model, max_rows=max(64, most_streams))
         self._engine = TransformersEngine(options)
         self._keys = itertools.count(1)
         self._collector: _Collector | None = None

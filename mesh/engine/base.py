@@ -350,7 +350,10 @@ class Engine(ABC):
         await asyncio.Event().wait()
 
     def stats(self) -> dict[str, float]:
-        """Counters since start by name (steps, output_tokens, …), for metrics and AdminService.GetStats."""
+        """Counters since start by name (steps, output_tokens, …), for metrics and AdminService.GetStats.
+
+        Counts and sizes, no shares or means: those of several engines are added up.
+        """
         return {}
 
     async def embed(

@@ -11,16 +11,35 @@ from mesh.worker.flags.model import ModelFlags
 from mesh.worker.flags.scripted import ScriptedFlags
 from mesh.worker.flags.server import ServerFlags
 
+# What differs from model to model, and can therefore not be said for several at once.
+_OF_ONE_MODEL = ("revision", "chat_template", "context_length")
+
 
 @dataclass(frozen=True)
 class WorkerConfig(ScriptedFlags, BatchingFlags, ServerFlags, ModelFlags):
     """Serve a language model to the mesh over gRPC."""
 
     def __post_init__(self) -> None:
-        if self.model_path is None and self.engine != "scripted":
+        if not self.model_path and self.engine != "scripted":
             raise ConfigError("--model-path is required: a folder with a Hugging Face model, or its name on the hub")
         self._refuse_options_of_other_engines()
+        self._check_models()
         super().__post_init__()
+
+    def _check_models(self) -> None:
+        paths, names = self.model_path, self.model_name
+        if paths and names and len(paths) != len(names):
+            raise ConfigError(
+                f"--model-name must be given once for each of the {len(paths)} --model-path, or not at all, "
+                f"not {len(names)} times"
+            )
+        if len(set(names)) < len(names):
+            raise ConfigError(f"--model-name must differ between models, not be {', '.join(names)}")
+        for name in _OF_ONE_MODEL if len(paths) > 1 else ():
+            if getattr(self, name) is not None:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} is for one model, but {len(paths)} --model-path are given"
+                )
 
     def _refuse_options_of_other_engines(self) -> None:
         for spec in fields(self):

@@ -57,7 +57,7 @@ class Driver:
     def __init__(self, path: str, *, kv_tokens: int | None = None, **options: Any) -> None:
         options.setdefault("max_rows", 8)
         self.engine = TransformersEngine(
-            EngineOptions(models=(LoadOptions(path=path, threads=1),), kv_cache=CacheSize(tokens=kv_tokens), **options)
+            EngineOptions(LoadOptions(path=path, threads=1), kv_cache=CacheSize(tokens=kv_tokens), **options)
         )
         self.answers: dict[int, Answer] = {}
         self.steps: list[Step] = []

@@ -78,8 +78,8 @@ def test_options_are_honoured(model_folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("allowed", [False, True])
 async def test_a_worker_takes_templates_of_requests_only_where_it_is_told_to(model_folder: Path, allowed: bool) -> None:
-    path = str(model_folder)
-    engine = make_engine(WorkerConfig(model_path=path, device="cpu", threads=1, allow_chat_templates=allowed))
+    paths = (str(model_folder),)
+    engine = make_engine(WorkerConfig(model_path=paths, device="cpu", threads=1, allow_chat_templates=allowed))
     await engine.start(lambda step: None)
     try:
         own = Chat((Message("user", ("hi",)),), chat_template="{{ messages[0].content }}!")

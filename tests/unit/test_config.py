@@ -107,17 +107,20 @@ def test_help_names_flags_variables_and_defaults(capsys: pytest.CaptureFixture[s
 def test_a_worker_needs_a_model_unless_scripted():
     with pytest.raises(ConfigError, match="--model-path is required"):
         WorkerConfig()
-    assert WorkerConfig(engine="scripted").model_path is None
+    assert WorkerConfig(engine="scripted").model_path == ()
 
 
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"model_path": "m", "tls_cert": Path("c")}, "--tls-cert and --tls-key"),
-        ({"model_path": "m", "tls_ca": Path("c")}, "--tls-ca needs"),
-        ({"model_path": "m", "label": ("x",)}, "key=value, not 'x'"),
-        ({"model_path": "m", "kv_cache_tokens": 1, "kv_cache_share": 0.5}, "exclude each other"),
-        ({"engine": "scripted", "model_path": "m"}, "--model-path has no effect with --engine scripted"),
+        ({"model_path": ("m",), "tls_cert": Path("c")}, "--tls-cert and --tls-key"),
+        ({"model_path": ("m",), "tls_ca": Path("c")}, "--tls-ca needs"),
+        ({"model_path": ("m",), "label": ("x",)}, "key=value, not 'x'"),
+        ({"model_path": ("m",), "kv_cache_tokens": 1, "kv_cache_share": 0.5}, "exclude each other"),
+        ({"engine": "scripted", "model_path": ("m",)}, "--model-path has no effect with --engine scripted"),
+        ({"model_path": ("m", "n"), "model_name": ("x",)}, "once for each of the 2 --model-path"),
+        ({"model_path": ("m", "n"), "model_name": ("x", "x")}, "must differ between models, not be x, x"),
+        ({"model_path": ("m", "n"), "revision": "x"}, "--revision is for one model, but 2"),
         ({"engine": "scripted", "prefix_cache": False}, "--prefix-cache has no effect with --engine scripted"),
     ],
 )
@@ -128,7 +131,7 @@ def test_settings_of_a_worker_that_exclude_each_other(fields: dict[str, Any], wo
 
 def test_addresses_of_a_worker():
     def worker(**fields: Any) -> WorkerConfig:
-        return WorkerConfig(model_path="m", **fields)
+        return WorkerConfig(model_path=("m",), **fields)
 
     assert worker().advertised(7) == "127.0.0.1:7"
     assert worker(host="::1").advertised(7) == "[::1]:7"
@@ -141,12 +144,12 @@ def test_addresses_of_a_worker():
 
 
 def test_ports_and_ids_of_a_worker():
-    assert WorkerConfig(model_path="m", port=100).metrics_port_or_default() == 1100
-    assert WorkerConfig(model_path="m", port=0).metrics_port_or_default() == 0
-    assert WorkerConfig(model_path="m", port=65000).metrics_port_or_default() == 0
-    assert WorkerConfig(model_path="m", port=100, metrics_port=0).metrics_port_or_default() == 0
-    assert WorkerConfig(model_path="m", worker_id="w").id_or_default() == "w"
-    ids = {WorkerConfig(model_path="m", port=100).id_or_default() for _ in range(20)}
+    assert WorkerConfig(model_path=("m",), port=100).metrics_port_or_default() == 1100
+    assert WorkerConfig(model_path=("m",), port=0).metrics_port_or_default() == 0
+    assert WorkerConfig(model_path=("m",), port=65000).metrics_port_or_default() == 0
+    assert WorkerConfig(model_path=("m",), port=100, metrics_port=0).metrics_port_or_default() == 0
+    assert WorkerConfig(model_path=("m",), worker_id="w").id_or_default() == "w"
+    ids = {WorkerConfig(model_path=("m",), port=100).id_or_default() for _ in range(20)}
     assert len(ids) > 15
     assert all("-100-" in worker_id for worker_id in ids)
 

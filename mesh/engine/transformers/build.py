@@ -52,7 +52,7 @@ class Served:
 
 def build(options: EngineOptions) -> tuple[Core, Served]:
     """Load the model and make everything around it. Blocks; to be called on the engine's thread."""
-    loaded = load(options.models[0], log.info)
+    loaded = load(options.model, log.info)
     page_size = options.page_size or _PAGE_SIZE
     packed_layers = prepack(loaded.model, loaded.vocab_size) if options.prepack else 0
     if packed_layers:

@@ -80,7 +80,7 @@ class TransformersEngine(Engine):
             raise
         except Exception as error:
             log.exception("the model could not be made ready")
-            path = self._options.models[0].path
+            path = self._options.model.path
             text = f"the model at '{path}' could not be made ready: {type(error).__name__}: {error}"
             raise MeshError(ErrorKind.ENGINE_FAILED, text) from None
         return core

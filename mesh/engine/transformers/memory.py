@@ -18,11 +18,15 @@ _CUDA_SHARE = 0.8
 
 @dataclass(frozen=True, slots=True)
 class CacheSize:
-    """How large the KV cache may be: in tokens, or in bytes, or as a share (0 to 1) of free memory, or by default."""
+    """How large the KV cache may be: in tokens, or in bytes, or as a share (0 to 1) of free memory, or by default.
+
+    `parts` is the number of models that share the bytes or the share; tokens are each model's own.
+    """
 
     tokens: int | None = None
     bytes: int | None = None
     share: float | None = None
+    parts: int = 1
 
 
 def free_memory(device: torch.device) -> int:
@@ -65,10 +69,10 @@ def cache_pages(
     if size.tokens is not None:
         tokens, param = size.tokens, "kv_cache_tokens"
     elif size.bytes is not None:
-        tokens, param = size.bytes // bytes_per_token, "kv_cache_bytes"
+        tokens, param = size.bytes // size.parts // bytes_per_token, "kv_cache_bytes"
     else:
         share = size.share if size.share is not None else _CUDA_SHARE if device.type == "cuda" else _CPU_SHARE
-        tokens, param = int(free_memory(device) * share) // bytes_per_token, "kv_cache_share"
+        tokens, param = int(free_memory(device) * share) // size.parts // bytes_per_token, "kv_cache_share"
         tokens = min(tokens, most_tokens)
     pages = tokens // page_size
     if pages < 2:

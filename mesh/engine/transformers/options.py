@@ -19,7 +19,7 @@ class EngineOptions:
     model, for comparison. `prepack` keeps the linear layers in oneDNN's weight layout on CPUs.
     """
 
-    models: tuple[LoadOptions, ...]
+    model: LoadOptions
     max_rows: int = 64
     kv_cache: CacheSize = field(default_factory=CacheSize)
     page_size: int | None = None
@@ -30,8 +30,6 @@ class EngineOptions:
     prepack: bool = True
 
     def __post_init__(self) -> None:
-        if len(self.models) != 1:
-            raise invalid("models", f"'models' must name 1 model per engine, not {len(self.models)}")
         for name in ("max_rows", "page_size", "step_tokens", "max_waiting"):
             value = getattr(self, name)
             if value is not None and value < 1:

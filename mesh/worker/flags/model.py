@@ -15,7 +15,9 @@ class ModelFlags(Flags):
 
     engines = frozenset({"transformers"})
 
-    model_path: str | None = option(None, "Folder with a Hugging Face model, or its name on the hub.")
+    model_path: tuple[str, ...] = option(
+        (), "Folder with a Hugging Face model, or its name on the hub; repeated for several models in this worker."
+    )
     revision: str | None = option(None, "Revision of a model on the hub.")
     trust_remote_code: bool = option(False, "Run the Python code that comes with the model.")
     device: str = option("auto", "Where to run: auto, cpu, cuda or cuda:N.")

@@ -23,7 +23,11 @@ _METRICS_OFFSET = 1000
 class ServerFlags(Flags):
     """What all engines share."""
 
-    model_name: str | None = option(None, "Name under which the model is served. Default: the last part of the path.")
+    model_name: tuple[str, ...] = option(
+        (),
+        "Name under which the model is served, repeated like --model-path in the same order. "
+        "Default: the last part of the path.",
+    )
     engine: Literal["transformers", "scripted"] = option(
         "transformers", "What runs the model: transformers, or scripted, which makes up its answers, for tests."
     )
