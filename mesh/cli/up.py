@@ -52,7 +52,9 @@ class UpConfig:
     """
 
     model_path: tuple[str, ...] = option(
-        (), "Folder with a Hugging Face model, or its name on the hub; may be repeated. Default: the demo model."
+        (),
+        "Folder with a Hugging Face model, its name on the hub, or a *.gguf file; may be repeated. Default: the demo "
+        "model.",
     )
     workers: int = option(1, "Workers per model.", low=1, high=64)
     engine: Literal["transformers", "scripted"] = option("transformers", "What the workers run, as in mesh-worker.")
@@ -269,10 +271,15 @@ def models_of(config: UpConfig) -> list[Model]:
     if config.engine == "scripted":
         return [Model("scripted", None)]
     if config.model_path:
-        return [Model(Path(path).name or Path(path).resolve().name, path) for path in config.model_path]
+        return [Model(_model_name(path), path) for path in config.model_path]
     from mesh.demo import model_path
 
     return [Model("mesh-demo", str(model_path()))]
+
+
+def _model_name(path: str) -> str:
+    """As the worker would name it: the last part, of a file without its ending."""
+    return (Path(path).name or Path(path).resolve().name).removesuffix(".gguf")
 
 
 def main(argv: Sequence[str]) -> int:

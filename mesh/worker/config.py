@@ -12,7 +12,7 @@ from mesh.worker.flags.scripted import ScriptedFlags
 from mesh.worker.flags.server import ServerFlags
 
 # What differs from model to model, and can therefore not be said for several at once.
-_OF_ONE_MODEL = ("revision", "chat_template", "context_length")
+_OF_ONE_MODEL = ("revision", "gguf_file", "chat_template", "context_length")
 
 
 @dataclass(frozen=True)

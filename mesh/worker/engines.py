@@ -25,10 +25,10 @@ def make_engine(config: WorkerConfig) -> Engine:
 
 def _transformers(config: WorkerConfig) -> Engine:
     try:
-        from mesh.engine.transformers.source import local_folder
+        from mesh.engine.transformers.source import local_model
 
         for path in config.model_path:
-            local_folder(path)  # what is plainly wrong is said before torch is imported
+            local_model(path, config.gguf_file)  # what is plainly wrong is said before torch is imported
         from mesh.engine.transformers.engine import TransformersEngine
         from mesh.engine.transformers.memory import CacheSize
         from mesh.engine.transformers.options import EngineOptions
@@ -78,7 +78,10 @@ def _load_options(config: WorkerConfig) -> list[LoadOptions]:
             name=name,
             device=config.device,
             dtype=config.dtype,
+            hub=config.hub,
             revision=config.revision,
+            gguf_file=config.gguf_file,
+            allow_pickle=config.allow_pickle,
             trust_remote_code=config.trust_remote_code,
             threads=threads,
             context_length=config.context_length,

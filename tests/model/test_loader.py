@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 
 from mesh.engine.base import Chat, Message
+from mesh.engine.transformers.checkpoint import find_checkpoint
 from mesh.engine.transformers.fingerprint import fingerprint
 from mesh.engine.transformers.loader import LoadedModel, LoadOptions, load
 from mesh.errors import ErrorKind, MeshError
@@ -119,7 +120,8 @@ def test_a_template_of_its_own_is_part_of_the_fingerprint(model_folder: Path) ->
 
 
 def mark(folder: Path) -> str:
-    return fingerprint(folder, json.loads((folder / "config.json").read_text()), None, "float32")
+    checkpoint = find_checkpoint(folder, gguf=None, allow_pickle=False)
+    return fingerprint(checkpoint, json.loads((folder / "config.json").read_text()), None, "float32")
 
 
 def flip_last_byte(file: Path) -> None:
@@ -229,7 +231,7 @@ def missing_shard(folder: Path) -> None:
         (remove_tokenizer, "holds no tokenizer"),
         (write("tokenizer.json", "{}"), "tokenizer in"),
         (remove("model.safetensors"), "holds no weights"),
-        (pickle_only, "pickled weights are not loaded"),
+        (pickle_only, "pickled weights are loaded only with"),
         (missing_shard, "is missing, which 'model.safetensors.index.json' names"),
         (truncate, "is damaged: it has"),
         (garbage, "is not a safetensors file"),

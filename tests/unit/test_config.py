@@ -121,6 +121,7 @@ def test_a_worker_needs_a_model_unless_scripted():
         ({"model_path": ("m", "n"), "model_name": ("x",)}, "once for each of the 2 --model-path"),
         ({"model_path": ("m", "n"), "model_name": ("x", "x")}, "must differ between models, not be x, x"),
         ({"model_path": ("m", "n"), "revision": "x"}, "--revision is for one model, but 2"),
+        ({"model_path": ("m", "n"), "gguf_file": "x"}, "--gguf-file is for one model, but 2"),
         ({"engine": "scripted", "prefix_cache": False}, "--prefix-cache has no effect with --engine scripted"),
     ],
 )
@@ -156,10 +157,11 @@ def test_ports_and_ids_of_a_worker():
 
 def test_what_mesh_up_serves():
     assert [model.name for model in models_of(UpConfig())] == ["mesh-demo"]
-    named = models_of(UpConfig(model_path=("org/Some-Model", "/models/other/")))
+    named = models_of(UpConfig(model_path=("org/Some-Model", "/models/other/", "/models/a.b.gguf")))
     assert [(model.name, model.path) for model in named] == [
         ("Some-Model", "org/Some-Model"),
         ("other", "/models/other/"),
+        ("a.b", "/models/a.b.gguf"),
     ]
 
 

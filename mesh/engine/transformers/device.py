@@ -2,34 +2,48 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import torch
 
 from mesh.errors import invalid
 
+_KINDS: Final = ("cuda", "mps", "xpu", "npu", "cpu")
+
 
 def find_device(name: str) -> torch.device:
-    """The device of this name; `auto` takes the first of cuda, mps, xpu, cpu that is there. Raises invalid_request."""
+    """The device of this name; `auto` takes the first kind that is there, CPU last. Raises invalid_request."""
     if name == "auto":
-        return next(torch.device(kind) for kind in ("cuda", "mps", "xpu", "cpu") if _device_count(kind))
+        return next(torch.device(kind) for kind in _KINDS if device_count(kind))
+    kind = name.split(":")[0]
+    if kind == "npu" and importlib.util.find_spec("torch_npu") is None:
+        # Without it torch does not even know the word.
+        raise invalid("device", "'device' is 'npu', which needs the package 'torch_npu': pip install torch_npu")
+    count = device_count(kind) if kind in _KINDS else 0
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise invalid("device", f"'device' must be auto, cpu, cuda, cuda:N, mps or xpu, not '{name}'") from None
-    count = _device_count(device.type)
+        count, device = 0, None
+    if device is None or kind not in _KINDS:
+        raise invalid("device", f"'device' must be auto, cpu, cuda, cuda:N, mps, xpu or npu, not '{name}'")
     if (device.index or 0) >= count:
-        raise invalid("device", f"'device' is '{name}', but this machine has {count} {device.type} devices")
+        raise invalid("device", f"'device' is '{name}', but this machine has {count} {kind} devices")
     return device
 
 
-def _device_count(kind: str) -> int:
+def device_count(kind: str) -> int:
+    """Devices of a kind that torch can use here."""
     if kind == "cpu":
         return 1
     if kind == "mps":
         return int(torch.backends.mps.is_available())
+    if kind == "npu" and importlib.util.find_spec("torch_npu") is not None:
+        importlib.import_module("torch_npu")  # makes `torch.npu`
     module = getattr(torch, kind, None)
     return module.device_count() if module is not None and hasattr(module, "device_count") else 0
 

@@ -17,9 +17,10 @@ from transformers.models.auto import modeling_auto
 from mesh.engine.chat import ChatRenderer
 from mesh.engine.text import Tokenizer
 from mesh.engine.transformers.bars import Report, reported
+from mesh.engine.transformers.checkpoint import Checkpoint, find_checkpoint
 from mesh.engine.transformers.device import default_threads, find_device
-from mesh.engine.transformers.fingerprint import WeightFileError, count_parameters, fingerprint, weight_files
-from mesh.engine.transformers.source import find_folder
+from mesh.engine.transformers.fingerprint import fingerprint
+from mesh.engine.transformers.source import Hub, Source
 from mesh.errors import MeshError, invalid
 
 _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -32,17 +33,21 @@ _DEFAULT_CONTEXT: Final = 2048
 class LoadOptions:
     """What to load and how.
 
-    `path` is a folder or a hub name; `name` the served name (default: the last part of `path`); `device` auto, cpu,
-    cuda, cuda:1, mps or xpu; `dtype` auto, float32, bfloat16 or float16; `threads` of torch; `context_length` in
-    tokens, at most the model's own; `chat_template` is jinja text, or a file of it, that replaces the model's own;
-    with `allow_chat_templates` requests may bring theirs.
+    `path` is a folder, a *.gguf file or a hub name; `name` the served name (default: the last part of `path`); `device`
+    auto, cpu, cuda, cuda:1, mps, xpu or npu; `dtype` auto, float32, bfloat16 or float16; `threads` of torch;
+    `context_length` in tokens, at most the model's own; `chat_template` is jinja text, or a file of it, that replaces
+    the model's own; with `allow_chat_templates` requests may bring theirs. `gguf_file` names a file in the folder or on
+    the hub; `allow_pickle` takes weights in torch's own format where there are no safetensors.
     """
 
     path: str
     name: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    hub: Hub = "huggingface"
     revision: str | None = None
+    gguf_file: str | None = None
+    allow_pickle: bool = False
     trust_remote_code: bool = False
     threads: int | None = None
     context_length: int | None = None
@@ -80,14 +85,13 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
     """
     device = find_device(options.device)
     torch.set_num_threads(options.threads or default_threads())
-    folder = find_folder(
-        options.path, revision=options.revision, with_code=options.trust_remote_code, progress=progress
-    )
-    config = _config(folder, options)
-    dtype = _dtype(options.dtype, device, folder, config)
-    hf_tokenizer = _tokenizer(folder, options)
+    folder, gguf = _source(options).find(progress)
+    checkpoint = find_checkpoint(folder, gguf=gguf, allow_pickle=options.allow_pickle)
+    config = _config(folder, gguf, options)
+    hf_tokenizer = _tokenizer(folder, gguf, options)
     context_length = _context_length(options, config)
-    model = _model(folder, config, dtype, device, options, progress)
+    dtype = _dtype(options.dtype, device, checkpoint, config)
+    model = _model(checkpoint, config, dtype, device, options, progress)
     eos_token_ids = _eos_token_ids(model, hf_tokenizer)
     tokenizer = Tokenizer(hf_tokenizer, eos_token_ids)
     template = _chat_template(options.chat_template)
@@ -103,7 +107,7 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
         config=config,
         device=device,
         dtype=actual,
-        fingerprint=fingerprint(folder, config.to_dict(), own_template, str(actual)),
+        fingerprint=fingerprint(checkpoint, config.to_dict(), own_template, str(actual)),
         context_length=context_length,
         eos_token_ids=eos_token_ids,
         vocab_size=_vocab_size(model),
@@ -114,82 +118,88 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
 
 
 def folder_name(path: str) -> str:
-    """The served name of a model without one: the last part of its folder or hub name."""
+    """The served name of a model without one: the last part of its folder or hub name, of a file without its ending."""
+    if path.endswith(".gguf"):
+        return Path(path).stem
     return Path(path).resolve().name if Path(path).is_dir() else path.rsplit("/", 1)[-1]
 
 
-def _config(folder: Path, options: LoadOptions) -> PretrainedConfig:
-    file = folder / "config.json"
-    try:
-        raw: Any = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise invalid("path", f"'{file}' is not valid JSON: {error}") from None
-    if not isinstance(raw, dict):
-        raise invalid("path", f"'{file}' is not a JSON object")
+def _source(options: LoadOptions) -> Source:
+    return Source(
+        options.path,
+        hub=options.hub,
+        revision=options.revision,
+        gguf=options.gguf_file,
+        with_code=options.trust_remote_code,
+        allow_pickle=options.allow_pickle,
+    )
+
+
+def _config(folder: Path, gguf: str | None, options: LoadOptions) -> PretrainedConfig:
+    file = folder / (gguf or "config.json")
+    kind = None if gguf else _raw_config(file).get("model_type")
     auto: Any = AutoConfig
+    arguments = {"gguf_file": gguf} if gguf else {}
     try:
-        return auto.from_pretrained(folder, trust_remote_code=options.trust_remote_code)
+        return auto.from_pretrained(folder, trust_remote_code=options.trust_remote_code, **arguments)
     except Exception as error:  # any exception is about the file, whatever its type
-        kind = cast(dict[str, Any], raw).get("model_type")
         reason = (
             f"model type '{kind}' is not known to transformers {transformers.__version__}"
-            if kind not in transformers.CONFIG_MAPPING
+            if not gguf and kind not in transformers.CONFIG_MAPPING
             else _first_sentence(error)
         )
         raise invalid("path", f"'{file}' cannot be used: {reason}") from error
 
 
-def _tokenizer(folder: Path, options: LoadOptions) -> Any:
-    # Without any file transformers would make up an empty tokenizer.
-    if not any(folder.glob("token*")) and not any(folder.glob("*vocab*")) and not any(folder.glob("*.model")):
-        raise invalid("path", f"'{folder}' holds no tokenizer (no tokenizer.json, tokenizer.model or vocabulary)")
-    auto: Any = AutoTokenizer
+def _raw_config(file: Path) -> dict[str, Any]:
     try:
-        tokenizer: Any = auto.from_pretrained(folder, trust_remote_code=options.trust_remote_code)
+        raw: object = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise invalid("path", f"'{file}' is not valid JSON: {error}") from None
+    if not isinstance(raw, dict):
+        raise invalid("path", f"'{file}' is not a JSON object")
+    return cast("dict[str, Any]", raw)
+
+
+def _tokenizer(folder: Path, gguf: str | None, options: LoadOptions) -> Any:
+    # Without any file transformers would make up an empty tokenizer.
+    if not gguf and not any(any(folder.glob(pattern)) for pattern in ("token*", "*vocab*", "*.model")):
+        raise invalid("path", f"'{folder}' holds no tokenizer (no tokenizer.json, tokenizer.model or vocabulary)")
+    place = folder / gguf if gguf else folder
+    auto: Any = AutoTokenizer
+    arguments = {"gguf_file": gguf} if gguf else {}
+    try:
+        tokenizer: Any = auto.from_pretrained(folder, trust_remote_code=options.trust_remote_code, **arguments)
     except Exception as error:  # any exception is about the files, whatever its type
-        raise invalid("path", f"the tokenizer in '{folder}' cannot be used: {_first_sentence(error)}") from error
+        raise invalid("path", f"the tokenizer in '{place}' cannot be used: {_first_sentence(error)}") from error
     if not len(tokenizer):
-        raise invalid("path", f"the tokenizer in '{folder}' has no vocabulary")
+        raise invalid("path", f"the tokenizer in '{place}' has no vocabulary")
     return tokenizer
 
 
-def _dtype(name: str, device: torch.device, folder: Path, config: PretrainedConfig) -> torch.dtype | str:
+def _dtype(name: str, device: torch.device, checkpoint: Checkpoint, config: PretrainedConfig) -> torch.dtype | str:
     if name != "auto":
         if name not in _DTYPES:
             raise invalid("dtype", f"'dtype' must be auto, {', '.join(_DTYPES)}, not '{name}'")
         return _DTYPES[name]
     if device.type != "cpu" or getattr(config, "quantization_config", None):
         return "auto"
-    small = count_parameters(_checked_weights(folder)) < _FLOAT32_BELOW
+    small = sum(numbers for numbers, _ in checkpoint.tensors()) < _FLOAT32_BELOW
     # Without hardware support bfloat16 is several times slower than float32 in batches.
     return torch.float32 if small or not torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.bfloat16
 
 
-def _checked_weights(folder: Path) -> list[Path]:
-    try:
-        files = weight_files(folder)
-        count_parameters(files)
-    except WeightFileError as error:
-        raise invalid("path", str(error)) from error
-    if not files:
-        other = any(folder.glob("*.bin")) or any(folder.glob("*.pt*"))
-        hint = "; pickled weights are not loaded, convert them to safetensors first" if other else ""
-        raise invalid("path", f"'{folder}' holds no weights (*.safetensors){hint}")
-    return files
-
-
 def _model(
-    folder: Path,
+    checkpoint: Checkpoint,
     config: PretrainedConfig,
     dtype: torch.dtype | str,
     device: torch.device,
     options: LoadOptions,
     progress: Report,
 ) -> PreTrainedModel:
-    files = _checked_weights(folder)
+    folder = checkpoint.folder
     kind = _auto_class(config, folder)
-    size = sum(file.stat().st_size for file in files)
-    progress(f"loading weights ({size / 1e9:.2f} GB in {len(files)} files) to {device}")
+    progress(f"loading weights ({checkpoint.bytes / 1e9:.2f} GB in {len(checkpoint.files)} files) to {device}")
     place = {} if device.type == "cpu" else {"device_map": {"": device}}
     try:
         with reported(progress):
@@ -197,9 +207,9 @@ def _model(
                 folder,
                 config=config,
                 dtype=dtype,
-                use_safetensors=True,
                 trust_remote_code=options.trust_remote_code,
                 output_loading_info=True,
+                **_format_arguments(checkpoint),
                 **place,
             )
     except Exception as error:  # memory, damage, shapes: any exception is about these weights
@@ -208,6 +218,22 @@ def _model(
         # Transformers would go on with random numbers.
         raise invalid("path", f"the weights in '{folder}' lack {len(missing)} tensors, such as '{missing[0]}'")
     return cast(PreTrainedModel, model.eval().requires_grad_(False))
+
+
+def _format_arguments(checkpoint: Checkpoint) -> dict[str, Any]:
+    match checkpoint.kind:
+        case "safetensors":
+            return {"use_safetensors": True}
+        case "pickle":
+            return {"use_safetensors": False, "weights_only": True}
+        case "gguf":
+            return {"gguf_file": checkpoint.files[0].name, **_unpacked_gguf()}
+
+
+def _unpacked_gguf() -> dict[str, Any]:
+    """Newer transformers would compute with the file's blocks where it finds kernels: with other numbers elsewhere."""
+    kind: Any = getattr(transformers, "GgufConfig", None)
+    return {} if kind is None else {"quantization_config": kind(dequantize=True)}
 
 
 def _auto_class(config: PretrainedConfig, folder: Path) -> Any:

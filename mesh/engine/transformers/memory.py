@@ -31,8 +31,11 @@ class CacheSize:
 
 def free_memory(device: torch.device) -> int:
     """Bytes that this process may still take on the device."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    if device.type != "cpu":
+        # cuda, xpu and npu have the same functions.
+        return int(getattr(torch, device.type).mem_get_info(device)[0])
     candidates = [_meminfo_available(), _cgroup_available()]
     return min((value for value in candidates if value is not None), default=4 << 30)
 

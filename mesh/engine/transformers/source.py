@@ -1,11 +1,13 @@
-"""Where a model comes from: a folder, or the hub."""
+"""Where a model comes from: a folder, a GGUF file, or a hub."""
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Literal, cast
 
 import huggingface_hub
 from huggingface_hub.errors import (
@@ -19,45 +21,84 @@ from huggingface_hub.errors import (
 
 from mesh.errors import invalid
 
+Hub = Literal["huggingface", "modelscope"]
+
 _HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HUB_FILES: Final = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-_HUB_DUPLICATES: Final = ["consolidated*", "original/*", "onnx/*", "*/*.safetensors"]
+_HUB_DUPLICATES: Final = ["consolidated*", "original/*", "onnx/*", "*/*.safetensors", "*/*.bin"]
 
 
-def find_folder(name: str, *, revision: str | None, with_code: bool, progress: Callable[[str], None]) -> Path:
-    """The folder `name`, else a local copy of the model `name` on the hub, downloaded if it is not there yet.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Which files of a model to take, and from where: `name` is a folder, a GGUF file, or a name on the hub."""
 
-    `with_code` also takes the Python files of models that bring their own. Raises invalid_request in one sentence.
-    """
-    folder = local_folder(name)
-    if folder is None:
-        progress(f"looking for '{name}' on the hub")
-        folder = _download(name, revision, [*_HUB_FILES, "*.py"] if with_code else _HUB_FILES)
-    return _with_config(folder)
+    name: str
+    hub: Hub = "huggingface"
+    revision: str | None = None
+    gguf: str | None = None
+    with_code: bool = False
+    allow_pickle: bool = False
+
+    def find(self, progress: Callable[[str], None]) -> tuple[Path, str | None]:
+        """The model's folder, and the name of the GGUF file in it that is meant, if one is.
+
+        What is on the hub is downloaded if it is not there yet. Raises invalid_request in one sentence.
+        """
+        local = local_model(self.name, self.gguf)
+        if local is not None:
+            return local
+        progress(f"looking for '{self.name}' on {_HUB_TITLES[self.hub]}")
+        folder = self._download(self._patterns())
+        if self.gguf is None and self.allow_pickle and not any(folder.glob("*.safetensors")):
+            # Only now: repositories that have safetensors often have the same again as pickles.
+            folder = self._download([*self._patterns(), "pytorch_model*.bin"])
+        return _checked(folder, self.gguf)
+
+    def _patterns(self) -> list[str]:
+        if self.gguf is not None:
+            return [self.gguf]
+        return [*_HUB_FILES, "*.py"] if self.with_code else _HUB_FILES
+
+    def _download(self, patterns: list[str]) -> Path:
+        download = _from_huggingface if self.hub == "huggingface" else _from_modelscope
+        return download(self.name, self.revision, patterns)
 
 
-def local_folder(name: str) -> Path | None:
-    """The folder `name`, None if it can only be a name on the hub; raises invalid_request if it is neither.
+_HUB_TITLES: Final[dict[Hub, str]] = {"huggingface": "the hub", "modelscope": "ModelScope"}
 
-    Quick, so that a mistyped path need not wait for the import of torch.
+
+def local_model(name: str, gguf: str | None = None) -> tuple[Path, str | None] | None:
+    """The folder `name`, and the name of the GGUF file in it that is meant, if one is.
+
+    None if `name` can only be a name on the hub; raises invalid_request if it is neither. Quick, so that a mistyped
+    path need not wait for the import of torch.
     """
     path = Path(name).expanduser()
     if path.is_dir():
-        return _with_config(path)
+        return _checked(path, gguf)
+    if path.is_file() and path.suffix == ".gguf":
+        if gguf is not None:
+            raise invalid("gguf_file", f"'{name}' is a file already, so 'gguf_file' cannot be '{gguf}'")
+        return path.parent, path.name
     if path.exists():
-        raise invalid("path", f"'{name}' is a file: a model is a folder with config.json and weights")
+        raise invalid("path", f"'{name}' is a file: a model is a folder with config.json and weights, or a *.gguf file")
     if not _HUB_NAME.fullmatch(name):
         raise invalid("path", f"there is no folder '{name}', and it is no name of a model on the hub")
     return None
 
 
-def _with_config(folder: Path) -> Path:
-    if not (folder / "config.json").is_file():
-        raise invalid("path", f"'{folder}' holds no config.json: it is not a model in Hugging Face's format")
-    return folder
+def _checked(folder: Path, gguf: str | None) -> tuple[Path, str | None]:
+    if gguf is not None:
+        if not (folder / gguf).is_file():
+            raise invalid("gguf_file", f"'{folder}' holds no file '{gguf}'")
+    elif not (folder / "config.json").is_file():
+        files = sorted(file.name for file in folder.glob("*.gguf"))
+        hint = f"; for '{files[0]}' give '--gguf-file {files[0]}'" if files else ""
+        raise invalid("path", f"'{folder}' holds no config.json: it is not a model in Hugging Face's format{hint}")
+    return folder, gguf
 
 
-def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
+def _from_huggingface(name: str, revision: str | None, patterns: list[str]) -> Path:
     download: Any = cast(Any, huggingface_hub).snapshot_download
     try:
         return Path(
@@ -78,3 +119,20 @@ def _download(name: str, revision: str | None, patterns: list[str]) -> Path:
     except (HfHubHTTPError, OSError) as error:
         reason, cause = f"the download failed ({type(error).__name__})", error
     raise invalid("path", f"'{name}' cannot be loaded: {reason}") from cause
+
+
+def _from_modelscope(name: str, revision: str | None, patterns: list[str]) -> Path:
+    try:
+        modelscope: Any = importlib.import_module("modelscope")
+    except ModuleNotFoundError:
+        text = f"'{name}' cannot be loaded: ModelScope needs the package 'modelscope': pip install modelscope"
+        raise invalid("hub", text) from None
+    # Its errors come from several packages; all that they tell goes into the sentence.
+    try:
+        found: str = modelscope.snapshot_download(
+            name, revision=revision, allow_patterns=patterns, ignore_patterns=_HUB_DUPLICATES
+        )
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise invalid("path", f"'{name}' cannot be loaded from ModelScope: {reason}") from error
+    return Path(found)

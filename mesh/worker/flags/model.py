@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from mesh.config import option
 from mesh.worker.flags import Flags
@@ -16,11 +17,16 @@ class ModelFlags(Flags):
     engines = frozenset({"transformers"})
 
     model_path: tuple[str, ...] = option(
-        (), "Folder with a Hugging Face model, or its name on the hub; repeated for several models in this worker."
+        (),
+        "Folder with a Hugging Face model, its name on the hub, or a file in the GGUF format (*.gguf); repeated for "
+        "several models in this worker.",
     )
+    hub: Literal["huggingface", "modelscope"] = option("huggingface", "Hub to take models from by name.")
     revision: str | None = option(None, "Revision of a model on the hub.")
+    gguf_file: str | None = option(None, "Name of the GGUF file to load, in the folder or on the hub.")
+    allow_pickle: bool = option(False, "Load weights in torch's own format (*.bin) where there are no safetensors.")
     trust_remote_code: bool = option(False, "Run the Python code that comes with the model.")
-    device: str = option("auto", "Where to run: auto, cpu, cuda or cuda:N.")
+    device: str = option("auto", "Where to run: auto, cpu, cuda, cuda:N, mps, xpu or npu.")
     dtype: str = option("auto", "Number format of the weights: auto, float32, bfloat16 or float16.")
     threads: int | None = option(None, "Threads of CPU computation. Default: the cores this process may use.", low=1)
     chat_template: Path | None = option(None, "File with a jinja chat template to use instead of the model's own.")
