@@ -120,7 +120,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What to report besides text and token ids; None means not at all, 0 the chosen token only."""
+    """What to report besides text and token ids; None means not at all, 0 the chosen token only.
+
+    `prompt_logprobs` is not reported once more of a request that is resumed.
+    """
 
     logprobs: int | None = None
     prompt_logprobs: int | None = None
@@ -200,6 +203,7 @@ class Started:
     """The request was accepted; counts in tokens. Sent with or before the first Delta.
 
     `text_only`: no Delta has token ids, each takes one token of credit, and the counts may be 0 until Finished.
+    `prompt_logprobs` has an entry for each token if they were asked for; the first, which nothing precedes, has 0.
     """
 
     key: int

@@ -169,16 +169,25 @@ class OutputTracker:
         now: float,
         *,
         cached_tokens: int = 0,
-        prompt_logprobs: Sequence[TokenLogprob] = (),
+        prompt_scores: Sequence[RawLogprob] | None = None,
     ) -> None:
-        """The first step that works on the request; also reports choices whose resumed tokens had already ended."""
+        """The first step that works on the request, or, when log probabilities of the prompt are reported, the one that
+        has them all; `prompt_scores` are those from its second token on. Also reports choices whose resumed tokens had
+        already ended.
+        """
         self._start = now
         self._cached_tokens = cached_tokens
         prompt_ids = self._prompt_ids if self._request.output.prompt_token_ids else ()
-        events.append(Started(self.key, len(self._prompt_ids), cached_tokens, list(prompt_logprobs), prompt_ids))
+        scored = [] if prompt_scores is None else self._prompt_logprobs(prompt_scores)
+        events.append(Started(self.key, len(self._prompt_ids), cached_tokens, scored, prompt_ids))
         events.extend(self._resumed_ends)
         if self._live == 0:
             self._finish(events)
+
+    def _prompt_logprobs(self, scores: Sequence[RawLogprob]) -> list[TokenLogprob]:
+        first, *others = self._prompt_ids
+        found = [TokenLogprob(first, 0.0, self._codec.token_bytes(first), [])]
+        return found + [token_logprob(self._codec, *each) for each in zip(others, scores, strict=True)]
 
     def push(
         self, events: list[Event], choice: int, token_id: int, now: float, logprob: RawLogprob | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import numpy as np
 import torch
@@ -200,6 +200,16 @@ class Sampler:
         chosen, top_values, top_ids = self._logprobs(raw, token_ids[self._index(asked)], width)
         parts = [token_ids, finite, chosen, top_values.flatten(), top_ids.flatten()]
         return self._batch(rows, _transfer(parts), asked, width)
+
+    def score(self, logits: torch.Tensor, token_ids: Sequence[int], top: int) -> list[RowLogprob]:
+        """Log probabilities of given tokens, one per row of `logits` [N, vocab_size], and of the `top` likeliest."""
+        raw = logits.to(self._device, torch.float32)
+        found = self._logprobs(raw, self._index(token_ids), min(top, self._vocab_size))
+        chosen, values, ids = (cast("list[Any]", part.tolist()) for part in found)
+        return [
+            (logprob, list(zip(top_ids, top_values, strict=True)))
+            for logprob, top_ids, top_values in zip(chosen, ids, values, strict=True)
+        ]
 
     def _index(self, places: Sequence[int]) -> torch.Tensor:
         return torch.tensor(places, dtype=torch.int64, device=self._device)

@@ -72,7 +72,6 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("invalid_request", "regex", {"constraint": Constraint("regex", "(")}),
     ("invalid_request", "resume", {"constraint": Constraint("regex", "a"), "resume": {0: [5]}}),
     ("unsupported", "adapter", {"adapter": "a"}),
-    ("unsupported", "prompt_logprobs", {"output": Output(prompt_logprobs=0)}),
     ("unsupported", "best_of", {"sampling": {"best_of": 3}}),
     ("invalid_request", "logit_bias", {"sampling": {"logit_bias": {VOCAB: 1.0}}}),
     ("invalid_request", "stop_token_ids", {"sampling": {"stop_token_ids": (VOCAB + 5,)}}),
@@ -371,7 +370,9 @@ async def test_numbers_that_are_not_finite_spoil_one_row_only(poisoned: Saved) -
         assert driver.engine.models[0].execution == "packed"
         good = await driver.submit(prompt_of(30, 1), tokens=60)
         bad = await driver.submit([1, 2, POISON, *prompt_of(60)], tokens=60)
-        assert _code(await driver.answer(bad)) == "engine_failed"
+        scored = await driver.submit([1, POISON, *prompt_of(9)], tokens=60, output=Output(prompt_logprobs=1))
+        for key in (bad, scored):
+            assert _code(await driver.answer(key)) == "engine_failed"
         assert (await driver.answer(good)).ids == generate(model, prompt_of(30, 1), 60)
         # The spoilt pages go to others now, who fill them in part.
         keys = [await driver.submit(prompt_of(50, index), tokens=60) for index in range(3)]

@@ -28,12 +28,16 @@ from mesh.log import kv
 log = logging.getLogger(__name__)
 
 _PAGE_SIZE = 16
+# Logits that one prompt may keep, where it is computed in one piece: 1 GiB in float32.
+_MOST_LOGITS = 1 << 28
 _STEP_TOKENS = {"cpu": 512, "cuda": 2048}
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What the event loop's side needs of the served model. Token ids from `token_limit` on cannot be its input."""
+    """What the event loop's side needs of the served model. Token ids from `token_limit` on cannot be its input.
+    `scored_tokens` is the longest prompt whose log probabilities can be reported; None is any, 0 none.
+    """
 
     info: ModelInfo
     tokenizer: Codec
@@ -41,6 +45,7 @@ class Served:
     page_size: int
     token_limit: int
     shares_prefix: bool
+    scored_tokens: int | None
     grammars: Grammars | None
 
     def encode(self, prompt: Text | Chat, *, add_special_tokens: bool = True) -> list[int]:
@@ -69,8 +74,16 @@ def build(options: EngineOptions) -> tuple[Core, Served]:
         "model ready",
         extra=kv(model=info.name, execution=info.execution, kv_tokens=blocks.total * page_size, rows=options.max_rows),
     )
-    limit = _token_limit(loaded)
-    served = Served(info, loaded.tokenizer, loaded.chat.render, page_size, limit, runner.shares_prefix, grammars)
+    served = Served(
+        info,
+        loaded.tokenizer,
+        loaded.chat.render,
+        page_size,
+        _token_limit(loaded),
+        runner.shares_prefix,
+        _scored_tokens(loaded, runner),
+        grammars,
+    )
     return Core(runner, sampler, scheduler), served
 
 
@@ -78,6 +91,13 @@ def _token_limit(loaded: LoadedModel) -> int:
     """Rows of the embedding table, and no more than the logits are wide: penalties count prompt tokens there."""
     weight: Any = getattr(cast(Any, loaded.model).get_input_embeddings(), "weight", None)
     return loaded.vocab_size if weight is None else min(loaded.vocab_size, int(weight.shape[0]))
+
+
+def _scored_tokens(loaded: LoadedModel, runner: Runner) -> int | None:
+    """An encoder's input has no probabilities; a prompt in one piece keeps the logits of all of its tokens."""
+    if loaded.config.is_encoder_decoder:
+        return 0
+    return None if runner.chunks else _MOST_LOGITS // loaded.vocab_size
 
 
 def _try_packed(options: EngineOptions, loaded: LoadedModel, page_size: int) -> Verdict:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+import torch
 
 from mesh.engine.base import Load
 from mesh.engine.output import RawLogprob
@@ -244,13 +247,18 @@ class Core:
             raise _ForwardError(error) from error
         forwarded = time.perf_counter()
         counters.forward_seconds += forwarded - begun
+        spoilt = self._score(batch, logits)
         rows = batch.sampled
         states = [row.sampler for row in rows if row.sampler is not None]
+        if rows and len(rows) != len(logits):
+            logits = logits[_last_places(batch)]
         sampled = self._sampler.sample(states, logits) if rows else SampledBatch([], [], [])
         done = time.perf_counter()
         counters.sample_seconds += done - forwarded
         self._advance(batch)
         tokens = self._commit(rows, sampled)
+        for row in spoilt:
+            self._fail_spoilt(row)
         counters.schedule_seconds += time.perf_counter() - done
         return tokens
 
@@ -263,7 +271,28 @@ class Core:
     def _note_start(self, work: Work) -> None:
         if work.first_step is None:
             work.first_step = time.monotonic()
-            self._started.append(work)
+            if not work.unscored:
+                self._started.append(work)
+
+    def _score(self, batch: Batch, logits: torch.Tensor) -> list[Row]:
+        """Note log probabilities of prompts; a request has started when it has all. Rows with NaN among them."""
+        spoilt: list[Row] = []
+        place = len(batch.decode)
+        for chunk in batch.prefill:
+            row, work = chunk.row, chunk.row.work
+            place += chunk.kept
+            if work.scores is None or not row.scores_prompt or not chunk.kept:
+                continue
+            first = row.computed + chunk.count - chunk.kept
+            following = work.prompt[first + 1 : first + 1 + chunk.kept]
+            part = logits[place - chunk.kept :][: len(following)]
+            scores = self._sampler.score(part, following, work.prompt_logprobs)
+            work.scores += scores
+            if any(math.isnan(logprob) for logprob, _ in scores):
+                spoilt.append(row)
+            elif not work.unscored:
+                self._started.append(work)
+        return spoilt
 
     def _advance(self, batch: Batch) -> None:
         """Note what was computed, and let others find the pages that are full."""
@@ -304,12 +333,14 @@ class Core:
                 self._end(row)
         self.counters.output_tokens += len(tokens)
         for index in failed:
-            row = rows[index]
-            self.scheduler.blocks.distrust(row.pages, forget=True)
-            self._fail(row.work.key, MeshError(ErrorKind.ENGINE_FAILED, "the model's output is not a number"))
+            self._fail_spoilt(rows[index])
         for index, error in sampled.stuck.items():
             self._fail(rows[index].work.key, error)
         return tokens
+
+    def _fail_spoilt(self, row: Row) -> None:
+        self.scheduler.blocks.distrust(row.pages, forget=True)
+        self._fail(row.work.key, MeshError(ErrorKind.ENGINE_FAILED, "the model's output is not a number"))
 
     def _break(self, batch: Batch, error: Exception) -> None:
         """A step broke: who breaks alone fails, everybody else is computed again on an empty cache.
@@ -358,12 +389,23 @@ class Core:
         try:
             while trial.remaining:
                 count = min(trial.remaining, limits.step_tokens) if limits.chunked_prefill else trial.remaining
-                self._runner.forward(Batch(prefill=[Chunk(trial, count)]))
+                self._runner.forward(Batch(prefill=[Chunk(trial, count, kept=1)]))
                 trial.computed += count
         finally:
             self._runner.release(trial)
             blocks.distrust(pages, forget=False)
             blocks.release(pages)
+
+
+def _last_places(batch: Batch) -> list[int]:
+    """Where the logits are that choose the next token of each sampled row."""
+    places = list(range(len(batch.decode)))
+    end = len(places)
+    for chunk in batch.prefill:
+        end += chunk.kept
+        if chunk.completes:
+            places.append(end - 1)
+    return places
 
 
 class _ForwardError(Exception):

@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 _LONG_TEXT = 4096
 # What a message costs a chat template beyond its text, in characters of text.
 _MESSAGE_COST = 64
+# Log probabilities that are reported of one prompt: more would hold up the event loop, and make a message of megabytes.
+_MOST_SCORES = 1 << 16
 # A step that hangs must not keep the process from ending.
 _STOP_SECONDS = 10.0
 
@@ -115,6 +117,7 @@ class TransformersEngine(Engine):
         self._submitting[request.key] = request.sampling.n
         try:
             prompt = await self._encode(served, request)
+            _check_prompt_logprobs(served, request, len(prompt))
             digests = await self._digests(served, request, prompt)
             matchers = await self._matchers(served, request)
             if request.key not in self._submitting:
@@ -201,6 +204,8 @@ class TransformersEngine(Engine):
             credit=request.credit,
             deadline=request.deadline,
             logprobs=request.output.logprobs,
+            prompt_logprobs=request.output.prompt_logprobs or 0,
+            scores=None if request.output.prompt_logprobs is None or request.resume else [],
         )
         for choice in tracker.open_choices:
             progress = request.resume.get(choice)
@@ -304,14 +309,25 @@ def _refuse_unsupported(request: Request) -> None:
     sampling = request.sampling
     if request.adapter is not None:
         raise unsupported("adapter")
-    if request.output.prompt_logprobs is not None:
-        raise unsupported("prompt_logprobs")
     if sampling.best_of is not None and sampling.best_of != sampling.n:
         raise unsupported("best_of", f"'best_of' must equal 'n' ({sampling.n}) here, not {sampling.best_of}")
     if isinstance(request.prompt, Chat):
         for message in request.prompt.messages:
             if any(not isinstance(part, str) for part in message.parts or ()):
                 raise unsupported("messages", "'messages' holds an image, which this model cannot see")
+
+
+def _check_prompt_logprobs(served: Served, request: Request, tokens: int) -> None:
+    wanted, most = request.output.prompt_logprobs, served.scored_tokens
+    if wanted is None:
+        return
+    if most == 0:
+        text = "'prompt_logprobs' is not supported by this model: its encoder reads the prompt and does not predict it"
+        raise unsupported("prompt_logprobs", text)
+    most = min(_MOST_SCORES // (1 + wanted), tokens if most is None else most)
+    if tokens > most:
+        text = f"'prompt_logprobs' ({wanted}) is served for prompts of at most {most} tokens here, not {tokens}"
+        raise invalid("prompt_logprobs", text)
 
 
 def _check_ids(param: str, ids: Sequence[int], limit: int) -> None:

@@ -45,7 +45,6 @@ class PackedRunner(Runner):
     def forward(self, batch: Batch) -> torch.Tensor:
         """See Runner. One call of the model for all tokens."""
         batch.decode.sort(key=_computed, reverse=True)
-        sampled = len(batch.sampled)
         tokens, positions, step, keep = self._prepare(batch)
         arguments: dict[str, Any] = {}
         if self._slices_logits:
@@ -57,7 +56,7 @@ class PackedRunner(Runner):
         logits: torch.Tensor = output.logits[0]
         if keep is not None and not self._slices_logits:
             logits = logits[keep]
-        return logits[:sampled]
+        return logits[: batch.kept]
 
     def release(self, row: Row) -> None:
         """See Runner."""
@@ -73,7 +72,7 @@ class PackedRunner(Runner):
         self.cache.wipe_all()
 
     def _prepare(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, PackedStep, torch.Tensor | None]:
-        """Token ids and positions [1, tokens], the attention's facts, and the indices that are sampled (None: all)."""
+        """Token ids and positions [1, tokens], the attention's facts, and which logits to keep (None: all)."""
         size = self.cache.page_size
         self._fill_table(batch)
         decode = batch.decode
@@ -92,8 +91,7 @@ class PackedRunner(Runner):
             slots.append(self._table[row.slot, places // size] * size + places % size)
             pages = self._table[row.slot, : -(-(start + chunk.count) // size)]
             pieces.append(Piece(first, len(tokens), start, pages))
-            if chunk.count == row.remaining:
-                keep.append(len(tokens) - 1)
+            keep += range(len(tokens) - chunk.kept, len(tokens))
         keep_all = len(keep) == len(tokens)
         if len(keep) < 2:
             keep = keep * 2 or [0, 0]

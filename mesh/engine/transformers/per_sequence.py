@@ -63,7 +63,9 @@ class PerSequenceRunner(Runner):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """See Runner."""
-        return torch.stack([self._row(row) for row in batch.sampled])
+        parts = [self._row(row) for row in batch.decode]
+        parts += [self._row(chunk.row, chunk.kept) for chunk in batch.prefill]
+        return torch.cat(parts)
 
     def release(self, row: Row) -> None:
         """See Runner."""
@@ -106,15 +108,15 @@ class PerSequenceRunner(Runner):
             row.computed = len(row.tokens)
             row.tokens.append(token)
         self.release(row)
-        return torch.stack(logits)
+        return torch.cat(logits)
 
-    def _row(self, row: Row) -> torch.Tensor:
-        """Logits [vocabulary] of a row's next token."""
+    def _row(self, row: Row, kept: int = 1) -> torch.Tensor:
+        """Logits [kept, vocabulary] of a row's last tokens, of which a decoder beside an encoder keeps one."""
         state = self._states.setdefault(row.slot, _State())
         # A model without a cache gets everything each time.
         done = row.computed if self._cache_name else 0
         if self._decoder_start is None:
-            return self._call(state, "input_ids", row.tokens, done, {})
+            return self._call(state, "input_ids", row.tokens, done, {}, kept)
         prompt = len(row.work.prompt)
         mask = torch.ones((1, prompt), dtype=torch.long, device=self._device)
         if state.encoded is None:
@@ -126,10 +128,12 @@ class PerSequenceRunner(Runner):
         logits = self._call(state, "decoder_input_ids", answer, done and done - prompt + 1, inputs)
         if len(answer) == 1 and self._forced_first is not None:
             logits = torch.full_like(logits, -torch.inf)
-            logits[self._forced_first] = 0
+            logits[:, self._forced_first] = 0
         return logits
 
-    def _call(self, state: _State, name: str, tokens: Sequence[int], done: int, inputs: dict[str, Any]) -> torch.Tensor:
+    def _call(
+        self, state: _State, name: str, tokens: Sequence[int], done: int, inputs: dict[str, Any], kept: int = 1
+    ) -> torch.Tensor:
         inputs = {name: self._tensor(tokens[done:]), "use_cache": self._cache_name is not None, **inputs}
         # No mask: a row by itself has nothing to hide, and some models take one of the wrong length without a word.
         if self._cache_name:
@@ -137,11 +141,11 @@ class PerSequenceRunner(Runner):
         if self._wants_places:
             inputs["cache_position"] = torch.arange(done, len(tokens), device=self._device)
         if self._slices_logits:
-            inputs["logits_to_keep"] = 1
+            inputs["logits_to_keep"] = kept
         output: Any = self._model(**inputs)
         if self._cache_name:
             state.cache = getattr(output, self._cache_name)
-        return output.logits[0, -1]
+        return output.logits[0, -kept:]
 
     def _tensor(self, tokens: Sequence[int]) -> torch.Tensor:
         return torch.tensor([tokens], device=self._device)

@@ -59,7 +59,7 @@ class Reporter:
         return Step(report.number, events, report.load)
 
     def _start(self, events: list[Event], tracker: OutputTracker, work: Work) -> None:
-        tracker.started(events, work.first_step or 0.0, cached_tokens=work.cached_tokens)
+        tracker.started(events, work.first_step or 0.0, cached_tokens=work.cached_tokens, prompt_scores=work.scores)
         if tracker.finished:
             self.discard(work.key)
 

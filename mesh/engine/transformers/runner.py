@@ -23,7 +23,7 @@ class Runner(ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> torch.Tensor:
-        """Logits [len(batch.sampled), vocabulary], after which the batch's tokens are in the cache.
+        """Logits [batch.kept, vocabulary], after which the batch's tokens are in the cache.
 
         May reorder `batch.decode`.
         """

@@ -17,6 +17,10 @@ from mesh.engine.base import Load
 from mesh.engine.transformers.blocks import BlockManager
 from mesh.engine.transformers.sequence import Batch, Chunk, Row, RowPhase, Work
 
+# Most tokens of a prompt whose logits a step keeps in order to report log probabilities: those of 152k tokens are
+# 150 MB. Prompts that cannot be computed in pieces keep all.
+_MOST_SCORED = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -208,13 +212,17 @@ class Scheduler:
             if batch.prefill and remaining > budget:
                 return 0
             budget = remaining
+        elif row.scores_prompt:
+            budget = min(budget, _MOST_SCORED - sum(chunk.kept for chunk in batch.prefill))
+            if budget <= 0:
+                return 0
         count = min(remaining, budget)
         if count == remaining and not row.work.take_credit():
             count -= 1
             if not count or not self.limits.chunked_prefill:
                 self._paused.append(row)
                 return 0
-        batch.prefill.append(Chunk(row, count))
+        batch.prefill.append(Chunk(row, count, _kept(row, count)))
         return count
 
     def _admit(self, batch: Batch, budget: int) -> None:
@@ -256,9 +264,10 @@ class Scheduler:
         blocks = self.blocks
         known: list[bytes] = []
         if row.work.root is not None:
-            # The last token is always computed: its logits choose the next one.
-            row.update_digests(blocks.page_size, len(row.tokens) - 1)
-            usable = row.digests[: (len(row.tokens) - 1) // blocks.page_size]
+            # The last token is always computed: its logits choose the next one. Cached pages have none.
+            most = len(row.work.scores or ()) if row.scores_prompt else len(row.tokens) - 1
+            row.update_digests(blocks.page_size, most)
+            usable = row.digests[: most // blocks.page_size]
             known = usable[: blocks.lookup(usable)]
         fresh = blocks.pages_for(len(row.tokens)) - len(known)
         # One page of reserve for each row that goes on: else the next to fill a page would push this one out again.
@@ -313,3 +322,11 @@ class Scheduler:
             self._push(row)
         else:
             self._park(row)
+
+
+def _kept(row: Row, count: int) -> int:
+    """How many of a row's next `count` tokens must show their logits."""
+    end = row.computed + count
+    if row.scores_prompt:
+        return max(0, end - max(row.computed, len(row.work.scores or ())))
+    return int(count == row.remaining)

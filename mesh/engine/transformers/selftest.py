@@ -167,9 +167,9 @@ class _Trial:
         long, short = rows
         half = len(short.tokens) // 2
         return [
-            Batch([], [Chunk(long, len(long.tokens))]),
-            Batch([long], [Chunk(short, half)]),
-            Batch([long], [Chunk(short, len(short.tokens) - half)]),
+            Batch([], [Chunk(long, len(long.tokens), kept=1)]),
+            Batch([long], [Chunk(short, half, kept=0)]),
+            Batch([long], [Chunk(short, len(short.tokens) - half, kept=1)]),
             Batch([long, short], []),
         ]
 

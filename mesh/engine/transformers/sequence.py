@@ -17,6 +17,7 @@ from mesh.engine.transformers.blocks import extend_digests
 
 if TYPE_CHECKING:
     from mesh.engine.constraint import Matcher
+    from mesh.engine.output import RawLogprob
     from mesh.engine.sampler import RowState
 
 
@@ -35,8 +36,10 @@ class Work:
     """One request. `order` is its place in the order of arrival; times are of time.monotonic().
 
     `credit` is the number of tokens that may still be sampled over all rows; None is no limit. `root` is the root of
-    its pages' digests; None switches the prefix cache off. The times are written by the engine's thread before the
-    report that shows their effect, and read by the event loop's thread after it.
+    its pages' digests; None switches the prefix cache off. `scores` are the log probabilities of the prompt's second
+    token, its third, and so on, as far as the first row has computed them; None if nobody asked. The times and the
+    scores are written by the engine's thread before the report that shows their effect, and read by the event loop's
+    thread after it.
     """
 
     key: int
@@ -51,10 +54,17 @@ class Work:
     rows: list[Row] = field(default_factory=list["Row"])
     leader: Row | None = None
     logprobs: int | None = None
+    prompt_logprobs: int = 0
+    scores: list[RawLogprob] | None = None
     prompt_digests: list[bytes] = field(default_factory=list[bytes])
     cached_tokens: int = 0
     first_step: float | None = None
     spared: bool = False  # it was part of a broken step that none of its requests was to blame for
+
+    @property
+    def unscored(self) -> int:
+        """Tokens of the prompt whose log probabilities are asked for and not known yet."""
+        return 0 if self.scores is None else len(self.prompt) - 1 - len(self.scores)
 
     @property
     def has_credit(self) -> bool:
@@ -107,6 +117,11 @@ class Row:
         self.rank = (self.work.priority, self.work.order, self.choice)
 
     @property
+    def scores_prompt(self) -> bool:
+        """Whether this row is to compute log probabilities of the prompt."""
+        return self.work.unscored > 0 and self is self.work.rows[0]
+
+    @property
     def remaining(self) -> int:
         """Tokens whose KV entries are not in the cache."""
         return len(self.tokens) - self.computed
@@ -128,10 +143,16 @@ class Row:
 
 @dataclass(slots=True)
 class Chunk:
-    """The next `count` tokens of a row, in one step."""
+    """The next `count` tokens of a row, in one step. The logits of the last `kept` of them are wanted."""
 
     row: Row
     count: int
+    kept: int
+
+    @property
+    def completes(self) -> bool:
+        """Whether it reaches the row's last token, whose logits choose the next one."""
+        return self.count == self.row.remaining
 
 
 @dataclass(slots=True)
@@ -157,7 +178,12 @@ class Batch:
     @property
     def sampled(self) -> list[Row]:
         """The rows that a token is sampled for, in order of the runner's logits."""
-        return self.decode + [chunk.row for chunk in self.prefill if chunk.count == chunk.row.remaining]
+        return self.decode + [chunk.row for chunk in self.prefill if chunk.completes]
+
+    @property
+    def kept(self) -> int:
+        """Tokens whose logits are wanted: those of `decode`, then those of each piece."""
+        return len(self.decode) + sum(chunk.kept for chunk in self.prefill)
 
     def __bool__(self) -> bool:
         return bool(self.decode or self.prefill)
