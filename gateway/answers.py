@@ -29,6 +29,18 @@ class Logprobs(msgspec.Struct):
     refusal: None = None
 
 
+class PromptLogprob(msgspec.Struct):
+    """A token at one place of the prompt, as vLLM reports it."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]
+"""Of each token of a prompt, by token id; the first has none."""
+
+
 class PromptTokensDetails(msgspec.Struct):
     """Of the prompt's tokens, those that came from the prefix cache."""
 
@@ -71,14 +83,16 @@ class ChatAnswer(msgspec.Struct, kw_only=True):
     system_fingerprint: str
     choices: list[Choice]
     usage: Usage
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
 
 
 class TextLogprobs(msgspec.Struct):
-    """Log probabilities of a completion's or a chunk's tokens: four lists of the same length."""
+    """Log probabilities of a completion's or a chunk's tokens: four lists of the same length. The first token of an
+    echoed prompt has none."""
 
     tokens: list[str] = []
-    token_logprobs: list[float] = []
-    top_logprobs: list[dict[str, float]] = []
+    token_logprobs: list[float | None] = []
+    top_logprobs: list[dict[str, float] | None] = []
     text_offset: list[int] = []
 
 
@@ -89,6 +103,7 @@ class TextChoice(msgspec.Struct):
     index: int
     logprobs: TextLogprobs | None
     finish_reason: str
+    prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
 
 
 class CompletionAnswer(msgspec.Struct, kw_only=True):

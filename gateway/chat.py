@@ -10,7 +10,8 @@ from quart import Blueprint, Response, request
 from gateway.collect import ChatCollector
 from gateway.exchange import current
 from gateway.generation import Dispatch
-from gateway.respond import begin, collected, read_json, streamed
+from gateway.logprobs import ChatLogprobs
+from gateway.respond import begin, collected, prompt_reader, read_json, streamed
 from gateway.schema import parse_chat
 from gateway.sse import ChatEvents
 from gateway.translate import to_generate
@@ -26,10 +27,12 @@ def chat_routes(dispatch: Dispatch) -> Blueprint:
         chat = parse_chat(await read_json())
         generation, first = await begin(exchange, dispatch, chat, [to_generate(chat, exchange.request_id)])
         identity = (f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), chat.model, chat.n or 1)
-        logprobs = bool(chat.logprobs)
+        logprobs = [ChatLogprobs() for _ in range(chat.n or 1)] if chat.logprobs else None
         if chat.stream:
             chunks = ChatEvents(*identity, include_usage=chat.include_usage, logprobs=logprobs)
             return streamed(exchange, generation, first, chunks)
-        return await collected(exchange, generation, first, ChatCollector(*identity, logprobs=logprobs))
+        prompt = prompt_reader(generation, chat.prompt_logprobs)
+        collector = ChatCollector(*identity, logprobs=logprobs, prompt_logprobs=prompt)
+        return await collected(exchange, generation, first, collector)
 
     return routes

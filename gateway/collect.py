@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-from gateway.answers import AnswerMessage, ChatAnswer, Choice, CompletionAnswer, TextChoice, Usage
+import msgspec
+
+from gateway.answers import (
+    AnswerMessage,
+    ChatAnswer,
+    Choice,
+    CompletionAnswer,
+    PromptLogprobs,
+    TextChoice,
+    Usage,
+)
 from gateway.generation import Event
 from gateway.logprobs import ChatLogprobs, CompletionLogprobs, LogprobBuffer
 from gateway.sse import finish_reason, system_fingerprint, usage
@@ -17,18 +27,26 @@ Buffer = TypeVar("Buffer", bound=LogprobBuffer)
 class Collector(Generic[Buffer]):
     """Gathers the events of one request; subclasses say what the answer looks like.
 
-    `logprobs`: whether the client asked for them.
+    `logprobs`, one for each choice, and `prompt_logprobs`, of a choice's prompt, if the client asked for them.
     """
 
-    LOGPROBS: type[Buffer]
-
-    def __init__(self, answer_id: str, created: int, model: str, choices: int, *, logprobs: bool) -> None:
+    def __init__(
+        self,
+        answer_id: str,
+        created: int,
+        model: str,
+        choices: int,
+        *,
+        logprobs: Sequence[Buffer] | None = None,
+        prompt_logprobs: Callable[[int], PromptLogprobs] | None = None,
+    ) -> None:
         self._id = answer_id
         self._created = created
         self._model = model
         self._fingerprint = ""
         self._texts: list[list[str]] = [[] for _ in range(choices)]
-        self._logprobs = [self.LOGPROBS() for _ in range(choices)] if logprobs else None
+        self._logprobs = logprobs
+        self._prompt_logprobs = prompt_logprobs
         self._reasons = ["stop"] * choices
         self._usage: Usage | None = None
 
@@ -46,11 +64,13 @@ class Collector(Generic[Buffer]):
             else:
                 self._usage = usage(event.usage)
 
+    def prompt_logprobs(self, choice: int) -> PromptLogprobs | msgspec.UnsetType:
+        """Those of a choice's prompt, for the answer."""
+        return msgspec.UNSET if self._prompt_logprobs is None else self._prompt_logprobs(choice)
+
 
 class ChatCollector(Collector[ChatLogprobs]):
     """Gathers a chat answer."""
-
-    LOGPROBS = ChatLogprobs
 
     def answer(self) -> ChatAnswer:
         """The whole answer; Finished must have been added."""
@@ -71,13 +91,12 @@ class ChatCollector(Collector[ChatLogprobs]):
             system_fingerprint=self._fingerprint,
             choices=choices,
             usage=self._usage,
+            prompt_logprobs=self.prompt_logprobs(0),
         )
 
 
 class CompletionCollector(Collector[CompletionLogprobs]):
     """Gathers a text completion."""
-
-    LOGPROBS = CompletionLogprobs
 
     def answer(self) -> CompletionAnswer:
         """The whole answer; Finished must have been added."""
@@ -88,6 +107,7 @@ class CompletionCollector(Collector[CompletionLogprobs]):
                 index=index,
                 logprobs=self._logprobs[index].take() if self._logprobs is not None else None,
                 finish_reason=self._reasons[index],
+                prompt_logprobs=self.prompt_logprobs(index),
             )
             for index, texts in enumerate(self._texts)
         ]

@@ -50,8 +50,6 @@ def parse_completion(body: bytes) -> CompletionRequest:
         raise invalid("prompt", f"{text} completions are made in one request")
     if request.best_of not in (None, choices):
         raise unsupported("best_of", f"'best_of' must equal 'n' ({choices}), not {request.best_of}")
-    if request.echo and request.logprobs is not None:
-        raise unsupported("echo", "'echo' must be false with 'logprobs': the prompt's own are not reported")
     return request
 
 

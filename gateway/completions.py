@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 import uuid
+from functools import partial
 
 from quart import Blueprint, Response, request
 
 from gateway.collect import CompletionCollector
-from gateway.completion_schema import parse_completion
+from gateway.completion_schema import CompletionRequest, parse_completion
 from gateway.exchange import current
-from gateway.generation import Dispatch
-from gateway.respond import begin, collected, read_json, streamed
+from gateway.generation import Dispatch, Generation
+from gateway.group import GenerationGroup
+from gateway.logprobs import CompletionLogprobs, with_top
+from gateway.respond import begin, collected, prompt_reader, read_json, streamed
 from gateway.sse import CompletionEvents
 from gateway.translate import to_generates
+from mesh.v1 import inference_pb2 as pb
 
 
 def completion_routes(dispatch: Dispatch) -> Blueprint:
@@ -27,10 +31,28 @@ def completion_routes(dispatch: Dispatch) -> Blueprint:
         generation, first = await begin(exchange, dispatch, body, to_generates(body, exchange.request_id))
         choices = len(body.prompts) * (body.n or 1)
         identity = (f"cmpl-{uuid.uuid4().hex}", int(time.time()), body.model, choices)
-        logprobs = body.logprobs is not None
+        logprobs = _logprobs(body, generation, choices)
         if body.stream:
             chunks = CompletionEvents(*identity, include_usage=body.include_usage, logprobs=logprobs)
             return streamed(exchange, generation, first, chunks)
-        return await collected(exchange, generation, first, CompletionCollector(*identity, logprobs=logprobs))
+        prompt = prompt_reader(generation, body.prompt_logprobs)
+        collector = CompletionCollector(*identity, logprobs=logprobs, prompt_logprobs=prompt)
+        return await collected(exchange, generation, first, collector)
 
     return routes
+
+
+def _logprobs(
+    body: CompletionRequest, generation: Generation | GenerationGroup, choices: int
+) -> list[CompletionLogprobs] | None:
+    """A buffer for each choice; an echoed prompt has log probabilities too."""
+    top = body.logprobs
+    if top is None:
+        return None
+    if not body.echo:
+        return [CompletionLogprobs() for _ in range(choices)]
+
+    def echo(choice: int) -> list[pb.TokenLogprob]:
+        return with_top(generation.prompt_logprobs(choice), top)
+
+    return [CompletionLogprobs(partial(echo, choice)) for choice in range(choices)]

@@ -112,6 +112,10 @@ class Generation:
         """The worker that it runs on, or empty."""
         return self._stream.session.worker_id if self._stream is not None else ""
 
+    def prompt_logprobs(self, choice: int) -> Sequence[pb.TokenLogprob]:
+        """Those of the prompt of a choice, when they were asked for; it must have started."""
+        return self.started.prompt_logprobs if self.started is not None else ()
+
     async def next(self) -> list[Event]:
         """The next events, at least one. The first is Started, the last Finished. Raises MeshError when all is lost."""
         while True:

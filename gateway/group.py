@@ -62,6 +62,10 @@ class GenerationGroup:
             fingerprint=found[0].fingerprint,
         )
 
+    def prompt_logprobs(self, choice: int) -> Sequence[pb.TokenLogprob]:
+        """As `Generation.prompt_logprobs`."""
+        return self._members[choice // self._choices].prompt_logprobs(0)
+
     async def next(self) -> list[Event]:
         """The next events, at least one, of whichever members have some. Raises MeshError when one member has failed:
         an answer without one of its prompts is none.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 from quart import Response, request
 from werkzeug.exceptions import UnsupportedMediaType
 
 from gateway import errors
+from gateway.answers import PromptLogprobs
 from gateway.collect import ChatCollector, CompletionCollector
 from gateway.exchange import Exchange
 from gateway.generation import Dispatch, Event, Generation
 from gateway.group import GenerationGroup
+from gateway.logprobs import prompt_logprobs, with_top
 from gateway.schema import GenerationRequest
 from gateway.sse import AnswerEvents
 from mesh.v1 import inference_pb2 as pb
@@ -50,6 +52,13 @@ async def begin(
     first = await generation.next()
     exchange.model = body.model
     return generation, first
+
+
+def prompt_reader(generation: Generation | GenerationGroup, top: int | None) -> Callable[[int], PromptLogprobs] | None:
+    """What an answer reports of the prompt of a choice, if the client asked for it."""
+    if top is None:
+        return None
+    return lambda choice: prompt_logprobs(with_top(generation.prompt_logprobs(choice), top))
 
 
 async def collected(

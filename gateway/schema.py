@@ -136,6 +136,7 @@ class GenerationRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True
     ignore_eos: bool | None = None
     stop_token_ids: list[int] | None = None
     structured_outputs: StructuredOutputs | None = None
+    prompt_logprobs: int | None = None
 
     # Accepted; it changes nothing here.
     user: str | None = None
@@ -233,6 +234,7 @@ _RANGES: Final[tuple[tuple[str, float, float], ...]] = (
     ("min_p", 0, 1),
     ("repetition_penalty", 0.01, 10),
     ("min_tokens", 0, UINT32),
+    ("prompt_logprobs", 0, 20),
 )
 _CHAT_RANGES: Final = (("max_completion_tokens", 1, UINT32), ("top_logprobs", 0, 20))
 _ABOVE_ZERO: Final[tuple[tuple[str, float], ...]] = (("typical_p", 1),)
@@ -306,6 +308,8 @@ def _check_tokens(request: GenerationRequest) -> None:
             raise out_of_range("stop_token_ids", token, 0, UINT32)
     if request.stream_options is not None and not request.stream:
         raise invalid("stream_options", "'stream_options' needs 'stream' to be true")
+    if request.prompt_logprobs is not None and request.stream:
+        raise invalid("prompt_logprobs", "'prompt_logprobs' needs 'stream' to be false")
 
 
 def _check_constraint(request: GenerationRequest) -> None:

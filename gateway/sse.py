@@ -14,7 +14,7 @@ import msgspec
 
 from gateway.answers import PromptTokensDetails, Usage
 from gateway.generation import Event
-from gateway.logprobs import ChatLogprobs, CompletionLogprobs, LogprobBuffer
+from gateway.logprobs import LogprobBuffer
 from mesh.v1 import inference_pb2 as pb
 
 DONE = b"data: [DONE]\n\n"
@@ -27,7 +27,7 @@ _encode = msgspec.json.encode
 class AnswerEvents:
     """Renders one answer; subclasses say what a chunk looks like.
 
-    `include_usage`: as `stream_options.include_usage`; `logprobs`: whether the client asked for them.
+    `include_usage`: as `stream_options.include_usage`; `logprobs`: one for each choice, if the client asked for them.
     """
 
     KIND: ClassVar[bytes]
@@ -38,10 +38,16 @@ class AnswerEvents:
     FIRST: ClassVar[bytes]
     LAST: ClassVar[bytes]
     CLOSE: ClassVar[bytes]
-    LOGPROBS: ClassVar[type[LogprobBuffer]]
 
     def __init__(
-        self, answer_id: str, created: int, model: str, choices: int, *, include_usage: bool, logprobs: bool
+        self,
+        answer_id: str,
+        created: int,
+        model: str,
+        choices: int,
+        *,
+        include_usage: bool,
+        logprobs: Sequence[LogprobBuffer] | None = None,
     ) -> None:
         self._id = answer_id
         self._created = created
@@ -53,7 +59,7 @@ class AnswerEvents:
         self._tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
         self._text_end = self.CLOSE + b',"logprobs":null,"finish_reason":null}]' + self._tail
         # Log probabilities, also of tokens whose text is held back.
-        self._logprobs = [self.LOGPROBS() for _ in range(choices)] if logprobs else None
+        self._logprobs = logprobs
 
     def render(self, events: Sequence[Event]) -> bytes:
         """The bytes of these events, to be sent at once; may be empty."""
@@ -120,7 +126,6 @@ class ChatEvents(AnswerEvents):
     FIRST = b'"role":"assistant","content":"","refusal":null'
     LAST = b""
     CLOSE = b"}"
-    LOGPROBS = ChatLogprobs
 
 
 class CompletionEvents(AnswerEvents):
@@ -132,7 +137,6 @@ class CompletionEvents(AnswerEvents):
     FIRST = b""
     LAST = b'"text":""'
     CLOSE = b""
-    LOGPROBS = CompletionLogprobs
 
 
 def finish_reason(reason: pb.FinishReason) -> str:

@@ -45,12 +45,15 @@ def to_generates(request: CompletionRequest, request_id: str, *, seed: int | Non
             wire.output.logprobs = request.logprobs
         if request.echo:
             wire.output.echo = True
+            if request.logprobs is not None:
+                # The echoed prompt has log probabilities like the rest.
+                wire.output.prompt_logprobs = max(request.logprobs, request.prompt_logprobs or 0)
         wires.append(wire)
     return wires
 
 
 def _common(request: GenerationRequest, request_id: str, limit: int | None, seed: int | None) -> pb.GenerateRequest:
-    """All but the prompt and the output options. `limit`: the most tokens of a choice."""
+    """All but the prompt and what is reported of the answer. `limit`: the most tokens of a choice."""
     wire = pb.GenerateRequest(request_id=request_id, model=request.model)
     _set_sampling(wire.sampling, request)
     if limit is not None:
@@ -60,6 +63,8 @@ def _common(request: GenerationRequest, request_id: str, limit: int | None, seed
     else:
         wire.sampling.seed = random.randrange(INT64) if seed is None else seed
         wire.sampling.drawn_seed = True
+    if request.prompt_logprobs is not None:
+        wire.output.prompt_logprobs = request.prompt_logprobs
     constraint = _constraint(request)
     if constraint is not None:
         wire.constraint.CopyFrom(constraint)

@@ -66,6 +66,9 @@ class Row:
         if not self.started:
             self.started = True
             started = pb.Started(prompt_tokens=PROMPT_TOKENS, cached_tokens=cached, fingerprint=fingerprint)
+            if self.request.output.HasField("prompt_logprobs") and not self.request.HasField("resume"):
+                for place, character in enumerate(self.request.text):
+                    started.prompt_logprobs.add(token_id=place, logprob=-place, token=character.encode())
             events.append(pb.StreamEvent(stream_id=self.id, started=started))
         for choice, tokens in enumerate(self.tokens):
             if not self.finished[choice]:

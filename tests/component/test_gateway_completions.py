@@ -110,8 +110,39 @@ async def test_log_probabilities_have_the_older_form() -> None:
     assert found.text_offset[1] == len(found.tokens[0])
 
 
+async def test_log_probabilities_of_the_prompt() -> None:
+    async with FakeWorker("w") as worker, GatewayUnderTest() as gateway:
+        await gateway.add(worker)
+        prompts = ["Hé ", "b"]
+        fields: dict[str, Any] = {"prompt": prompts, "n": 2, "echo": True, "logprobs": 0}
+        whole = await in_one_piece(gateway, **fields, extra_body={"prompt_logprobs": 0})
+        client: Any = sdk(gateway)
+        async with client:
+            stream = await client.completions.create(**body(stream=True, **fields))
+            chunks: list[Any] = [choice async for chunk in stream for choice in chunk.choices if choice.logprobs]
+    for choice in whole.choices:
+        index: int = choice.index
+        prompt = prompts[index // 2]
+        own = [each.logprobs for each in chunks if each.index == index]
+        assert choice.logprobs.tokens[: len(prompt)] == list(prompt)
+        assert choice.logprobs.token_logprobs[: len(prompt)] == [None, *(-place for place in range(1, len(prompt)))]
+        assert "".join(choice.logprobs.tokens) == choice.text
+        assert [each for part in own for each in part.token_logprobs] == choice.logprobs.token_logprobs
+        found = choice.prompt_logprobs
+        assert found[0] is None
+        assert [each["decoded_token"] for entry in found[1:] for each in entry.values()] == list(prompt[1:])
+
+
 @pytest.mark.parametrize("after", [0, 1, 5, 11])
-@pytest.mark.parametrize("fields", [{"prompt": "a", "n": 2}, {"prompt": ["a", "b"]}, {"prompt": "a", "echo": True}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": "a", "n": 2},
+        {"prompt": ["a", "b"]},
+        {"prompt": "a", "echo": True},
+        {"prompt": "abc", "echo": True, "logprobs": 0},
+    ],
+)
 async def test_a_killed_worker_is_not_noticed(after: int, fields: dict[str, Any]) -> None:
     async with FakeWorker("a") as a, FakeWorker("b") as b, GatewayUnderTest() as gateway:
         a.stop_after = after

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gateway.collect import CompletionCollector
 from gateway.completion_schema import CompletionRequest, parse_completion
 from gateway.generation import Event
+from gateway.logprobs import CompletionLogprobs, prompt_logprobs, with_top
 from gateway.sse import CompletionEvents
 from gateway.translate import to_generates
 from mesh.errors import ErrorKind, MeshError
@@ -61,7 +62,8 @@ REFUSED: list[tuple[dict[str, Any], str, ErrorKind]] = [
     ({"messages": []}, "messages", ErrorKind.INVALID_REQUEST),
     ({"suffix": "x"}, "suffix", ErrorKind.UNSUPPORTED),
     ({"best_of": 2}, "best_of", ErrorKind.UNSUPPORTED),
-    ({"echo": True, "logprobs": 0}, "echo", ErrorKind.UNSUPPORTED),
+    ({"prompt_logprobs": 21}, "prompt_logprobs", ErrorKind.INVALID_REQUEST),
+    ({"prompt_logprobs": 0, "stream": True}, "prompt_logprobs", ErrorKind.INVALID_REQUEST),
 ]
 
 
@@ -99,6 +101,26 @@ def test_options_arrive_and_the_length_has_a_default() -> None:
     assert drawn[0].sampling.seed != drawn[1].sampling.seed
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"prompt_logprobs": 2}, pb.OutputOptions(prompt_logprobs=2)),
+        ({"echo": True, "logprobs": 0}, pb.OutputOptions(echo=True, logprobs=0, prompt_logprobs=0)),
+        (
+            {"echo": True, "logprobs": 3, "prompt_logprobs": 1},
+            pb.OutputOptions(echo=True, logprobs=3, prompt_logprobs=3),
+        ),
+        (
+            {"echo": True, "logprobs": 1, "prompt_logprobs": 9},
+            pb.OutputOptions(echo=True, logprobs=1, prompt_logprobs=9),
+        ),
+    ],
+)
+def test_what_workers_report_of_the_prompt(fields: dict[str, Any], expected: pb.OutputOptions) -> None:
+    [wire] = to_generates(parse(**fields), "r")
+    assert wire.output == expected
+
+
 def logprob(token: bytes, value: float, **top: float) -> pb.TokenLogprob:
     likely = [pb.TopLogprob(token=name.encode(), logprob=each) for name, each in top.items()]
     return pb.TokenLogprob(token=token, logprob=value, top=likely)
@@ -122,7 +144,7 @@ LOGPROBS = {
 
 
 def test_in_one_piece() -> None:
-    collector = CompletionCollector("cmpl-1", 123, "m", 1, logprobs=True)
+    collector = CompletionCollector("cmpl-1", 123, "m", 1, logprobs=[CompletionLogprobs()])
     collector.add(EVENTS)
     found = json.loads(msgspec.json.encode(collector.answer()))
     assert list(found) == ["id", "object", "created", "model", "system_fingerprint", "choices", "usage"]
@@ -132,7 +154,8 @@ def test_in_one_piece() -> None:
 
 @pytest.mark.parametrize("logprobs", [True, False])
 def test_a_stream_is_the_same_in_pieces(logprobs: bool) -> None:
-    chunks = CompletionEvents("cmpl-1", 123, 'm"x', 1, include_usage=True, logprobs=logprobs)
+    buffers = [CompletionLogprobs()] if logprobs else None
+    chunks = CompletionEvents("cmpl-1", 123, 'm"x', 1, include_usage=True, logprobs=buffers)
     frames = chunks.render(EVENTS).decode().split("\n\n")[:-1]
     *found, usage, done = [frame.removeprefix("data: ") for frame in frames]
     choices = [json.loads(frame)["choices"][0] for frame in found]
@@ -148,3 +171,42 @@ def test_a_stream_is_the_same_in_pieces(logprobs: bool) -> None:
         assert joined == LOGPROBS
     else:
         assert all(choice["logprobs"] is None for choice in choices)
+
+
+PROMPT = [
+    pb.TokenLogprob(token_id=5, token=b"<s>"),
+    pb.TokenLogprob(
+        token_id=6,
+        token=b"a",
+        logprob=-3,
+        top=[pb.TopLogprob(token_id=9, token=b"x", logprob=-0.5), pb.TopLogprob(token_id=6, token=b"a", logprob=-3)],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("top", "expected"),
+    [
+        (2, {"6": (-3, 2, "a"), "9": (-0.5, 1, "x")}),
+        (1, {"6": (-3, None, "a"), "9": (-0.5, 1, "x")}),
+        (0, {"6": (-3, None, "a")}),
+    ],
+)
+def test_log_probabilities_of_the_prompt(top: int, expected: dict[str, Any]) -> None:
+    first, second = prompt_logprobs(with_top(PROMPT, top))
+    assert first is None
+    assert second is not None
+    found = {token: (each.logprob, each.rank, each.decoded_token) for token, each in second.items()}
+    assert found == expected
+
+
+def test_an_echoed_prompt_goes_before() -> None:
+    buffer = CompletionLogprobs(lambda: with_top(PROMPT, 1))
+    assert not buffer
+    buffer.add([logprob(b"b", -1)])
+    buffer.add([logprob(b"c", -2)])
+    found = buffer.take()
+    assert found.tokens == ["<s>", "a", "b", "c"]
+    assert found.token_logprobs == [None, -3, -1, -2]
+    assert found.top_logprobs == [None, {"x": -0.5, "a": -3}, {"b": -1}, {"c": -2}]
+    assert found.text_offset == [0, 3, 4, 5]

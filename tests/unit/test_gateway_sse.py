@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.collect import ChatCollector
 from gateway.generation import Event
+from gateway.logprobs import ChatLogprobs
 from gateway.sse import ChatEvents
 from mesh.v1 import inference_pb2 as pb
 
@@ -35,7 +36,8 @@ def events(raw: bytes) -> list[Any]:
 
 
 def render(*given_: Event, usage: bool = False, choices: int = 1, logprobs: bool = False) -> list[Any]:
-    chunks = ChatEvents("id-1", 123, 'm"x', choices, include_usage=usage, logprobs=logprobs)
+    buffers = [ChatLogprobs() for _ in range(choices)] if logprobs else None
+    chunks = ChatEvents("id-1", 123, 'm"x', choices, include_usage=usage, logprobs=buffers)
     return events(chunks.render(given_))
 
 
@@ -101,7 +103,7 @@ def test_log_probabilities_of_held_back_text_come_with_the_text() -> None:
 
 
 def test_in_one_piece_it_is_the_same_answer() -> None:
-    collector = ChatCollector("id-1", 123, "m", 2, logprobs=True)
+    collector = ChatCollector("id-1", 123, "m", 2, logprobs=[ChatLogprobs(), ChatLogprobs()])
     collector.add([STARTED, pb.Delta(choice=1, text="b", token_ids=[1], logprobs=[logprob(b"b")]), ended(1)])
     collector.add([pb.Delta(choice=0, text="a", token_ids=[1]), ended(0, pb.FINISH_REASON_LENGTH), FINISHED])
     answer = collector.answer()
