@@ -30,10 +30,17 @@ def _ctl(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _templates(argv: Sequence[str]) -> int:
+    from mesh.cli.templates import main
+
+    return main(argv)
+
+
 _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "up": (_up, "Run a whole mesh on this machine: registry, gateway and workers."),
     "chat": (_chat, "Talk with a model in the terminal."),
     "ctl": (_ctl, "Look at workers and operate them."),
+    "templates": (_templates, "List the built-in chat templates, or print one."),
 }
 
 
@@ -57,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def usage() -> str:
     """The commands, one a line."""
     lines = [f"usage: {_PROG} [--version] COMMAND ...", "", "commands:"]
-    lines += [f"  {name:<6} {text}" for name, (_, text) in _COMMANDS.items()]
+    lines += [f"  {name:<9} {text}" for name, (_, text) in _COMMANDS.items()]
     return "\n".join([*lines, "", f"{_PROG} COMMAND --help tells more."])
 
 

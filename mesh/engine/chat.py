@@ -9,17 +9,27 @@ from functools import lru_cache
 from typing import Any, Final
 
 from mesh.engine.base import Chat, Image, Message, Tool
+from mesh.engine.chat_template import Stops
 from mesh.engine.text import Tokenizer
 from mesh.errors import MeshError, invalid, unsupported
 
+NO_STOPS: Final = Stops()
 _PROBE: Final = "qzx probe qzx"
 
 
 class ChatRenderer:
     """Turns a Chat into the text and the token ids that the model was trained on."""
 
-    def __init__(self, tokenizer: Tokenizer, template: str | None = None, *, allow_others: bool = False) -> None:
-        """`template` is jinja text that overrides the tokenizer's own; `allow_others` takes those of requests too.
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: str | None = None,
+        *,
+        stops: Stops = NO_STOPS,
+        allow_others: bool = False,
+    ) -> None:
+        """`template` is jinja text that overrides the tokenizer's own, and `stops` the ends of answers that it implies;
+        `allow_others` takes templates of requests too.
 
         The sandbox keeps a template from the worker's files and objects, not from its time and memory: nested loops
         over `range`, or `"a" * 10**10`, would hang or end it.
@@ -27,6 +37,7 @@ class ChatRenderer:
         self._tokenizer = tokenizer
         self._hf = tokenizer.hf
         self._override = template
+        self._stops = stops
         self._allow_others = allow_others
         self._reserved = {"messages", *inspect.signature(self._hf.apply_chat_template).parameters} - {"documents"}
         # Bounded, because a request may bring a template of its own.
@@ -35,7 +46,12 @@ class ChatRenderer:
     @property
     def has_template(self) -> bool:
         """Whether chats without a template of their own can be rendered (capability `chat`)."""
-        return bool(self._override or self._hf.chat_template)
+        return bool(self.template)
+
+    @property
+    def template(self) -> object:
+        """What renders chats without a template of their own: jinja text, or several by name; None without."""
+        return self._override or self._hf.chat_template
 
     @property
     def supports_tools(self) -> bool:
@@ -48,6 +64,10 @@ class ChatRenderer:
     def render(self, chat: Chat) -> list[int]:
         """Token ids of `text(chat)`: the template has written all special tokens itself, none is added."""
         return self._tokenizer.encode(self.text(chat), add_special_tokens=False, param="messages")
+
+    def stops(self, chat: Chat) -> Stops:
+        """What ends an answer to this conversation; nothing is known of a template that the request brings."""
+        return NO_STOPS if chat.chat_template else self._stops
 
     def text(self, chat: Chat) -> str:
         """The rendered conversation.
@@ -94,7 +114,7 @@ class ChatRenderer:
             raise unsupported(
                 "messages",
                 "'messages' cannot be used: the model has no chat template; use /v1/completions, or start the worker "
-                "with --chat-template",
+                "with --chat-template NAME (`mesh templates` lists the names) or --chat-template FILE",
             )
         try:
             return self._hf.get_chat_template(None, tools)

@@ -97,8 +97,10 @@ class OutputTracker:
         eos_token_ids: Sequence[int],
         context_length: int,
         arrived: float,
+        template_stops: Sequence[str] = (),
     ) -> None:
-        """`arrived` and every `now` below are times of time.monotonic(), in seconds."""
+        """`arrived` and every `now` below are times of time.monotonic(), in seconds. `template_stops` are stop strings
+        besides the request's own."""
         self.key = request.key
         self.limit = completion_limit(request.sampling, len(prompt_ids), context_length)
         self.ending = ending_ids(request.sampling, eos_token_ids)
@@ -107,6 +109,7 @@ class OutputTracker:
         self._sampling = request.sampling
         self._codec = codec
         self._prompt_ids = prompt_ids
+        self._template_stops = template_stops
         self._arrived = arrived
         self._cached_tokens = 0
         self._start = self._first = self._last = arrived
@@ -117,7 +120,7 @@ class OutputTracker:
 
     def _open_choices(self) -> list[_Choice]:
         sampling, request = self._sampling, self._request
-        stops = StopStrings(sampling.stop) if sampling.stop else None
+        stops = StopStrings(sampling.stop, self._template_stops) if sampling.stop or self._template_stops else None
         context = self._context()
         echo = self._echo_text() if request.output.echo else ""
         choices: list[_Choice] = []

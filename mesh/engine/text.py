@@ -280,11 +280,12 @@ def _byte_level_bytes(token: str) -> bytes:
 
 
 class StopStrings:
-    """Compiled stop strings, shared by the choices of a request. Raises invalid_request beyond the limits."""
+    """Compiled stop strings, shared by the choices of a request. Raises invalid_request beyond the limits, which count
+    the request's own `texts` alone."""
 
     __slots__ = ("first", "patterns", "tables")
 
-    def __init__(self, texts: Sequence[str]) -> None:
+    def __init__(self, texts: Sequence[str], template_texts: Sequence[str] = ()) -> None:
         if len(texts) > MAX_STOP_STRINGS:
             raise invalid("stop", f"'stop' must hold at most {MAX_STOP_STRINGS} texts, not {len(texts)}")
         for text in texts:
@@ -293,7 +294,7 @@ class StopStrings:
                     "stop", f"each text of 'stop' must have 1 to {MAX_STOP_LENGTH} characters, not {len(text)}"
                 )
             check_text(text, "stop")
-        self.patterns = tuple(dict.fromkeys(texts))
+        self.patterns = tuple(dict.fromkeys((*texts, *template_texts)))
         self.tables = tuple(_failure_table(text) for text in self.patterns)
         self.first = frozenset(text[0] for text in self.patterns)
 

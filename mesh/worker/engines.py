@@ -85,7 +85,7 @@ def _load_options(config: WorkerConfig) -> list[LoadOptions]:
             trust_remote_code=config.trust_remote_code,
             threads=threads,
             context_length=config.context_length,
-            chat_template=str(config.chat_template) if config.chat_template is not None else None,
+            chat_template=config.chat_template,
             allow_chat_templates=config.allow_chat_templates,
         )
         for path, name in zip(config.model_path, names, strict=True)

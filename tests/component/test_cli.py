@@ -235,3 +235,16 @@ def test_ctl_without_a_registry_or_a_worker():
     done = run("ctl", "stats", nobody)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert nobody in done.stderr
+
+
+def test_templates_are_listed_and_printed() -> None:
+    listed = run("templates")
+    assert listed.returncode == 0
+    names = [line.split()[0] for line in listed.stdout.splitlines()[1:]]
+    assert {"vicuna", "llama-2", "chatml", "zephyr"} < set(names)
+    printed = run("templates", "chatml")
+    assert printed.returncode == 0
+    assert printed.stdout == (ROOT / "mesh/templates/chatml.jinja").read_text(encoding="utf-8")
+    unknown = run("templates", "vicunja")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert "no template 'vicunja'" in unknown.stderr

@@ -54,11 +54,12 @@ class Answer:
 class Driver:
     """An engine for the duration of `async with`."""
 
-    def __init__(self, path: str, *, kv_tokens: int | None = None, **options: Any) -> None:
+    def __init__(
+        self, path: str, *, kv_tokens: int | None = None, chat_template: str | None = None, **options: Any
+    ) -> None:
         options.setdefault("max_rows", 8)
-        self.engine = TransformersEngine(
-            EngineOptions(LoadOptions(path=path, threads=1), kv_cache=CacheSize(tokens=kv_tokens), **options)
-        )
+        load = LoadOptions(path=path, threads=1, chat_template=chat_template)
+        self.engine = TransformersEngine(EngineOptions(load, kv_cache=CacheSize(tokens=kv_tokens), **options))
         self.answers: dict[int, Answer] = {}
         self.steps: list[Step] = []
 

@@ -260,7 +260,7 @@ def test_a_damaged_folder_is_one_clear_sentence(copy: Path, damage: Callable[[Pa
         ({"dtype": "int3"}, "'dtype' must be auto, float32"),
         ({"context_length": 257}, "between 1 and the model's own 256, not 257"),
         ({"context_length": 0}, "between 1 and the model's own 256, not 0"),
-        ({"chat_template": "/no/such.jinja"}, "neither jinja text nor a readable file"),
+        ({"chat_template": "/no/such.jinja"}, "neither a built-in template"),
     ],
 )
 def test_a_bad_option_is_one_clear_sentence(model_folder: Path, changes: dict[str, Any], sentence: str) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
 from mesh.engine.base import Chat, ModelInfo, Text
+from mesh.engine.chat import ChatRenderer
 from mesh.engine.constraint import Grammars
 from mesh.engine.sampler import Sampler
 from mesh.engine.text import Codec
@@ -41,7 +41,7 @@ class Served:
 
     info: ModelInfo
     tokenizer: Codec
-    render: Callable[[Chat], list[int]]
+    chat: ChatRenderer
     page_size: int
     token_limit: int
     shares_prefix: bool
@@ -51,7 +51,7 @@ class Served:
     def encode(self, prompt: Text | Chat, *, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a prompt."""
         if isinstance(prompt, Chat):
-            return self.render(prompt)
+            return self.chat.render(prompt)
         return self.tokenizer.encode(prompt.text, add_special_tokens=add_special_tokens)
 
 
@@ -77,7 +77,7 @@ def build(options: EngineOptions) -> tuple[Core, Served]:
     served = Served(
         info,
         loaded.tokenizer,
-        loaded.chat.render,
+        loaded.chat,
         page_size,
         _token_limit(loaded),
         runner.shares_prefix,

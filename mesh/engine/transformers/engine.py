@@ -114,6 +114,7 @@ class TransformersEngine(Engine):
         if request.constraint is not None:
             # The grammar alone says when it is complete, and an answer that is has no other token than the end.
             request = replace(request, sampling=replace(request.sampling, min_tokens=0, ignore_eos=False))
+        request, stops = _with_template_stops(request, served)
         self._submitting[request.key] = request.sampling.n
         try:
             prompt = await self._encode(served, request)
@@ -131,6 +132,7 @@ class TransformersEngine(Engine):
             prompt_ids=prompt,
             eos_token_ids=served.info.eos_token_ids,
             context_length=served.info.context_length,
+            template_stops=stops,
             arrived=arrived,
         )
         work = self._work(request, prompt, tracker, matchers)
@@ -328,6 +330,18 @@ def _check_prompt_logprobs(served: Served, request: Request, tokens: int) -> Non
     if tokens > most:
         text = f"'prompt_logprobs' ({wanted}) is served for prompts of at most {most} tokens here, not {tokens}"
         raise invalid("prompt_logprobs", text)
+
+
+def _with_template_stops(request: Request, served: Served) -> tuple[Request, tuple[str, ...]]:
+    """The request with the tokens that end answers by the chat template, and the strings that do."""
+    sampling = request.sampling
+    if not isinstance(request.prompt, Chat) or sampling.ignore_eos:
+        return request, ()
+    stops = served.chat.stops(request.prompt)
+    ids = tuple(dict.fromkeys((*sampling.stop_token_ids, *stops.token_ids)))
+    request = replace(request, sampling=replace(sampling, stop_token_ids=ids))
+    # A grammar says by itself where its text ends, and its strings may hold anything.
+    return request, () if request.constraint else stops.strings
 
 
 def _check_ids(param: str, ids: Sequence[int], limit: int) -> None:

@@ -14,7 +14,8 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
-from mesh.engine.chat import ChatRenderer
+from mesh.engine.chat import NO_STOPS, ChatRenderer
+from mesh.engine.chat_template import choose_template, find_stops
 from mesh.engine.text import Tokenizer
 from mesh.engine.transformers.bars import Report, reported
 from mesh.engine.transformers.checkpoint import Checkpoint, find_checkpoint
@@ -35,9 +36,10 @@ class LoadOptions:
 
     `path` is a folder, a *.gguf file or a hub name; `name` the served name (default: the last part of `path`); `device`
     auto, cpu, cuda, cuda:1, mps, xpu or npu; `dtype` auto, float32, bfloat16 or float16; `threads` of torch;
-    `context_length` in tokens, at most the model's own; `chat_template` is jinja text, or a file of it, that replaces
-    the model's own; with `allow_chat_templates` requests may bring theirs. `gguf_file` names a file in the folder or on
-    the hub; `allow_pickle` takes weights in torch's own format where there are no safetensors.
+    `context_length` in tokens, at most the model's own; `chat_template` is jinja text, a file of it, or the name of a
+    built-in template, and replaces the model's own; with `allow_chat_templates` requests may bring theirs. `gguf_file`
+    names a file in the folder or on the hub; `allow_pickle` takes weights in torch's own format where there are no
+    safetensors.
     """
 
     path: str
@@ -94,11 +96,9 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
     model = _model(checkpoint, config, dtype, device, options, progress)
     eos_token_ids = _eos_token_ids(model, hf_tokenizer)
     tokenizer = Tokenizer(hf_tokenizer, eos_token_ids)
-    template = _chat_template(options.chat_template)
-    chat = ChatRenderer(tokenizer, template, allow_others=options.allow_chat_templates)
+    chat = _chat(options, folder, tokenizer, config.model_type, progress)
     progress("computing the fingerprint")
     actual = next(model.parameters()).dtype
-    own_template = template or cast(object, hf_tokenizer.chat_template)
     return LoadedModel(
         name=options.name or folder_name(options.path),
         model=model,
@@ -107,7 +107,7 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
         config=config,
         device=device,
         dtype=actual,
-        fingerprint=fingerprint(checkpoint, config.to_dict(), own_template, str(actual)),
+        fingerprint=fingerprint(checkpoint, config.to_dict(), chat.template, str(actual)),
         context_length=context_length,
         eos_token_ids=eos_token_ids,
         vocab_size=_vocab_size(model),
@@ -284,16 +284,25 @@ def _vocab_size(model: PreTrainedModel) -> int:
     return int(weight.shape[0]) if weight is not None else int(model.config.get_text_config().vocab_size)
 
 
-def _chat_template(given: str | None) -> str | None:
-    """Jinja text, or the name of a file of it; text has braces, which hardly any file's name has."""
-    if given is None or "{" in given:
-        return given
-    try:
-        return Path(given).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise invalid(
-            "chat_template", f"'chat_template' is neither jinja text nor a readable file: '{given}'"
-        ) from error
+def _chat(options: LoadOptions, folder: Path, tokenizer: Tokenizer, model_type: str, progress: Report) -> ChatRenderer:
+    choice = choose_template(options.chat_template, tokenizer.hf, _names(options.path, folder), model_type)
+    template = choice.template
+    progress(f"chat template: {f'{template.name}, ' if template else ''}{choice.reason}")
+    return ChatRenderer(
+        tokenizer,
+        template.text if template else None,
+        stops=find_stops(template, tokenizer.hf) if template else NO_STOPS,
+        allow_others=options.allow_chat_templates,
+    )
+
+
+def _names(path: str, folder: Path) -> list[str]:
+    """What a model is called: by its path, by the folder of a hub's cache that it is in, by who saved it."""
+    cached = [part.rsplit("--", 1)[-1] for part in folder.resolve().parts if part.startswith("models--")]
+    # Transformers puts the path that it loads from in the place of this one.
+    file = folder / "config.json"
+    saved: Any = json.loads(file.read_bytes()).get("_name_or_path") if file.is_file() else None
+    return [folder_name(path), *cached, *([saved.rsplit("/", 1)[-1]] if isinstance(saved, str) else [])]
 
 
 def _first_sentence(error: Exception) -> str:

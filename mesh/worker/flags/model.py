@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from mesh.config import option
@@ -29,7 +28,10 @@ class ModelFlags(Flags):
     device: str = option("auto", "Where to run: auto, cpu, cuda, cuda:N, mps, xpu or npu.")
     dtype: str = option("auto", "Number format of the weights: auto, float32, bfloat16 or float16.")
     threads: int | None = option(None, "Threads of CPU computation. Default: the cores this process may use.", low=1)
-    chat_template: Path | None = option(None, "File with a jinja chat template to use instead of the model's own.")
+    chat_template: str | None = option(
+        None,
+        "Chat template to use instead of the model's own: a name (`mesh templates` lists them), or a file of jinja.",
+    )
     allow_chat_templates: bool = option(
         False,
         "Let requests bring chat templates of their own. These are programs: one can loop without end or take all "
