@@ -119,11 +119,12 @@ class CompletionAnswer(msgspec.Struct, kw_only=True):
 
 
 class Model(msgspec.Struct):
-    """A served model. `context_length` counts tokens of prompt and answer together; OpenAI has no such field."""
+    """A served model. `context_length` counts tokens of prompt and answer together, null if nobody knows; OpenAI has no
+    such field."""
 
     id: str
     created: int
-    context_length: int
+    context_length: int | None
     object: str = "model"
     owned_by: str = "inference-mesh"
 

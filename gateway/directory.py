@@ -216,9 +216,11 @@ class Directory:
                 continue
             created = entry.record.started_at.seconds
             for name, served in entry.models.items():
-                known = found.setdefault(name, Model(name, created, served.context_length))
+                length = served.context_length or None
+                known = found.setdefault(name, Model(name, created, length))
                 known.created = min(known.created, created)
-                known.context_length = min(known.context_length, served.context_length)
+                lengths = [each for each in (known.context_length, length) if each is not None]
+                known.context_length = min(lengths, default=None)
         return sorted(found.values(), key=lambda model: model.id)
 
     def sessions(self) -> Sequence[Session]:

@@ -288,7 +288,10 @@ StepListener = Callable[[Step], None]
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a served model is and can do. `capabilities` holds lower-case names of mesh.v1.Capability."""
+    """What a served model is and can do. `capabilities` holds lower-case names of mesh.v1.Capability.
+
+    A context length or a vocabulary of 0 is not known, as of a provider's model.
+    """
 
     name: str
     fingerprint: str

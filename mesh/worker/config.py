@@ -8,6 +8,7 @@ from mesh.config import ConfigError
 from mesh.worker.flags import engines_of
 from mesh.worker.flags.batching import BatchingFlags
 from mesh.worker.flags.model import ModelFlags
+from mesh.worker.flags.remote import RemoteFlags
 from mesh.worker.flags.scripted import ScriptedFlags
 from mesh.worker.flags.server import ServerFlags
 
@@ -16,11 +17,13 @@ _OF_ONE_MODEL = ("revision", "gguf_file", "chat_template", "context_length")
 
 
 @dataclass(frozen=True)
-class WorkerConfig(ScriptedFlags, BatchingFlags, ServerFlags, ModelFlags):
+class WorkerConfig(ScriptedFlags, RemoteFlags, BatchingFlags, ServerFlags, ModelFlags):
     """Serve a language model to the mesh over gRPC."""
 
     def __post_init__(self) -> None:
-        if not self.model_path and self.engine != "scripted":
+        if self.engine == "remote" and self.remote_model is None:
+            raise ConfigError("--remote-model is required with --engine remote: the provider's name of the model")
+        if not self.model_path and self.engine not in ("scripted", "remote"):
             raise ConfigError("--model-path is required: a folder with a Hugging Face model, or its name on the hub")
         self._refuse_options_of_other_engines()
         self._check_models()
@@ -33,6 +36,8 @@ class WorkerConfig(ScriptedFlags, BatchingFlags, ServerFlags, ModelFlags):
                 f"--model-name must be given once for each of the {len(paths)} --model-path, or not at all, "
                 f"not {len(names)} times"
             )
+        if self.engine == "remote" and len(names) > 1:
+            raise ConfigError(f"--model-name can be given once with --engine remote, not {len(names)} times")
         if len(set(names)) < len(names):
             raise ConfigError(f"--model-name must differ between models, not be {', '.join(names)}")
         for name in _OF_ONE_MODEL if len(paths) > 1 else ():

@@ -141,8 +141,8 @@ def to_embed_inputs(wire: pb.EmbedRequest, model: ModelInfo) -> list[Text | Toke
 
 
 def check_token_ids(param: str, ids: Collection[int], model: ModelInfo) -> None:
-    """Refuse ids beyond the model's vocabulary."""
-    if ids and max(ids) >= model.vocab_size:
+    """Refuse ids beyond the model's vocabulary, where that is known."""
+    if model.vocab_size and ids and max(ids) >= model.vocab_size:
         raise out_of_range(param, max(ids), 0, model.vocab_size - 1)
 
 

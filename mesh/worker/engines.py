@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from mesh.config import ConfigError
 from mesh.engine.base import Engine
 from mesh.engine.several import SeveralEngines
 from mesh.errors import ErrorKind, MeshError
@@ -19,6 +20,8 @@ def make_engine(config: WorkerConfig) -> Engine:
     match config.engine:
         case "transformers":
             return _transformers(config)
+        case "remote":
+            return _remote(config)
         case "scripted":
             return _scripted(config)
 
@@ -90,6 +93,38 @@ def _load_options(config: WorkerConfig) -> list[LoadOptions]:
         )
         for path, name in zip(config.model_path, names, strict=True)
     ]
+
+
+def _remote(config: WorkerConfig) -> Engine:
+    assert config.remote_model is not None, "WorkerConfig requires it"
+    try:
+        from mesh.engine.remote.engine import RemoteEngine
+        from mesh.engine.remote.options import RemoteOptions
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("mesh"):
+            raise
+        raise MeshError(
+            ErrorKind.INVALID_REQUEST, f"the remote engine needs '{error.name}': pip install 'inference-mesh[remote]'"
+        ) from None
+    try:
+        key = config.api_key()
+    except ConfigError as error:
+        raise MeshError(ErrorKind.INVALID_REQUEST, str(error)) from None
+    return RemoteEngine(
+        RemoteOptions(
+            name=config.model_name[0] if config.model_name else config.remote_model,
+            model=config.remote_model,
+            provider=config.provider,
+            base_url=config.base_url,
+            key=key,
+            timeout=config.provider_timeout,
+            context_length=config.context_length,
+            answer_tokens=config.answer_tokens,
+            extensions=frozenset(config.server_option),
+            slots=config.max_rows,
+            max_waiting=config.max_waiting,
+        )
+    )
 
 
 def _scripted(config: WorkerConfig) -> Engine:
