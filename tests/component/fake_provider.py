@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
@@ -200,4 +200,8 @@ def google_answer(*texts: str, finish: str = "STOP") -> list[bytes]:
     return [thought, *(google_chunk({"text": text}) for text in texts), google_chunk(finish=finish)]
 
 
-ANSWERS = {"openai": openai_answer, "anthropic": anthropic_answer, "google": google_answer}
+ANSWERS: dict[str, Callable[..., list[bytes]]] = {
+    "openai": openai_answer,
+    "anthropic": anthropic_answer,
+    "google": google_answer,
+}

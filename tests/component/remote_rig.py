@@ -14,7 +14,6 @@ from mesh.engine.base import (
     Failed,
     Finished,
     Message,
-    Output,
     Request,
     Sampling,
     Started,
@@ -37,9 +36,10 @@ def chat(*messages: Message, **fields: Any) -> Chat:
 
 def request(prompt: Any = None, *, sampling: dict[str, Any] | None = None, **fields: Any) -> Request:
     """A request whose seed was drawn unless `sampling` has one."""
-    options = {"drawn_seed": "seed" not in (sampling or {}), "seed": 5, **(sampling or {})}
+    given = sampling or {}
+    options: dict[str, Any] = {"drawn_seed": "seed" not in given, "seed": 5, **given}
     key = next(_keys)
-    return Request(key, f"r{key}", "served", prompt or chat(), Sampling(**options), **{"output": Output(), **fields})
+    return Request(key, f"r{key}", "served", prompt or chat(), Sampling(**options), **fields)
 
 
 class Rig:
@@ -90,7 +90,7 @@ class Rig:
 @asynccontextmanager
 async def running(provider: FakeProvider, name: Any = "openai", **options: Any) -> AsyncGenerator[Rig]:
     """An engine that speaks the API `name` with the provider."""
-    given = {"base_url": provider.url + "/v1", "key": KEY, "timeout": 10.0, **options}
+    given: dict[str, Any] = {"base_url": provider.url + "/v1", "key": KEY, "timeout": 10.0, **options}
     engine = RemoteEngine(RemoteOptions(name="served", model="their-model", provider=name, **given))
     rig = Rig(engine, provider)
     await engine.start(rig.listen)

@@ -30,6 +30,7 @@ from tests.component.fake_provider import (
     ANSWERS,
     FakeProvider,
     Reply,
+    anthropic_answer,
     anthropic_event,
     google_chunk,
     openai_answer,
@@ -83,7 +84,7 @@ async def test_a_refusal_and_a_blocked_prompt_are_no_answers() -> None:
 
 
 async def test_a_stop_sequence_is_named_where_the_provider_names_it() -> None:
-    reply = Reply(ANSWERS["anthropic"]("a", finish="stop_sequence", sequence="END"))
+    reply = Reply(anthropic_answer("a", finish="stop_sequence", sequence="END"))
     async with FakeProvider(reply) as provider, running(provider, "anthropic") as rig:
         end = (await rig.ask())[-2]
     assert isinstance(end, ChoiceFinished)

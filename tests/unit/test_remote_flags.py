@@ -14,7 +14,8 @@ URL = "http://127.0.0.1:1/v1"
 
 
 def config(**fields: Any) -> WorkerConfig:
-    return WorkerConfig(**{"engine": "remote", "remote_model": "m", **fields})
+    given: dict[str, Any] = {"engine": "remote", "remote_model": "m", **fields}
+    return WorkerConfig(**given)
 
 
 @pytest.fixture(autouse=True)
