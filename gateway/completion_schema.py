@@ -7,7 +7,7 @@ from typing import Final, cast
 import msgspec
 
 from gateway.schema import UINT32, GenerationRequest, check_common, check_ranges, decode
-from mesh.errors import invalid, out_of_range, unsupported
+from mesh.errors import invalid, out_of_range
 
 MAX_COMPLETIONS: Final = 128
 _RANGES: Final = (("logprobs", 0, 5),)
@@ -45,12 +45,24 @@ def parse_completion(body: bytes) -> CompletionRequest:
     check_common(request)
     check_ranges(request, _RANGES)
     choices = request.n or 1
+    _check_best_of(request, choices)
+    choices = max(choices, request.best_of or 0)
     if len(request.prompts) * choices > MAX_COMPLETIONS:
         text = f"'prompt' has {len(request.prompts)} prompts for {choices} completions each: at most {MAX_COMPLETIONS}"
         raise invalid("prompt", f"{text} completions are made in one request")
-    if request.best_of not in (None, choices):
-        raise unsupported("best_of", f"'best_of' must equal 'n' ({choices}), not {request.best_of}")
     return request
+
+
+def _check_best_of(request: CompletionRequest, choices: int) -> None:
+    if request.best_of is None or request.best_of == choices:
+        return
+    if not choices < request.best_of <= MAX_COMPLETIONS:
+        raise out_of_range("best_of", request.best_of, choices, MAX_COMPLETIONS)
+    if request.stream:
+        text = (
+            f"'best_of' must equal 'n' ({choices}) with 'stream', not {request.best_of}: the best are known at the end"
+        )
+        raise invalid("best_of", text)
 
 
 def _check_prompt(request: CompletionRequest) -> None:

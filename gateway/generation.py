@@ -80,6 +80,7 @@ class Generation:
         choices = max(1, request.sampling.n)
         self._credit = max(dispatch.credit, choices * _LEAST_STEPS_AHEAD) if streamed else None
         self._choices = [Choice() for _ in range(choices)]
+        self._rows = max(choices, request.sampling.best_of)
         self._stream: Stream | None = None
         self._read = 0
         self._undelivered = 0
@@ -194,6 +195,8 @@ class Generation:
         return request
 
     def _open_rows(self) -> int:
+        if self._rows > len(self._choices):
+            return self._rows
         return sum(not choice.finished for choice in self._choices) or 1
 
     def _end_attempt(self, outcome: str) -> None:
@@ -322,7 +325,8 @@ class Generation:
 
     def _all_finished(self) -> list[Event]:
         """If only the last event is missing on a lost worker, it is known without another one."""
-        if self._text_only or not all(choice.finished for choice in self._choices):
+        hidden = self._rows > len(self._choices)  # tokens of choices that were not the best
+        if self._text_only or hidden or not all(choice.finished for choice in self._choices):
             return []
         self.done = True
         usage = pb.Usage(completion_tokens=self.completion_tokens)

@@ -41,6 +41,8 @@ def to_generates(request: CompletionRequest, request_id: str, *, seed: int | Non
             wire.text = prompt
         else:
             wire.tokens.ids.extend(prompt)
+        if request.best_of is not None:
+            wire.sampling.best_of = request.best_of
         if request.logprobs is not None:
             wire.output.logprobs = request.logprobs
         if request.echo:

@@ -162,6 +162,10 @@ class OutputTracker:
         """The choices that still need tokens."""
         return [index for index, choice in enumerate(self._choices) if not choice.ended]
 
+    def ended(self, choice: int) -> bool:
+        """Whether a choice is over: `push` drops what comes after."""
+        return self._choices[choice].ended
+
     def count(self, choice: int) -> int:
         """Tokens of a choice so far, resumed ones included."""
         return self._choices[choice].count

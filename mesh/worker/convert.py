@@ -72,7 +72,7 @@ def to_request(wire: pb.GenerateRequest, model: ModelInfo, *, key: int, credit: 
         sampling=sampling,
         output=_output(wire.output),
         constraint=_constraint(wire.constraint) if wire.HasField("constraint") else None,
-        resume=_resume(wire.resume, max(sampling.n, sampling.best_of or 0), model),
+        resume=_resume(wire.resume, sampling.n, model),
         priority=_priority(wire),
         tenant=wire.tenant,
         cache_salt=wire.cache_salt,

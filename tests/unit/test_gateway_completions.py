@@ -61,7 +61,10 @@ REFUSED: list[tuple[dict[str, Any], str, ErrorKind]] = [
     ({"stream_options": {}}, "stream_options", ErrorKind.INVALID_REQUEST),
     ({"messages": []}, "messages", ErrorKind.INVALID_REQUEST),
     ({"suffix": "x"}, "suffix", ErrorKind.UNSUPPORTED),
-    ({"best_of": 2}, "best_of", ErrorKind.UNSUPPORTED),
+    ({"best_of": 2, "n": 3}, "best_of", ErrorKind.INVALID_REQUEST),
+    ({"best_of": 129}, "best_of", ErrorKind.INVALID_REQUEST),
+    ({"best_of": 2, "stream": True}, "best_of", ErrorKind.INVALID_REQUEST),
+    ({"prompt": ["a"] * 50, "best_of": 3}, "prompt", ErrorKind.INVALID_REQUEST),
     ({"prompt_logprobs": 21}, "prompt_logprobs", ErrorKind.INVALID_REQUEST),
     ({"prompt_logprobs": 0, "stream": True}, "prompt_logprobs", ErrorKind.INVALID_REQUEST),
 ]
@@ -92,7 +95,7 @@ def test_the_four_forms_of_a_prompt(prompt: Any, expected: list[Any]) -> None:
 
 def test_options_arrive_and_the_length_has_a_default() -> None:
     [wire] = to_generates(parse(best_of=1, echo=True), "r", seed=11)
-    assert wire.sampling == pb.SamplingOptions(max_tokens=16, seed=11, drawn_seed=True)
+    assert wire.sampling == pb.SamplingOptions(max_tokens=16, seed=11, best_of=1, drawn_seed=True)
     assert wire.output == pb.OutputOptions(echo=True)
     first, second = to_generates(parse(prompt=["a", "b"], logprobs=0, max_tokens=3, n=2, seed=5, top_k=4), "r")
     assert first.sampling == second.sampling == pb.SamplingOptions(max_tokens=3, n=2, seed=5, top_k=4)

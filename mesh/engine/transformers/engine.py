@@ -21,6 +21,7 @@ from mesh.engine.base import (
     Text,
     Tokens,
 )
+from mesh.engine.best_of import BestOfTracker, generated, picks
 from mesh.engine.constraint import Grammars, Matcher
 from mesh.engine.output import OutputTracker, check_token_ids
 from mesh.engine.transformers.blocks import extend_digests, scope_digest
@@ -108,36 +109,29 @@ class TransformersEngine(Engine):
         served = self._serving(request.model)
         arrived = time.monotonic()
         _refuse_unsupported(request)
-        self._refuse_overload(request.sampling.n)
+        self._refuse_overload(generated(request).sampling.n)
         check_token_ids(request.sampling, served.info.vocab_size)
         _check_resume(request, served.token_limit)
         if request.constraint is not None:
             # The grammar alone says when it is complete, and an answer that is has no other token than the end.
             request = replace(request, sampling=replace(request.sampling, min_tokens=0, ignore_eos=False))
         request, stops = _with_template_stops(request, served)
-        self._submitting[request.key] = request.sampling.n
+        every = generated(request)
+        self._submitting[request.key] = every.sampling.n
         try:
             prompt = await self._encode(served, request)
             _check_prompt_logprobs(served, request, len(prompt))
-            digests = await self._digests(served, request, prompt)
-            matchers = await self._matchers(served, request)
+            digests = await self._digests(served, every, prompt)
+            matchers = await self._matchers(served, every)
             if request.key not in self._submitting:
                 return  # cancelled meanwhile
         finally:
             self._submitting.pop(request.key, None)
         self._serving(request.model)  # it may have stopped or broken down meanwhile
-        tracker = OutputTracker(
-            request,
-            served.tokenizer,
-            prompt_ids=prompt,
-            eos_token_ids=served.info.eos_token_ids,
-            context_length=served.info.context_length,
-            template_stops=stops,
-            arrived=arrived,
-        )
-        work = self._work(request, prompt, tracker, matchers)
+        tracker = _tracker(served, request, prompt, stops, arrived)
+        work = self._work(every, prompt, tracker, matchers)
         work.root, work.prompt_digests = digests
-        self._reporter.add(tracker, refund=request.credit is not None)
+        self._reporter.add(tracker, refund=every.credit is not None)
         self._in_transit.append((self._sent + 1, len(work.rows)))
         self._call(lambda core: core.add(work))
 
@@ -308,11 +302,8 @@ def _message_length(message: Message) -> int:
 
 def _refuse_unsupported(request: Request) -> None:
     """What this engine understands but does not do yet is refused by name."""
-    sampling = request.sampling
     if request.adapter is not None:
         raise unsupported("adapter")
-    if sampling.best_of is not None and sampling.best_of != sampling.n:
-        raise unsupported("best_of", f"'best_of' must equal 'n' ({sampling.n}) here, not {sampling.best_of}")
     if isinstance(request.prompt, Chat):
         for message in request.prompt.messages:
             if any(not isinstance(part, str) for part in message.parts or ()):
@@ -342,6 +333,20 @@ def _with_template_stops(request: Request, served: Served) -> tuple[Request, tup
     request = replace(request, sampling=replace(sampling, stop_token_ids=ids))
     # A grammar says by itself where its text ends, and its strings may hold anything.
     return request, () if request.constraint else stops.strings
+
+
+def _tracker(
+    served: Served, request: Request, prompt: Sequence[int], stops: Sequence[str], arrived: float
+) -> OutputTracker:
+    return (BestOfTracker if picks(request) else OutputTracker)(
+        request,
+        served.tokenizer,
+        prompt_ids=prompt,
+        eos_token_ids=served.info.eos_token_ids,
+        context_length=served.info.context_length,
+        template_stops=stops,
+        arrived=arrived,
+    )
 
 
 def _check_ids(param: str, ids: Sequence[int], limit: int) -> None:

@@ -64,7 +64,7 @@ class Reporter:
             self.discard(work.key)
 
     def _push(self, events: list[Event], tracker: OutputTracker, token: NewToken, now: float) -> None:
-        before = len(events)
+        dropped = tracker.ended(token.choice)
         try:
             over = tracker.push(events, token.choice, token.token_id, now, token.logprob)
         except Exception:
@@ -73,7 +73,7 @@ class Reporter:
             return
         if not over and not token.ended:
             return
-        self._settle(events, token, over=over, dropped=len(events) == before, finished=tracker.finished)
+        self._settle(events, token, over=over, dropped=dropped, finished=tracker.finished)
 
     def _settle(self, events: list[Event], token: NewToken, *, over: bool, dropped: bool, finished: bool) -> None:
         """A choice has ended, here, on the engine's thread, or on both sides."""
