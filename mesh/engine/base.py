@@ -153,7 +153,7 @@ class Request:
 
     `key` identifies it towards the engine and is never used twice. `credit` is the number of tokens over all choices
     that may be reported before `grant` allows more; None is no limit. `resume` maps a choice to its progress.
-    `deadline` is a time of time.monotonic().
+    `deadline` is a time of time.monotonic(). `model` is the base model where `adapter` names one of its adapters.
     """
 
     key: int
@@ -291,6 +291,7 @@ class ModelInfo:
     """What a served model is and can do. `capabilities` holds lower-case names of mesh.v1.Capability.
 
     A context length or a vocabulary of 0 is not known, as of a provider's model.
+    An adapter is a model of its own, whose `base` names the model that it changes; that one lists it in `adapters`.
     """
 
     name: str
@@ -305,6 +306,7 @@ class ModelInfo:
     execution: str = ""
     parameters: int = 0
     adapters: tuple[str, ...] = ()
+    base: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,7 +325,7 @@ class Engine(ABC):
     @property
     @abstractmethod
     def models(self) -> Sequence[ModelInfo]:
-        """The served models; known once `start` has returned."""
+        """The served models, adapters among them; known once `start` has returned."""
 
     @abstractmethod
     async def start(self, listener: StepListener) -> None:
@@ -362,6 +364,14 @@ class Engine(ABC):
         Counts and sizes, no shares or means: those of several engines are added up.
         """
         return {}
+
+    async def load_adapter(self, base: str, name: str, path: str) -> ModelInfo:
+        """Serve an adapter of the model `base` as `name`, from a folder or from the hub. Raises MeshError."""
+        raise unsupported("adapter", "this engine takes no adapters")
+
+    async def unload_adapter(self, name: str) -> None:
+        """Take no more requests for an adapter; those that are live end as usual. Raises MeshError."""
+        raise unsupported("adapter", "this engine takes no adapters")
 
     async def embed(
         self,

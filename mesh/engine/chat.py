@@ -43,6 +43,10 @@ class ChatRenderer:
         # Bounded, because a request may bring a template of its own.
         self._takes_parts = lru_cache(maxsize=32)(self._probe_parts)
 
+    def with_template(self, template: str) -> ChatRenderer:
+        """The same with another template."""
+        return ChatRenderer(self._tokenizer, template, allow_others=self._allow_others)
+
     @property
     def has_template(self) -> bool:
         """Whether chats without a template of their own can be rendered (capability `chat`)."""

@@ -15,6 +15,8 @@ from mesh.engine.transformers.blocks import BlockManager
 from mesh.engine.transformers.core import Core
 from mesh.engine.transformers.kv_cache import KvCache
 from mesh.engine.transformers.loader import LoadedModel, load
+from mesh.engine.transformers.lora import Adapter, LoraHooks, find_places
+from mesh.engine.transformers.lora_files import Base
 from mesh.engine.transformers.memory import cache_pages
 from mesh.engine.transformers.options import EngineOptions
 from mesh.engine.transformers.packed import PackedRunner
@@ -22,7 +24,7 @@ from mesh.engine.transformers.per_sequence import PerSequenceRunner, bytes_per_t
 from mesh.engine.transformers.prepack import prepack
 from mesh.engine.transformers.runner import Runner
 from mesh.engine.transformers.scheduler import Limits, Scheduler
-from mesh.engine.transformers.selftest import Verdict, check_packed
+from mesh.engine.transformers.selftest import Verdict, check_packed, run_packed_once
 from mesh.log import kv
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,9 @@ _STEP_TOKENS = {"cpu": 512, "cuda": 2048}
 class Served:
     """What the event loop's side needs of the served model. Token ids from `token_limit` on cannot be its input.
     `scored_tokens` is the longest prompt whose log probabilities can be reported; None is any, 0 none.
+
+    `lora` is what adapters are checked against, or why there can be none; `adapter` is the one that makes this model of
+    its base.
     """
 
     info: ModelInfo
@@ -47,6 +52,8 @@ class Served:
     shares_prefix: bool
     scored_tokens: int | None
     grammars: Grammars | None
+    lora: Base | str
+    adapter: Adapter | None = None
 
     def encode(self, prompt: Text | Chat, *, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a prompt."""
@@ -83,6 +90,7 @@ def build(options: EngineOptions) -> tuple[Core, Served]:
         runner.shares_prefix,
         _scored_tokens(loaded, runner),
         grammars,
+        _prepare_lora(options, loaded, runner, page_size),
     )
     return Core(runner, sampler, scheduler), served
 
@@ -150,14 +158,40 @@ def _grammars(loaded: LoadedModel) -> Grammars | None:
     return Grammars(loaded.tokenizer, loaded.vocab_size, eos) if eos and loaded.tokenizer.has_bytes else None
 
 
+def chat_capabilities(chat: ChatRenderer) -> set[str]:
+    """What a model can do by its chat template."""
+    if not chat.has_template:
+        return set()
+    return {"chat", "tools"} if chat.supports_tools else {"chat"}
+
+
+def _prepare_lora(options: EngineOptions, loaded: LoadedModel, runner: Runner, page_size: int) -> Base | str:
+    """Find the layers that adapters may change, or why there is none."""
+    if not options.max_loras:
+        return "'max_loras' is 0"
+
+    def run() -> int | None:
+        if isinstance(runner, PerSequenceRunner):
+            return runner.run_once(loaded.vocab_size)
+        return run_packed_once(loaded.model, loaded.vocab_size, page_size)
+
+    places = find_places(loaded.model, run)
+    runner.lora = LoraHooks(places)
+    return Base(
+        name=loaded.name,
+        path=options.model.path,
+        fingerprint=loaded.fingerprint,
+        places=places,
+        vocabulary=loaded.tokenizer.hf.get_vocab,
+        dtype=loaded.dtype,
+        device=loaded.device,
+    )
+
+
 def _describe(loaded: LoadedModel, runner: Runner, blocks: BlockManager, *, constraints: bool) -> ModelInfo:
-    capabilities = {"completion", "resume", "logprobs"}
+    capabilities = {"completion", "resume", "logprobs"} | chat_capabilities(loaded.chat)
     if constraints:
         capabilities.add("constraint")
-    if loaded.has_chat_template:
-        capabilities.add("chat")
-        if loaded.chat.supports_tools:
-            capabilities.add("tools")
     return ModelInfo(
         name=loaded.name,
         fingerprint=loaded.fingerprint,

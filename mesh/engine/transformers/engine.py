@@ -24,9 +24,11 @@ from mesh.engine.base import (
 from mesh.engine.best_of import BestOfTracker, generated, picks
 from mesh.engine.constraint import Grammars, Matcher
 from mesh.engine.output import OutputTracker, check_token_ids
+from mesh.engine.transformers.adapters import Adapters
 from mesh.engine.transformers.blocks import extend_digests, scope_digest
 from mesh.engine.transformers.build import Served, build
 from mesh.engine.transformers.core import Core, Report
+from mesh.engine.transformers.lora_config import AdapterSource
 from mesh.engine.transformers.options import EngineOptions
 from mesh.engine.transformers.reporter import Reporter
 from mesh.engine.transformers.sequence import Row, Work
@@ -54,6 +56,7 @@ class TransformersEngine(Engine):
     def __init__(self, options: EngineOptions) -> None:
         self._options = options
         self._served: Served | None = None
+        self._adapters: Adapters | None = None
         self._listener: StepListener | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._reporter = Reporter(self._call)
@@ -75,6 +78,10 @@ class TransformersEngine(Engine):
         self._broken.clear()
         self._thread.start()
         self._core = await asyncio.wrap_future(self._thread.ready)
+        assert self._served is not None
+        self._adapters = Adapters(self._served, self._options.max_loras)
+        for source in self._options.adapters:
+            await self._adapters.load(source)
 
     def _build(self) -> Core:
         try:
@@ -95,18 +102,39 @@ class TransformersEngine(Engine):
         if not await asyncio.to_thread(self._thread.join, _STOP_SECONDS):
             log.error("the engine's thread did not end", extra=kv(seconds=_STOP_SECONDS))
         # The thread's result holds the model as well.
+        self._adapters = None
         self._core, self._served, self._thread = None, None, EngineThread(self._build, self._deliver)
 
     @property
     def models(self) -> Sequence[ModelInfo]:
         """See Engine."""
-        return [self._served.info] if self._served else []
+        if self._served is None or self._adapters is None:
+            return []
+        adapters = self._adapters.infos
+        base = replace(self._served.info, adapters=tuple(info.name for info in adapters))
+        return [base, *adapters]
+
+    async def load_adapter(self, base: str, name: str, path: str) -> ModelInfo:
+        """See Engine."""
+        adapters = self._adapters_of(base)
+        return await adapters.load(AdapterSource(name, path))
+
+    async def unload_adapter(self, name: str) -> None:
+        """See Engine."""
+        self._adapters_of("").unload(name)
+
+    def _adapters_of(self, base: str) -> Adapters:
+        served = self._serving(base)
+        if served.adapter is not None:
+            raise invalid("base", f"'base' names '{base}', which is an adapter itself")
+        assert self._adapters is not None
+        return self._adapters
 
     # Requests
 
     async def submit(self, request: Request) -> None:
         """See Engine."""
-        served = self._serving(request.model)
+        served = self._serving(request.model, request.adapter)
         arrived = time.monotonic()
         _refuse_unsupported(request)
         self._refuse_overload(generated(request).sampling.n)
@@ -127,27 +155,31 @@ class TransformersEngine(Engine):
                 return  # cancelled meanwhile
         finally:
             self._submitting.pop(request.key, None)
-        self._serving(request.model)  # it may have stopped or broken down meanwhile
+        self._serving(request.model, request.adapter)  # it may have stopped or broken down meanwhile
         tracker = _tracker(served, request, prompt, stops, arrived)
         work = self._work(every, prompt, tracker, matchers)
+        work.adapter = served.adapter
         work.root, work.prompt_digests = digests
         self._reporter.add(tracker, refund=every.credit is not None)
         self._in_transit.append((self._sent + 1, len(work.rows)))
         self._call(lambda core: core.add(work))
 
-    def _serving(self, model: str) -> Served:
+    def _serving(self, model: str, adapter: str | None = None) -> Served:
         served = self._served
         if served is None or self._listener is None:
             raise MeshError(ErrorKind.DRAINING, "the engine is not running")
         if self._thread.broken:
             raise MeshError(ErrorKind.ENGINE_FAILED, "the engine has broken down")
-        if model and model != served.info.name:
-            raise MeshError(
-                ErrorKind.MODEL_NOT_FOUND,
-                f"model '{model}' is not served here: the served model is '{served.info.name}'",
-                param="model",
-            )
-        return served
+        name = adapter or model
+        if name in ("", served.info.name):
+            return served
+        if self._adapters is not None and (adapted := self._adapters.find(name)):
+            return adapted
+        raise MeshError(
+            ErrorKind.MODEL_NOT_FOUND,
+            f"model '{name}' is not served here: the served model is '{served.info.name}'",
+            param="model",
+        )
 
     def _refuse_overload(self, rows: int) -> None:
         waiting, limit = self.load().waiting, self._options.max_waiting
@@ -216,7 +248,9 @@ class TransformersEngine(Engine):
         if not served.shares_prefix:
             return None
         if self._options.prefix_cache:
-            return scope_digest("shared", request.tenant, request.cache_salt, request.adapter or "")
+            # Not by its name, under which other weights may be loaded later.
+            adapter = served.adapter.fingerprint if served.adapter is not None else ""
+            return scope_digest("shared", request.tenant, request.cache_salt, adapter)
         return scope_digest("request", str(request.key)) if request.sampling.n > 1 else None
 
     def cancel(self, key: int) -> None:
@@ -302,8 +336,6 @@ def _message_length(message: Message) -> int:
 
 def _refuse_unsupported(request: Request) -> None:
     """What this engine understands but does not do yet is refused by name."""
-    if request.adapter is not None:
-        raise unsupported("adapter")
     if isinstance(request.prompt, Chat):
         for message in request.prompt.messages:
             if any(not isinstance(part, str) for part in message.parts or ()):

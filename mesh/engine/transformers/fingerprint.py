@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,8 +40,13 @@ def fingerprint(checkpoint: Checkpoint, config: dict[str, Any], chat_template: o
     device is no part of it. Weight files over 64 MiB count by name, size, header and 256 pieces of 64 KiB; smaller
     ones by every byte.
     """
+    return hash_parts(_parts(checkpoint, config, chat_template, number_format))
+
+
+def hash_parts(parts: Iterable[bytes]) -> str:
+    """32 hex digits over a sequence of byte strings and the borders between them."""
     digest = hashlib.sha256()
-    for part in _parts(checkpoint, config, chat_template, number_format):
+    for part in parts:
         # Lengths keep the border between parts where it is.
         digest.update(len(part).to_bytes(8, "little"))
         digest.update(part)
@@ -63,10 +68,11 @@ def _parts(
             yield file.read_bytes()
     for file in checkpoint.files:
         yield file.name.encode()
-        yield from _weight_parts(file, header=checkpoint.kind == "safetensors")
+        yield from weight_parts(file, header=checkpoint.kind == "safetensors")
 
 
-def _weight_parts(file: Path, *, header: bool) -> Iterator[bytes]:
+def weight_parts(file: Path, *, header: bool) -> Iterator[bytes]:
+    """Size and content of a weight file: whole up to 64 MiB, else its header, if it has one, and samples."""
     size = file.stat().st_size
     yield size.to_bytes(8, "little")
     with file.open("rb") as stream:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mesh.engine.transformers.loader import LoadOptions
+from mesh.engine.transformers.lora_config import AdapterSource
 from mesh.engine.transformers.memory import CacheSize
 from mesh.errors import invalid
 
@@ -16,7 +17,8 @@ class EngineOptions:
     `max_rows` is the most choices in one step, `step_tokens` the most tokens (None: 512 on CPU, 2048 on CUDA),
     `page_size` the tokens of a KV page (None: 16), `max_waiting` the most choices in the queue, `prefix_cache`
     whether requests share the KV pages of equal beginnings. `packed` False takes the per-sequence path for every
-    model, for comparison. `prepack` keeps the linear layers in oneDNN's weight layout on CPUs.
+    model, for comparison. `prepack` keeps the linear layers in oneDNN's weight layout on CPUs. `adapters` are loaded
+    at the start, at most `max_loras` at any time; 0 takes none.
     """
 
     model: LoadOptions
@@ -28,12 +30,18 @@ class EngineOptions:
     max_waiting: int = 1024
     packed: bool = True
     prepack: bool = True
+    adapters: tuple[AdapterSource, ...] = ()
+    max_loras: int = 8
 
     def __post_init__(self) -> None:
         for name in ("max_rows", "page_size", "step_tokens", "max_waiting"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise invalid(name, f"'{name}' must be at least 1, not {value}")
+        if len(self.adapters) > self.max_loras:
+            raise invalid(
+                "adapters", f"'adapters' names {len(self.adapters)}, more than 'max_loras' ({self.max_loras})"
+            )
         if self.step_tokens is not None and self.step_tokens < self.max_rows:
             raise invalid(
                 "step_tokens",

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 
 from mesh.engine.transformers.attention import IntArray, PackedStep, Piece, running
 from mesh.engine.transformers.kv_cache import KvCache
+from mesh.engine.transformers.lora_batch import shares_of
 from mesh.engine.transformers.runner import Runner
 from mesh.engine.transformers.sequence import Batch, Row
 
@@ -50,7 +51,7 @@ class PackedRunner(Runner):
         if self._slices_logits:
             # 0 keeps all, without a copy.
             arguments["logits_to_keep"] = 0 if keep is None else keep
-        with running(step):
+        with running(step), self.adapted(shares_of(batch, self._device)):
             output = self._model(input_ids=tokens, position_ids=positions, use_cache=False, **arguments)
         self.last_step = step
         logits: torch.Tensor = output.logits[0]

@@ -16,6 +16,7 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
 from mesh.engine.base import Sampling
+from mesh.engine.transformers.lora import Share
 from mesh.engine.transformers.runner import Runner
 from mesh.engine.transformers.selftest import relative_difference, tolerance
 from mesh.engine.transformers.sequence import Batch, Row, Work
@@ -63,8 +64,8 @@ class PerSequenceRunner(Runner):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """See Runner."""
-        parts = [self._row(row) for row in batch.decode]
-        parts += [self._row(chunk.row, chunk.kept) for chunk in batch.prefill]
+        parts = [self._adapted_row(row) for row in batch.decode]
+        parts += [self._adapted_row(chunk.row, chunk.kept) for chunk in batch.prefill]
         return torch.cat(parts)
 
     def release(self, row: Row) -> None:
@@ -99,9 +100,15 @@ class PerSequenceRunner(Runner):
         self._cache_name = name
         return None
 
+    def run_once(self, vocab_size: int) -> None:
+        """Compute a short made-up prompt."""
+        ids = [(17 + 7919 * place) % vocab_size for place in range(_TRIAL)]
+        row = _trial_row(ids)
+        self._row(row)
+        self.release(row)
+
     def _trial_logits(self, ids: list[int]) -> torch.Tensor:
-        work = Work(key=0, order=0, sampling=Sampling(seed=0), prompt=ids[:_TRIAL])
-        row = Row(work, 0, ids[:_TRIAL], 0, 0, frozenset(), slot=0)
+        row = _trial_row(ids[:_TRIAL])
         logits: list[torch.Tensor] = []
         for token in ids[_TRIAL:]:
             logits.append(self._row(row))
@@ -109,6 +116,11 @@ class PerSequenceRunner(Runner):
             row.tokens.append(token)
         self.release(row)
         return torch.cat(logits)
+
+    def _adapted_row(self, row: Row, kept: int = 1) -> torch.Tensor:
+        adapter = row.work.adapter
+        with self.adapted([Share(adapter, None)] if adapter is not None else ()):
+            return self._row(row, kept)
 
     def _row(self, row: Row, kept: int = 1) -> torch.Tensor:
         """Logits [kept, vocabulary] of a row's last tokens, of which a decoder beside an encoder keeps one."""
@@ -149,6 +161,10 @@ class PerSequenceRunner(Runner):
 
     def _tensor(self, tokens: Sequence[int]) -> torch.Tensor:
         return torch.tensor([tokens], device=self._device)
+
+
+def _trial_row(ids: list[int]) -> Row:
+    return Row(Work(key=0, order=0, sampling=Sampling(seed=0), prompt=ids[:]), 0, ids, 0, 0, frozenset(), slot=0)
 
 
 def _decoder_start(model: PreTrainedModel) -> int:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 
+from mesh.engine.transformers.lora import LoraHooks, Share
 from mesh.engine.transformers.sequence import Batch, Row
 
 
@@ -14,12 +16,13 @@ class Runner(ABC):
     """Computes the logits of a step. Belongs to the engine's thread.
 
     `execution` names the way in ModelInfo. `shares_prefix` says whether rows may share pages, `chunks` whether a prompt
-    may be computed in pieces. `page_bytes` is the memory of one page.
+    may be computed in pieces. `lora` is set where rows may have adapters.
     """
 
     execution: str
     shares_prefix: bool
     chunks: bool
+    lora: LoraHooks | None = None
 
     @abstractmethod
     def forward(self, batch: Batch) -> torch.Tensor:
@@ -39,3 +42,7 @@ class Runner(ABC):
     @abstractmethod
     def reset(self) -> None:
         """Forget everything, after a step that broke."""
+
+    def adapted(self, shares: Sequence[Share]) -> AbstractContextManager[None]:
+        """Context of a forward that adapters change for their share of its tokens."""
+        return self.lora.applied(shares) if self.lora is not None else nullcontext()

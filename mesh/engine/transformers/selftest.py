@@ -27,6 +27,7 @@ _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
 _HALF_TOLERANCE = 0.1
 _LONG, _SHORT, _STEPS = 24, 17, 4
+_FEW = 3
 
 
 def tolerance(dtype: torch.dtype) -> float:
@@ -65,6 +66,17 @@ def check_packed(model: PreTrainedModel, vocab_size: int, context_length: int, p
             reason = f"{type(error).__name__}: {error}"
         model.set_attn_implementation(cast("Any", before))
     return Verdict(reason)
+
+
+def run_packed_once(model: PreTrainedModel, vocab_size: int, page_size: int) -> int:
+    """Run a model that can be packed, over a few made-up tokens of one row; returns their number."""
+    ids = [(17 + 7919 * place) % vocab_size for place in range(_FEW)]
+    pages = -(-len(ids) // page_size)
+    row = Row(Work(key=0, order=0, sampling=Sampling(seed=0), prompt=ids), 0, ids, 0, 0, frozenset(), slot=0)
+    row.pages = list(range(1, pages + 1))
+    cache = KvCache(1 + pages, page_size, model.dtype, model.device)
+    PackedRunner(model, cache, 1, pages).forward(Batch([], [Chunk(row, len(ids), 1)]))
+    return len(ids)
 
 
 @contextmanager

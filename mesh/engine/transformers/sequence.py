@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mesh.engine.constraint import Matcher
     from mesh.engine.output import RawLogprob
     from mesh.engine.sampler import RowState
+    from mesh.engine.transformers.lora import Adapter
 
 
 class RowPhase(Enum):
@@ -48,6 +49,7 @@ class Work:
     prompt: list[int]
     priority: int = 0
     root: bytes | None = None
+    adapter: Adapter | None = None
     credit: int | None = None
     deadline: float | None = None
     arrived: float = 0.0
@@ -174,6 +176,11 @@ class Batch:
     def rows(self) -> list[Row]:
         """All rows that take part."""
         return self.decode + [chunk.row for chunk in self.prefill]
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether an adapter changes the model for any of its rows."""
+        return any(row.work.adapter is not None for row in self.rows)
 
     @property
     def sampled(self) -> list[Row]:

@@ -67,6 +67,17 @@ class Source:
 _HUB_TITLES: Final[dict[Hub, str]] = {"huggingface": "the hub", "modelscope": "ModelScope"}
 
 
+def find_adapter(name: str, progress: Callable[[str], None]) -> Path:
+    """The folder of an adapter, downloaded from the hub if there is no such folder here. Raises invalid_request."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or not _HUB_NAME.fullmatch(name):
+        raise invalid("path", f"there is no folder '{name}', and it is no name of an adapter on the hub")
+    progress(f"looking for '{name}' on the hub")
+    return _from_huggingface(name, None, _HUB_FILES)
+
+
 def local_model(name: str, gguf: str | None = None) -> tuple[Path, str | None] | None:
     """The folder `name`, and the name of the GGUF file in it that is meant, if one is.
 
@@ -113,7 +124,7 @@ def _from_huggingface(name: str, revision: str | None, patterns: list[str]) -> P
     except RevisionNotFoundError as error:
         reason, cause = f"it has no revision '{revision}'", error
     except (RepositoryNotFoundError, HFValidationError) as error:
-        reason, cause = "there is neither such a folder nor such a model on the hub", error
+        reason, cause = "there is neither such a folder nor anything of that name on the hub", error
     except LocalEntryNotFoundError as error:
         reason, cause = "there is no such folder, and the hub cannot be reached", error
     except (HfHubHTTPError, OSError) as error:
