@@ -112,7 +112,8 @@ async def test_preemption_changes_no_answer(llama: Saved) -> None:
 async def test_choices_share_the_prompt(llama: Saved, prefix_cache: bool) -> None:
     async with Driver(llama[0], prefix_cache=prefix_cache) as driver:
         both = await driver.ask(prompt_of(40), sampling={**SAMPLED, "n": 3})
-        assert driver.stat("prefix_hit_tokens") == 2 * 32
+        assert driver.stat("prefix_hit_tokens") == 2 * 39
+        assert driver.stat("kv_pages_copied") == 2
         assert len({tuple(ids) for ids in both.tokens.values()}) == 3
         assert both.finished is not None
         assert both.finished.completion_tokens == 3 * 16
@@ -127,7 +128,32 @@ async def test_one_token_for_each_of_many_choices(llama: Saved) -> None:
         answer = await driver.ask(prompt_of(33), tokens=1, sampling={**SAMPLED, "n": 9})
         assert [len(ids) for ids in answer.tokens.values()] == [1] * 9
         assert driver.stat("prefix_hit_tokens") == 8 * 32
+        assert driver.stat("kv_pages_copied") == 8
         assert driver.stat("kv_pages_used") == 0
+
+
+@pytest.mark.parametrize("length", [31, 32, 33, 40])
+@pytest.mark.parametrize("max_rows", [8, 3])
+async def test_eight_choices_compute_the_prompt_as_often_as_one(llama: Saved, length: int, max_rows: int) -> None:
+    """Whether the prompt ends within a page or at its end, and whether all rows find a place at once or not."""
+    prompt = prompt_of(length)
+    async with Driver(llama[0], max_rows=max_rows) as driver:
+        one = await driver.ask(prompt, tokens=10, sampling=SAMPLED, cache_salt="one")
+        alone = driver.stat("prompt_tokens")
+        eight = await driver.ask(prompt, tokens=10, sampling={**SAMPLED, "n": 8})
+        if max_rows == 8:
+            assert driver.stat("prompt_tokens") == 2 * alone
+        assert eight.tokens[0] == one.ids
+        resumed = await driver.ask(
+            prompt,
+            tokens=10,
+            sampling={**SAMPLED, "n": 8},
+            resume={choice: ids[:choice] for choice, ids in eight.tokens.items()},
+        )
+        assert resumed.tokens == {choice: ids[choice:] for choice, ids in eight.tokens.items()}
+        await driver.until_idle()
+    async with Driver(llama[0], packed=False) as driver:  # each row has a cache of its own
+        assert (await driver.ask(prompt, tokens=10, sampling={**SAMPLED, "n": 8})).tokens == eight.tokens
 
 
 async def test_sampling_is_the_same_alone_in_a_batch_and_resumed(llama: Saved) -> None:

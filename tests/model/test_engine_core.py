@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -34,6 +34,9 @@ class Blank(Runner):
         pass
 
     def wipe(self, pages: Sequence[int]) -> None:
+        pass
+
+    def copy(self, pages: Mapping[int, int]) -> None:
         pass
 
     def reset(self) -> None:

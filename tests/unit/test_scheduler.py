@@ -25,6 +25,7 @@ class Bench:
         self.blocks = BlockManager(pages, PAGE)
         self.scheduler = Scheduler(Limits(max_rows, step_tokens, chunks), self.blocks, self.released.append)
         self.works: list[Work] = []
+        self.copies = 0
 
     def add(self, length: int, *, n: int = 1, credit: int | None = None, priority: int = 0, root: bool = False) -> Work:
         prompt = list(range(length))
@@ -47,6 +48,9 @@ class Bench:
             assert 0 < count <= row.remaining
             assert row.computed + count <= len(row.pages) * PAGE
         sampled = batch.sampled
+        copies = self.scheduler.take_copies()
+        assert len({*copies, *copies.values()}) == len(copies) + len({*copies.values()})
+        self.copies += len(copies)
         for row in batch.decode:
             row.computed += 1
         for chunk in batch.prefill:
@@ -57,7 +61,7 @@ class Bench:
                 for page, digest in zip(row.pages, row.digests[: row.computed // PAGE], strict=False):
                     self.blocks.register(page, digest)
             if row.work.leader is row and row.computed >= len(row.work.prompt):
-                self.scheduler.release_held(row.work)
+                self.scheduler.share_prompt(row)
         for row in sampled:
             row.tokens.append(7)
         return batch
@@ -195,9 +199,10 @@ def test_choices_wait_for_the_first_to_compute_the_prompt() -> None:
     assert shape(bench.step()) == ([], [(0, 8)])
     assert [row.phase for row in work.rows[1:]] == [RowPhase.HELD] * 2
     assert shape(bench.step()) == ([], [(0, 3)])
-    # Two full pages of the prompt are shared; the third is each row's own.
-    assert shape(bench.step()) == ([0], [(0, 3), (0, 3)])
-    assert bench.scheduler.counters.prefix_hit_tokens == 16
+    # Two full pages of the prompt are shared, the third is copied; its last token chooses the next one.
+    assert shape(bench.step()) == ([0, 0, 0], [])
+    assert bench.scheduler.counters.prefix_hit_tokens == 20
+    assert bench.copies == 2
     assert len({row.pages[0] for row in work.rows}) == 1
     assert len({row.pages[2] for row in work.rows}) == 3
 

@@ -29,7 +29,7 @@ def scope_digest(*parts: str) -> bytes:
 
 
 def page_digest(parent: bytes, tokens: Sequence[int]) -> bytes:
-    """The digest of a full page of `tokens` that follows the page, or root, `parent`."""
+    """The digest of `tokens`, a page's or its first ones, that follow the page, or root, `parent`."""
     return blake2b(array("q", tokens).tobytes(), digest_size=_DIGEST_BYTES, key=parent).digest()
 
 
@@ -131,8 +131,12 @@ class BlockManager:
         return sum(not self._holders[self._by_digest[digest]] for digest in digests)
 
     def register(self, page: int, digest: bytes) -> None:
-        """Make a held, full page findable. The first page with a digest stays; a twin is freed when released."""
-        if self._digest[page] is None and digest not in self._by_digest:
+        """Make a held page findable. The first page with a digest stays; a twin is freed when released.
+
+        A page that was known by a beginning of its content is known by the whole of it from now on.
+        """
+        if digest not in self._by_digest:
+            self._forget(page)
             self._digest[page] = digest
             self._by_digest[digest] = page
 

@@ -202,6 +202,7 @@ class Core:
             "output_tokens": own.output_tokens,
             "prefix_hit_tokens": scheduled.prefix_hit_tokens,
             "preemptions": scheduled.preemptions,
+            "kv_pages_copied": scheduled.copied_pages,
             "kv_pages_total": blocks.total,
             "kv_pages_used": blocks.used,
             "kv_pages_cached": blocks.cached,
@@ -241,6 +242,8 @@ class Core:
         self._note_starts(batch)
         if stale := self.scheduler.blocks.take_stale():
             self._runner.wipe(stale)
+        if copies := self.scheduler.take_copies():
+            self._runner.copy(copies)
         try:
             logits = self._runner.forward(batch)
         except Exception as error:
@@ -308,7 +311,7 @@ class Core:
             if work.root is not None and row.computed >= (row.registered + 1) * size:
                 self._register(row, size)
             if work.leader is row and row.computed >= len(work.prompt):
-                self.scheduler.release_held(work)
+                self.scheduler.share_prompt(row)
 
     def _register(self, row: Row, size: int) -> None:
         row.update_digests(size, row.computed)

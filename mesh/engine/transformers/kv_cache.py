@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,6 +104,15 @@ class KvCache:
         for layer in self._layers.values():
             layer.key_pages.index_fill_(0, index, 0)
             layer.value_pages.index_fill_(0, index, 0)
+
+    def copy(self, pages: Mapping[int, int]) -> None:
+        """Fill pages, the keys, with the content of others, the values."""
+        device = self._like.device
+        targets = torch.tensor(list(pages), dtype=torch.long, device=device)
+        sources = torch.tensor(list(pages.values()), dtype=torch.long, device=device)
+        for layer in self._layers.values():
+            for content in (layer.key_pages, layer.value_pages):
+                content.index_copy_(0, targets, content.index_select(0, sources))
 
     def wipe_all(self) -> None:
         """Set everything to zero."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import Any
 
@@ -67,6 +67,10 @@ class PackedRunner(Runner):
     def wipe(self, pages: Sequence[int]) -> None:
         """See Runner."""
         self.cache.wipe(pages)
+
+    def copy(self, pages: Mapping[int, int]) -> None:
+        """See Runner."""
+        self.cache.copy(pages)
 
     def reset(self) -> None:
         """See Runner."""

@@ -8,7 +8,7 @@ recurrent states cannot be entered in the middle, and rows share no pages: those
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -73,6 +73,9 @@ class PerSequenceRunner(Runner):
         self._states.pop(row.slot, None)
 
     def wipe(self, pages: Sequence[int]) -> None:
+        """See Runner. Rows share no memory."""
+
+    def copy(self, pages: Mapping[int, int]) -> None:
         """See Runner. Rows share no memory."""
 
     def reset(self) -> None:

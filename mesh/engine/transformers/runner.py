@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -38,6 +38,10 @@ class Runner(ABC):
     @abstractmethod
     def wipe(self, pages: Sequence[int]) -> None:
         """Set the content of pages to zero."""
+
+    @abstractmethod
+    def copy(self, pages: Mapping[int, int]) -> None:
+        """Fill pages, the keys, with the content of others, the values."""
 
     @abstractmethod
     def reset(self) -> None:

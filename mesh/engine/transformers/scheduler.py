@@ -4,6 +4,9 @@ First come, first served within a priority. A step takes the rows that decode, t
 then of new ones, as its token budget allows. A row gets the pages of all its tokens when it is admitted and one more
 whenever it has filled the last; when there is none left, the row that came last gives all of its pages back and waits
 to be computed again, which changes no answer. Rows without credit keep their pages but give them up first.
+
+Rows of one prompt are a fork of the first: they share the full pages that it has computed and copy the last one, which
+each goes on to write.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mesh.engine.base import Load
-from mesh.engine.transformers.blocks import BlockManager
+from mesh.engine.transformers.blocks import BlockManager, page_digest
 from mesh.engine.transformers.sequence import Batch, Chunk, Row, RowPhase, Work
 
 # Most tokens of a prompt whose logits a step keeps in order to report log probabilities: those of 152k tokens are
@@ -37,6 +40,7 @@ class Counters:
 
     preemptions: int = 0
     prefix_hit_tokens: int = 0
+    copied_pages: int = 0
 
 
 class Scheduler:
@@ -62,6 +66,7 @@ class Scheduler:
         self._paused: list[Row] = []  # rows that the current step found without credit
         self._slots = list(range(limits.max_rows - 1, -1, -1))
         self._pushes = 0
+        self._copies: dict[int, int] = {}  # pages to be filled with the content of others, which are held meanwhile
 
     # The rows' way in and out
 
@@ -111,6 +116,18 @@ class Scheduler:
         if row is row.work.leader:
             self.release_held(row.work)
 
+    def share_prompt(self, row: Row) -> None:
+        """The first row has computed the prompt: the others may begin where it ends."""
+        work, size = row.work, self.blocks.page_size
+        page, rest = divmod(len(work.prompt) - 1, size)
+        if row.computed < (page + 1) * size or rest == size - 1:  # it has not gone on to fill the page
+            row.update_digests(size, len(work.prompt))
+            parent = row.digests[page - 1] if page else work.root
+            assert parent is not None, "rows without a root have no leader"
+            work.tail = page_digest(parent, work.prompt[page * size :])
+            self.blocks.register(row.pages[page], work.tail)
+        self.release_held(work)
+
     def release_held(self, work: Work) -> None:
         """Let the rows wait in line that were held until the shared prompt was computed."""
         work.leader = None
@@ -139,6 +156,8 @@ class Scheduler:
         self._on_release(row)
         if row in self._paused:
             self._paused.remove(row)
+        if self._copies:
+            self.blocks.release([self._copies.pop(page) for page in row.pages if page in self._copies])
         if row.unverified:
             self.blocks.distrust(row.pages, forget=False)
         self.blocks.release(row.pages)
@@ -269,21 +288,39 @@ class Scheduler:
             row.update_digests(blocks.page_size, most)
             usable = row.digests[: most // blocks.page_size]
             known = usable[: blocks.lookup(usable)]
+        tail = self._tail(row, len(known))
         fresh = blocks.pages_for(len(row.tokens)) - len(known)
         # One page of reserve for each row that goes on: else the next to fill a page would push this one out again.
         reserve = len(self._running) - len(self._paused)
-        if fresh + blocks.cached_among(known) + reserve > blocks.available and self._running:
+        if fresh + blocks.cached_among(known + tail) + reserve > blocks.available and self._running:
             return False
-        shared = blocks.share(known)
+        shared = blocks.share(known + tail)
         pages = blocks.allocate(fresh)
         if pages is None:
             blocks.release(shared)
             return False
-        row.pages = shared + pages
         row.computed = len(known) * blocks.page_size
+        if tail:
+            self._copies[pages[0]] = shared.pop()
+            self.counters.copied_pages += 1
+            row.computed = min(len(row.work.prompt), len(row.tokens) - 1)
+        row.pages = shared + pages
         row.registered = len(known)
         self._enter(row)
         return True
+
+    def _tail(self, row: Row, known: int) -> list[bytes]:
+        """The digest of the prompt's last page, if it can be copied for a row that has so many pages before it."""
+        work = row.work
+        if work.tail is None or known != (len(work.prompt) - 1) // self.blocks.page_size:
+            return []
+        return [work.tail] if self.blocks.lookup([work.tail]) else []
+
+    def take_copies(self) -> dict[int, int]:
+        """Pages that are to be filled before the next forward, and the pages that hold their content until then."""
+        copies, self._copies = self._copies, {}
+        self.blocks.release(list(copies.values()))
+        return copies
 
     def _enter(self, row: Row) -> None:
         work = row.work

@@ -37,7 +37,8 @@ class Work:
     """One request. `order` is its place in the order of arrival; times are of time.monotonic().
 
     `credit` is the number of tokens that may still be sampled over all rows; None is no limit. `root` is the root of
-    its pages' digests; None switches the prefix cache off. `scores` are the log probabilities of the prompt's second
+    its pages' digests; None switches the prefix cache off. `tail` is the digest of the prompt's last page,
+    once the first row has computed it for the others to copy. `scores` are the log probabilities of the prompt's second
     token, its third, and so on, as far as the first row has computed them; None if nobody asked. The times and the
     scores are written by the engine's thread before the report that shows their effect, and read by the event loop's
     thread after it.
@@ -55,6 +56,7 @@ class Work:
     arrived: float = 0.0
     rows: list[Row] = field(default_factory=list["Row"])
     leader: Row | None = None
+    tail: bytes | None = None
     logprobs: int | None = None
     prompt_logprobs: int = 0
     scores: list[RawLogprob] | None = None
