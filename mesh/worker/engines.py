@@ -81,6 +81,7 @@ def _load_options(config: WorkerConfig) -> list[LoadOptions]:
             name=name,
             device=config.device,
             dtype=config.dtype,
+            quantization=config.quantization_or_alias,
             hub=config.hub,
             revision=config.revision,
             gguf_file=config.gguf_file,

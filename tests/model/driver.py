@@ -52,13 +52,19 @@ class Answer:
 
 
 class Driver:
-    """An engine for the duration of `async with`."""
+    """An engine for the duration of `async with`; `model` are more of LoadOptions, `options` of EngineOptions."""
 
     def __init__(
-        self, path: str, *, kv_tokens: int | None = None, chat_template: str | None = None, **options: Any
+        self,
+        path: str,
+        *,
+        kv_tokens: int | None = None,
+        chat_template: str | None = None,
+        model: Mapping[str, Any] | None = None,
+        **options: Any,
     ) -> None:
         options.setdefault("max_rows", 8)
-        load = LoadOptions(path=path, threads=1, chat_template=chat_template)
+        load = LoadOptions(path=path, threads=1, chat_template=chat_template, **(model or {}))
         self.engine = TransformersEngine(EngineOptions(load, kv_cache=CacheSize(tokens=kv_tokens), **options))
         self.answers: dict[int, Answer] = {}
         self.steps: list[Step] = []

@@ -142,6 +142,34 @@ def test_what_may_be_wrong_with_a_gguf_file(gguf_folder: Path, tmp_path: Path) -
     assert "is not a GGUF file, or damaged" in refusal(LoadOptions(str(cut), device="cpu")).message
 
 
+@pytest.mark.parametrize(
+    ("described", "changes", "param", "sentence"),
+    [
+        ({"quant_method": "gptq", "bits": 4}, {}, "path", "quantized by 'gptq': pip install optimum gptqmodel"),
+        ({"quant_method": "awq", "bits": 4}, {}, "path", "quantized by 'awq': pip install gptqmodel"),
+        ({"quant_method": "compressed-tensors"}, {}, "path", "pip install compressed-tensors"),
+        ({"load_in_4bit": True, "quant_method": "bitsandbytes"}, {}, "path", "pip install bitsandbytes"),
+        ({"quant_method": "abacus"}, {}, "path", "'abacus', which transformers"),
+        ({"quant_method": "awq"}, {"quantization": "int8"}, "quantization", "quantized already (awq)"),
+        (None, {"quantization": "nf4"}, "quantization", "pip install bitsandbytes"),
+    ],
+)
+def test_a_quantization_that_is_not_possible_here(
+    saved: tuple[Path, PreTrainedModel],
+    tmp_path: Path,
+    described: dict[str, Any] | None,
+    changes: dict[str, Any],
+    param: str,
+    sentence: str,
+) -> None:
+    folder = Path(shutil.copytree(saved[0], tmp_path / "copy"))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": described}))
+    error = refusal(LoadOptions(str(folder), device="cpu", **changes))
+    assert sentence in error.message
+    assert error.param == param
+
+
 def test_a_hub_and_a_device_that_need_a_package_say_which() -> None:
     modelscope = refusal(LoadOptions("nobody/no-such-model", hub="modelscope", device="cpu"))
     assert "pip install modelscope" in modelscope.message

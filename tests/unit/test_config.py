@@ -122,12 +122,22 @@ def test_a_worker_needs_a_model_unless_scripted():
         ({"model_path": ("m", "n"), "model_name": ("x", "x")}, "must differ between models, not be x, x"),
         ({"model_path": ("m", "n"), "revision": "x"}, "--revision is for one model, but 2"),
         ({"model_path": ("m", "n"), "gguf_file": "x"}, "--gguf-file is for one model, but 2"),
+        (
+            {"model_path": ("m",), "load_8bit": True, "load_4bit": True},
+            "--load-8bit and --load-4bit exclude each other",
+        ),
         ({"engine": "scripted", "prefix_cache": False}, "--prefix-cache has no effect with --engine scripted"),
     ],
 )
 def test_settings_of_a_worker_that_exclude_each_other(fields: dict[str, Any], words: str):
     with pytest.raises(ConfigError, match=words):
         WorkerConfig(**fields)
+
+
+def test_names_for_a_quantization():
+    assert WorkerConfig(model_path=("m",), load_8bit=True).quantization_or_alias == "int8"
+    assert WorkerConfig(model_path=("m",), load_4bit=True).quantization_or_alias == "nf4"
+    assert WorkerConfig(model_path=("m",), quantization="int8").quantization_or_alias == "int8"
 
 
 def test_addresses_of_a_worker():

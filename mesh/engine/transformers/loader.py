@@ -17,10 +17,18 @@ from transformers.models.auto import modeling_auto
 from mesh.engine.chat import NO_STOPS, ChatRenderer
 from mesh.engine.chat_template import choose_template, find_stops
 from mesh.engine.text import Tokenizer
+from mesh.engine.transformers import int8
 from mesh.engine.transformers.bars import Report, reported
 from mesh.engine.transformers.checkpoint import Checkpoint, find_checkpoint
 from mesh.engine.transformers.device import default_threads, find_device
 from mesh.engine.transformers.fingerprint import fingerprint
+from mesh.engine.transformers.quantization import (
+    Quantization,
+    check_checkpoint,
+    load_arguments,
+    number_format,
+    runs_int8,
+)
 from mesh.engine.transformers.source import Hub, Source
 from mesh.errors import MeshError, invalid
 
@@ -39,13 +47,14 @@ class LoadOptions:
     `context_length` in tokens, at most the model's own; `chat_template` is jinja text, a file of it, or the name of a
     built-in template, and replaces the model's own; with `allow_chat_templates` requests may bring theirs. `gguf_file`
     names a file in the folder or on the hub; `allow_pickle` takes weights in torch's own format where there are no
-    safetensors.
+    safetensors. `quantization` is how linear layers are quantized when loading: int8, nf4 or none.
     """
 
     path: str
     name: str | None = None
     device: str = "auto"
     dtype: str = "auto"
+    quantization: Quantization = "none"
     hub: Hub = "huggingface"
     revision: str | None = None
     gguf_file: str | None = None
@@ -92,13 +101,17 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
     config = _config(folder, gguf, options)
     hf_tokenizer = _tokenizer(folder, gguf, options)
     context_length = _context_length(options, config)
+    check_checkpoint(config, options.quantization)
     dtype = _dtype(options.dtype, device, checkpoint, config)
     model = _model(checkpoint, config, dtype, device, options, progress)
+    parameters, vocab_size = sum(parameter.numel() for parameter in model.parameters()), _vocab_size(model)
+    if runs_int8(options.quantization, device):
+        progress(f"{int8.quantize(model, vocab_size)} linear layers in 8 bits")
     eos_token_ids = _eos_token_ids(model, hf_tokenizer)
     tokenizer = Tokenizer(hf_tokenizer, eos_token_ids)
     chat = _chat(options, folder, tokenizer, config.model_type, progress)
     progress("computing the fingerprint")
-    actual = next(model.parameters()).dtype
+    numbers = number_format(model, options.quantization, config, device)
     return LoadedModel(
         name=options.name or folder_name(options.path),
         model=model,
@@ -106,12 +119,12 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
         chat=chat,
         config=config,
         device=device,
-        dtype=actual,
-        fingerprint=fingerprint(checkpoint, config.to_dict(), chat.template, str(actual)),
+        dtype=model.dtype,
+        fingerprint=fingerprint(checkpoint, config.to_dict(), chat.template, numbers),
         context_length=context_length,
         eos_token_ids=eos_token_ids,
-        vocab_size=_vocab_size(model),
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        vocab_size=vocab_size,
+        parameters=parameters,
         architecture=type(model).__name__,
         has_chat_template=chat.has_template,
     )
@@ -200,6 +213,7 @@ def _model(
     folder = checkpoint.folder
     kind = _auto_class(config, folder)
     progress(f"loading weights ({checkpoint.bytes / 1e9:.2f} GB in {len(checkpoint.files)} files) to {device}")
+    quantized = load_arguments(options.quantization, checkpoint, device, dtype)
     place = {} if device.type == "cpu" else {"device_map": {"": device}}
     try:
         with reported(progress):
@@ -210,6 +224,7 @@ def _model(
                 trust_remote_code=options.trust_remote_code,
                 output_loading_info=True,
                 **_format_arguments(checkpoint),
+                **quantized,
                 **place,
             )
     except Exception as error:  # memory, damage, shapes: any exception is about these weights

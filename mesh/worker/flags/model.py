@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mesh.config import option
+from mesh.config import ConfigError, option
 from mesh.worker.flags import Flags
 
 
@@ -27,6 +27,12 @@ class ModelFlags(Flags):
     trust_remote_code: bool = option(False, "Run the Python code that comes with the model.")
     device: str = option("auto", "Where to run: auto, cpu, cuda, cuda:N, mps, xpu or npu.")
     dtype: str = option("auto", "Number format of the weights: auto, float32, bfloat16 or float16.")
+    quantization: Literal["none", "int8", "nf4"] = option(
+        "none",
+        "Quantize linear layers when loading: none, int8 (beyond CPUs by bitsandbytes) or nf4 (4 bits, bitsandbytes).",
+    )
+    load_8bit: bool = option(False, "The same as --quantization int8.")
+    load_4bit: bool = option(False, "The same as --quantization nf4.")
     threads: int | None = option(None, "Threads of CPU computation. Default: the cores this process may use.", low=1)
     chat_template: str | None = option(
         None,
@@ -37,3 +43,13 @@ class ModelFlags(Flags):
         "Let requests bring chat templates of their own. These are programs: one can loop without end or take all "
         "memory, so allow them only where all clients are trusted.",
     )
+
+    def __post_init__(self) -> None:
+        if self.load_8bit + self.load_4bit + (self.quantization != "none") > 1:
+            raise ConfigError("--quantization, --load-8bit and --load-4bit exclude each other")
+        super().__post_init__()
+
+    @property
+    def quantization_or_alias(self) -> Literal["none", "int8", "nf4"]:
+        """How linear layers are quantized, by whichever flag it was said."""
+        return "int8" if self.load_8bit else "nf4" if self.load_4bit else self.quantization
