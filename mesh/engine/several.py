@@ -93,10 +93,14 @@ class SeveralEngines(Engine):
         for engine in self._engines:
             if any(served.name == model for served in engine.models):
                 return engine
-        served = ", ".join(f"'{each.name}'" for each in self.models)
         raise MeshError(
-            ErrorKind.MODEL_NOT_FOUND, f"model '{model}' is not served here; served models: {served}", param="model"
+            ErrorKind.MODEL_NOT_FOUND,
+            f"model '{model}' is not served here: this worker serves {self._names()}",
+            param="model",
         )
+
+    def _names(self) -> str:
+        return ", ".join(f"'{model.name}'" for model in self.models)
 
     def _on_step(self, step: Step) -> None:
         for event in step.events:
@@ -129,6 +133,20 @@ class SeveralEngines(Engine):
             for name, value in engine.stats().items():
                 total[name] = total.get(name, 0) + value
         return total
+
+    # Adapters
+
+    async def load_adapter(self, base: str, name: str, path: str) -> ModelInfo:
+        """See Engine. No two models of the process have one name."""
+        if not base:
+            raise invalid("base", f"'base' must be given: this worker serves {self._names()}")
+        if any(model.name == name for model in self.models):
+            raise invalid("name", f"'name' is '{name}', which is served already: this worker serves {self._names()}")
+        return await self._serving(base).load_adapter(base, name, path)
+
+    async def unload_adapter(self, name: str) -> None:
+        """See Engine."""
+        await self._serving(name).unload_adapter(name)
 
     # Besides generation
 

@@ -7,17 +7,18 @@ from dataclasses import dataclass, fields
 from mesh.config import ConfigError
 from mesh.worker.flags import engines_of
 from mesh.worker.flags.batching import BatchingFlags
+from mesh.worker.flags.embedding import EmbeddingFlags
 from mesh.worker.flags.model import ModelFlags
 from mesh.worker.flags.remote import RemoteFlags
 from mesh.worker.flags.scripted import ScriptedFlags
 from mesh.worker.flags.server import ServerFlags
 
 # What differs from model to model, and can therefore not be said for several at once.
-_OF_ONE_MODEL = ("revision", "gguf_file", "chat_template", "context_length")
+_OF_ONE_MODEL = ("revision", "gguf_file", "chat_template", "context_length", "pooling")
 
 
 @dataclass(frozen=True)
-class WorkerConfig(ScriptedFlags, RemoteFlags, BatchingFlags, ServerFlags, ModelFlags):
+class WorkerConfig(ScriptedFlags, RemoteFlags, EmbeddingFlags, BatchingFlags, ServerFlags, ModelFlags):
     """Serve a language model to the mesh over gRPC."""
 
     def __post_init__(self) -> None:

@@ -41,6 +41,7 @@ MAX_STOP_CHARACTERS = 1024
 MAX_LOGIT_BIASES = 1024
 MAX_LOGPROBS = 20
 MAX_TOOL_NAME = 64
+MAX_INPUTS = 2048
 
 # Inclusive limits of the plain numbers in SamplingOptions; None stands for "above 0".
 _LIMITS: dict[str, tuple[float | None, float]] = {
@@ -133,8 +134,8 @@ def _struct(wire: struct_pb2.Struct) -> dict[str, Any]:
 
 def to_embed_inputs(wire: pb.EmbedRequest, model: ModelInfo) -> list[Text | Tokens]:
     """The inputs of an embedding request; raises MeshError."""
-    if not wire.inputs:
-        raise invalid("inputs", "'inputs' must hold at least one input")
+    if not 1 <= len(wire.inputs) <= MAX_INPUTS:
+        raise invalid("inputs", f"'inputs' must hold 1 to {MAX_INPUTS} inputs, not {len(wire.inputs)}")
     if wire.HasField("dimensions") and wire.dimensions < 1:
         raise invalid("dimensions", f"'dimensions' must be at least 1, not {wire.dimensions}")
     return [_embed_input(index, item, model) for index, item in enumerate(wire.inputs)]

@@ -55,6 +55,7 @@ def _transformers(config: WorkerConfig) -> Engine:
                 step_tokens=config.step_tokens,
                 prefix_cache=config.prefix_cache,
                 packed=config.packed,
+                pooling=config.pooling,
             )
         )
         for model in models

@@ -76,14 +76,17 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
 
     async def _embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
         model = self._model(request.model)
-        embeddings = await self._engine.embed(
-            model.name,
-            to_embed_inputs(request, model),
-            dimensions=request.dimensions if request.HasField("dimensions") else None,
-            normalize=request.normalize if request.HasField("normalize") else None,
-            truncate=request.truncate,
-        )
-        return embed_response(embeddings)
+        with self._streams.call():
+            embeddings = await self._engine.embed(
+                model.name,
+                to_embed_inputs(request, model),
+                dimensions=request.dimensions if request.HasField("dimensions") else None,
+                normalize=request.normalize if request.HasField("normalize") else None,
+                truncate=request.truncate,
+            )
+            if len(embeddings.vectors) > 1:  # up to millions of numbers
+                return await asyncio.to_thread(embed_response, embeddings)
+            return embed_response(embeddings)
 
     async def _tokenize(self, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
         model = self._model(request.model)

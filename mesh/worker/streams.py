@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
@@ -78,6 +80,7 @@ class Streams:
         self._live: dict[int, Stream] = {}
         self._sinks: set[Sink] = set()
         self._keys = itertools.count(1)
+        self._calls = 0
         self._outcomes = {name: metrics.streams.labels(name) for name in ("finished", "cancelled", "failed")}
         self._empty = asyncio.Event()
         self._empty.set()
@@ -85,6 +88,11 @@ class Streams:
 
     def __len__(self) -> int:
         return len(self._live)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a stream or a call is live."""
+        return bool(self._live or self._calls)
 
     def attach(self, sink: Sink) -> None:
         """Let a sink hear of draining."""
@@ -172,6 +180,19 @@ class Streams:
         for sink in touched:
             sink.flush(step)
 
+    @contextmanager
+    def call(self) -> Generator[None]:
+        """A call that is no stream, for as long as it lasts: a drain waits for it. Raises MeshError while draining."""
+        if self.draining:
+            raise MeshError(ErrorKind.DRAINING, "this worker is draining and takes no new requests")
+        self._calls += 1
+        self._empty.clear()
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            self._note_if_empty()
+
     def drain(self) -> None:
         """Refuse new streams from now on, and say so to everybody."""
         self.draining = True
@@ -186,7 +207,7 @@ class Streams:
             stream.sink.fail(stream, error)
 
     async def wait_empty(self) -> None:
-        """Until no stream is live. Meant for after `drain`, under the caller's limit."""
+        """Until no stream and no call is live. Meant for after `drain`, under the caller's limit."""
         await self._empty.wait()
 
     def _end(self, stream: Stream, outcome: Outcome) -> None:
@@ -194,10 +215,13 @@ class Streams:
             return
         stream.live = False
         del self._live[stream.key]
-        if not self._live:
-            self._empty.set()
+        self._note_if_empty()
         setattr(self.counts, outcome, getattr(self.counts, outcome) + 1)
         self._outcomes[outcome].inc()
+
+    def _note_if_empty(self) -> None:
+        if not self.busy:
+            self._empty.set()
 
     def _broken(self, stream: Stream, error: Exception) -> None:
         """An event that cannot be sent, a bug of the engine, ends its own stream and no other."""

@@ -32,7 +32,7 @@ from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import admin_pb2, registry_pb2
 from mesh.v1 import inference_pb2 as pb
 from tests.component.manual_engine import ManualEngine
-from tests.component.worker_rig import Rig, serving
+from tests.component.worker_rig import LIMIT, Rig, serving
 from tests.harness import eventually
 
 
@@ -49,6 +49,7 @@ class Helper(ManualEngine):
         truncate: bool,
     ) -> Embeddings:
         assert (model, truncate) == ("manual", True)
+        await self.gate.wait()
         return Embeddings([[1.0] * (dimensions or 3), [0.5 if normalize is None else 2.0]], 4)
 
     async def tokenize(self, model: str, prompt: Text | Chat, *, add_special_tokens: bool = True) -> list[int]:
@@ -246,6 +247,21 @@ async def test_helpers(rig: Rig):
 
     text = await rig.inference.Detokenize(pb.DetokenizeRequest(token_ids=[3, 4], keep_special_tokens=True))
     assert text.text == "[3, 4] True"
+
+
+async def test_a_drain_waits_for_a_call_and_refuses_the_next(rig: Rig, engine: Helper):
+    request = pb.EmbedRequest(inputs=[pb.EmbedInput(text="a")] * 2, truncate=True)
+    engine.gate.clear()
+    call = rig.inference.Embed(request)
+    await eventually(lambda: rig.server.streams.busy)
+    await rig.server.drain()
+    assert not await rig.server.wait_empty(0.05)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await rig.inference.Embed(request)
+    assert wire.from_rpc_error(caught.value).kind is ErrorKind.DRAINING
+    engine.gate.set()
+    assert len((await call).embeddings) == 2
+    assert await rig.server.wait_empty(LIMIT)
 
 
 async def test_helpers_check_their_input(rig: Rig):

@@ -338,6 +338,7 @@ def test_embed_inputs():
         pb.EmbedRequest(),
         pb.EmbedRequest(inputs=[pb.EmbedInput()]),
         pb.EmbedRequest(inputs=inputs, dimensions=0),
+        pb.EmbedRequest(inputs=inputs * 1025),
     ):
         with pytest.raises(MeshError):
             to_embed_inputs(bad, MODEL)

@@ -12,7 +12,9 @@ from mesh.engine.constraint import Grammars
 from mesh.engine.sampler import Sampler
 from mesh.engine.text import Codec
 from mesh.engine.transformers.blocks import BlockManager
+from mesh.engine.transformers.build_embedder import make_embedder, make_headless
 from mesh.engine.transformers.core import Core
+from mesh.engine.transformers.embedder import Embedder, PlainAttention
 from mesh.engine.transformers.kv_cache import KvCache
 from mesh.engine.transformers.loader import LoadedModel, load
 from mesh.engine.transformers.lora import Adapter, LoraHooks, find_places
@@ -52,6 +54,7 @@ class Served:
     shares_prefix: bool
     scored_tokens: int | None
     grammars: Grammars | None
+    embedder: Embedder | None
     lora: Base | str
     adapter: Adapter | None = None
 
@@ -65,6 +68,9 @@ class Served:
 def build(options: EngineOptions) -> tuple[Core, Served]:
     """Load the model and make everything around it. Blocks; to be called on the engine's thread."""
     loaded = load(options.model, log.info)
+    attention = PlainAttention(loaded.model)
+    if not loaded.generates:
+        return _build_headless(options, loaded, attention)
     page_size = options.page_size or _PAGE_SIZE
     packed_layers = prepack(loaded.model, loaded.vocab_size) if options.prepack else 0
     if packed_layers:
@@ -76,7 +82,8 @@ def build(options: EngineOptions) -> tuple[Core, Served]:
     scheduler = Scheduler(limits, blocks, runner.release)
     sampler = Sampler(loaded.vocab_size, loaded.device, loaded.eos_token_ids)
     grammars = _grammars(loaded)
-    info = _describe(loaded, runner, blocks, constraints=grammars is not None)
+    embedder = make_embedder(options, loaded, attention, step_tokens)
+    info = _describe(loaded, runner, blocks, constraints=grammars is not None, embeds=embedder is not None)
     log.info(
         "model ready",
         extra=kv(model=info.name, execution=info.execution, kv_tokens=blocks.total * page_size, rows=options.max_rows),
@@ -90,9 +97,26 @@ def build(options: EngineOptions) -> tuple[Core, Served]:
         runner.shares_prefix,
         _scored_tokens(loaded, runner),
         grammars,
+        embedder,
         _prepare_lora(options, loaded, runner, page_size),
     )
     return Core(runner, sampler, scheduler), served
+
+
+def _build_headless(options: EngineOptions, loaded: LoadedModel, attention: PlainAttention) -> tuple[Core, Served]:
+    core, info, embedder = make_headless(options, loaded, attention)
+    return core, Served(
+        info,
+        loaded.tokenizer,
+        loaded.chat,
+        page_size=1,
+        token_limit=_token_limit(loaded),
+        shares_prefix=False,
+        scored_tokens=None,
+        grammars=None,
+        embedder=embedder,
+        lora="it has no head for generation",
+    )
 
 
 def _token_limit(loaded: LoadedModel) -> int:
@@ -188,10 +212,14 @@ def _prepare_lora(options: EngineOptions, loaded: LoadedModel, runner: Runner, p
     )
 
 
-def _describe(loaded: LoadedModel, runner: Runner, blocks: BlockManager, *, constraints: bool) -> ModelInfo:
+def _describe(
+    loaded: LoadedModel, runner: Runner, blocks: BlockManager, *, constraints: bool, embeds: bool
+) -> ModelInfo:
     capabilities = {"completion", "resume", "logprobs"} | chat_capabilities(loaded.chat)
     if constraints:
         capabilities.add("constraint")
+    if embeds:
+        capabilities.add("embed")
     return ModelInfo(
         name=loaded.name,
         fingerprint=loaded.fingerprint,

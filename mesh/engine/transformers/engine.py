@@ -12,6 +12,7 @@ from functools import partial
 from mesh.engine.base import (
     Chat,
     Constraint,
+    Embeddings,
     Engine,
     Load,
     Message,
@@ -28,6 +29,8 @@ from mesh.engine.transformers.adapters import Adapters
 from mesh.engine.transformers.blocks import extend_digests, scope_digest
 from mesh.engine.transformers.build import Served, build
 from mesh.engine.transformers.core import Core, Report
+from mesh.engine.transformers.embed_queue import EmbedQueue
+from mesh.engine.transformers.embedder import Embedder
 from mesh.engine.transformers.lora_config import AdapterSource
 from mesh.engine.transformers.options import EngineOptions
 from mesh.engine.transformers.reporter import Reporter
@@ -66,6 +69,7 @@ class TransformersEngine(Engine):
         # Rows handed to the thread, with the number of the command that did it, until the thread has taken that.
         self._sent = 0
         self._in_transit: list[tuple[int, int]] = []
+        self._embeds = EmbedQueue(lambda run: self._call(lambda _: run()), options.max_waiting)
         self._thread = EngineThread(self._build, self._deliver)
         self._core: Core | None = None
 
@@ -98,6 +102,7 @@ class TransformersEngine(Engine):
     async def stop(self) -> None:
         """See Engine."""
         self._listener = None
+        self._embeds.fail_all(MeshError(ErrorKind.DRAINING, "the engine has been stopped"))
         self._thread.stop()
         if not await asyncio.to_thread(self._thread.join, _STOP_SECONDS):
             log.error("the engine's thread did not end", extra=kv(seconds=_STOP_SECONDS))
@@ -137,6 +142,8 @@ class TransformersEngine(Engine):
         served = self._serving(request.model, request.adapter)
         arrived = time.monotonic()
         _refuse_unsupported(request)
+        if "completion" not in served.info.capabilities:
+            raise unsupported("model", f"model '{served.info.name}' embeds texts and does not generate any")
         self._refuse_overload(generated(request).sampling.n)
         check_token_ids(request.sampling, served.info.vocab_size)
         _check_resume(request, served.token_limit)
@@ -279,6 +286,7 @@ class TransformersEngine(Engine):
     def _publish(self, report: Report) -> None:
         if report.broken:
             self._broken.set()
+            self._embeds.fail_all(MeshError(ErrorKind.ENGINE_FAILED, "the engine has broken down"))
         if self._listener is not None:
             self._listener(self._reporter.step(report))
 
@@ -294,11 +302,38 @@ class TransformersEngine(Engine):
         self._in_transit = [(number, rows) for number, rows in self._in_transit if number > taken]
         unseen = sum(rows for _, rows in self._in_transit) + sum(self._submitting.values())
         load = self._thread.load
+        if self._served is not None and "completion" not in self._served.info.capabilities:
+            embeds = self._embeds
+            return replace(load, running=embeds.running, waiting=embeds.waiting, steps=embeds.batches)
         return replace(load, waiting=load.waiting + unseen)
 
     def stats(self) -> dict[str, float]:
         """See Engine."""
-        return self._core.stats() if self._core else {}
+        return {**self._core.stats(), **self._embeds.stats()} if self._core else {}
+
+    async def embed(
+        self,
+        model: str,
+        inputs: Sequence[Text | Tokens],
+        *,
+        dimensions: int | None,
+        normalize: bool | None,
+        truncate: bool,
+    ) -> Embeddings:
+        """See Engine. Inputs of all clients share batches."""
+        served = self._serving(model)
+        embedder = served.embedder
+        if embedder is None or "embed" not in served.info.capabilities:
+            raise unsupported("model", f"model '{served.info.name}' does not embed")
+        embedder.check_dimensions(dimensions)
+        encode = partial(_encode_inputs, served, embedder, inputs, truncate)
+        length = sum(len(each.text) for each in inputs if isinstance(each, Text))
+        ids = await asyncio.to_thread(encode) if length > _LONG_TEXT else encode()
+        self._serving(model)  # it may have stopped or broken down meanwhile
+        vectors = await self._embeds.embed(embedder, ids)
+        finish = partial(embedder.finish, vectors, dimensions, normalize)
+        rows = await asyncio.to_thread(finish) if len(ids) > 1 else finish()
+        return Embeddings(rows, sum(map(len, ids)))
 
     async def tokenize(self, model: str, prompt: Text | Chat, *, add_special_tokens: bool = True) -> list[int]:
         """See Engine."""
@@ -388,6 +423,18 @@ def _check_ids(param: str, ids: Sequence[int], limit: int) -> None:
     for token_id in (min(ids), max(ids)):
         if not 0 <= token_id < limit:
             raise invalid(param, f"'{param}' holds token id {token_id}: this model knows 0 to {limit - 1}")
+
+
+def _encode_inputs(
+    served: Served, embedder: Embedder, inputs: Sequence[Text | Tokens], truncate: bool
+) -> list[list[int]]:
+    """The token ids of what is to be embedded."""
+    encoded = [embedder.encode(index, each, truncate=truncate) for index, each in enumerate(inputs)]
+    for index, ids in enumerate(encoded):
+        if not ids:
+            raise invalid("inputs", f"'inputs[{index}]' must have at least 1 token, not 0")
+        _check_ids("inputs", ids, served.token_limit)
+    return encoded
 
 
 def _check_resume(request: Request, limit: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -89,19 +90,24 @@ def _linear_layers(model: PreTrainedModel) -> Generator[Place]:
 def weights_unread(model: PreTrainedModel, places: Sequence[Place], vocab_size: int) -> bool:
     """Whether the model's own code leaves the weights of its linear layers alone."""
     ids = torch.tensor([[(17 + 7919 * place) % vocab_size for place in range(5)]])
-    run = cast("Callable[..., Any]", model)
-    expected: torch.Tensor = run(input_ids=ids, use_cache=False).logits
+    expected = _output(model, ids)
     try:
         for place in places:
             place.put(_Trial(place.plain, place.weight, place.bias))
-        found: torch.Tensor = run(input_ids=ids, use_cache=False).logits
-        return torch.equal(found, expected)
+        return torch.equal(_output(model, ids), expected)
     except Exception as error:
         log.info("linear layers stay as they are, because the model reads their weights: %s", error)
         return False
     finally:
         for place in places:
             place.put(place.plain)
+
+
+def _output(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
+    """Logits, or the hidden states of a model without a head."""
+    cached = "use_cache" in inspect.signature(model.forward).parameters
+    output = cast("Callable[..., Any]", model)(input_ids=ids, **({"use_cache": False} if cached else {}))
+    return output.logits if hasattr(output, "logits") else output.last_hidden_state
 
 
 def relative_error(place: Place, replacement: nn.Module, rows: int) -> float:

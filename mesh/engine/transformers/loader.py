@@ -70,7 +70,8 @@ class LoadOptions:
 class LoadedModel:
     """A model that is ready to run: in eval mode, on its device, without gradients.
 
-    `vocab_size` is the width of the logits; `parameters` counts tied weights once.
+    `vocab_size` is the width of the logits; `parameters` counts tied weights once. A model that does not generate has
+    no head: its output is hidden states.
     """
 
     name: str
@@ -87,6 +88,8 @@ class LoadedModel:
     parameters: int
     architecture: str
     has_chat_template: bool
+    folder: Path
+    generates: bool
 
 
 def load(options: LoadOptions, progress: Report) -> LoadedModel:
@@ -127,6 +130,8 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
         parameters=parameters,
         architecture=type(model).__name__,
         has_chat_template=chat.has_template,
+        folder=folder,
+        generates=not _is_headless(config),
     )
 
 
@@ -229,7 +234,8 @@ def _model(
             )
     except Exception as error:  # memory, damage, shapes: any exception is about these weights
         raise invalid("path", f"the weights in '{folder}' cannot be loaded: {_first_sentence(error)}") from error
-    if missing := sorted(info["missing_keys"]):
+    # A pooler of the model's own is not used: see pooling.py.
+    if missing := sorted(key for key in info["missing_keys"] if not key.startswith("pooler.")):
         # Transformers would go on with random numbers.
         raise invalid("path", f"the weights in '{folder}' lack {len(missing)} tensors, such as '{missing[0]}'")
     return cast(PreTrainedModel, model.eval().requires_grad_(False))
@@ -252,7 +258,10 @@ def _unpacked_gguf() -> dict[str, Any]:
 
 
 def _auto_class(config: PretrainedConfig, folder: Path) -> Any:
-    """The transformers class that loads a model for text generation."""
+    """The transformers class that loads a model: for text generation, or for embedding if it has no head for that."""
+    if _is_headless(config):
+        name = _architecture(config)
+        return getattr(transformers, name if name.endswith("Model") else "AutoModel", transformers.AutoModel)
     kind = config.model_type
     remote: dict[str, str] = getattr(config, "auto_map", None) or {}
     seq_to_seq = kind in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
@@ -266,6 +275,16 @@ def _auto_class(config: PretrainedConfig, folder: Path) -> Any:
     if kind in modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         return transformers.AutoModelForImageTextToText
     raise invalid("path", f"'{folder}' holds a model of type '{kind}', which does not generate text")
+
+
+def _architecture(config: PretrainedConfig) -> str:
+    return next(iter(config.architectures or ()), "")
+
+
+def _is_headless(config: PretrainedConfig) -> bool:
+    """Whether the weights are those of a model without a head for generation: an encoder, or the body of a decoder."""
+    name = _architecture(config)
+    return name.endswith(("Model", "ForMaskedLM")) and not name.endswith("LMHeadModel")
 
 
 def _context_length(options: LoadOptions, config: PretrainedConfig) -> int:

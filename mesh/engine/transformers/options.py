@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from mesh.engine.transformers.loader import LoadOptions
 from mesh.engine.transformers.lora_config import AdapterSource
 from mesh.engine.transformers.memory import CacheSize
+from mesh.engine.transformers.pooling import Pooling
 from mesh.errors import invalid
 
 
@@ -18,7 +19,8 @@ class EngineOptions:
     `page_size` the tokens of a KV page (None: 16), `max_waiting` the most choices in the queue, `prefix_cache`
     whether requests share the KV pages of equal beginnings. `packed` False takes the per-sequence path for every
     model, for comparison. `prepack` keeps the linear layers in oneDNN's weight layout on CPUs. `adapters` are loaded
-    at the start, at most `max_loras` at any time; 0 takes none.
+    at the start, at most `max_loras` at any time; 0 takes none. `pooling` is how an embedding is made of a text's
+    hidden states, None for what the model's files say.
     """
 
     model: LoadOptions
@@ -32,6 +34,7 @@ class EngineOptions:
     prepack: bool = True
     adapters: tuple[AdapterSource, ...] = ()
     max_loras: int = 8
+    pooling: Pooling | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_rows", "page_size", "step_tokens", "max_waiting"):
