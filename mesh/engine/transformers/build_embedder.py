@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -102,6 +102,9 @@ class NoRunner(Runner):
         raise AssertionError("a model that only embeds has no steps")
 
     def release(self, row: Row) -> None:
+        """See Runner."""
+
+    def copy(self, pages: Mapping[int, int]) -> None:
         """See Runner."""
 
     def wipe(self, pages: Sequence[int]) -> None:
