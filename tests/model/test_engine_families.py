@@ -12,6 +12,7 @@ from tests.model.driver import Driver, prompt_of
 
 Saved = tuple[str, PreTrainedModel]
 LENGTHS = (13, 5, 21, 40)
+TOKENS = 12
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -23,8 +24,8 @@ async def test_family(saved: Callable[[str], Saved], name: str) -> None:
         assert driver.engine.models[0].execution == ("packed" if name in tiny.PACKED else "per_sequence")
         keys: list[int] = []
         for index, length in enumerate(LENGTHS):
-            keys.append(await driver.submit(prompt_of(length, index), tokens=24))
+            keys.append(await driver.submit(prompt_of(length, index), tokens=TOKENS))
             await driver.until_tokens(keys[0], 2 * index + 1)
         for index, (key, length) in enumerate(zip(keys, LENGTHS, strict=True)):
-            assert (await driver.answer(key)).ids == tiny.generate(model, prompt_of(length, index), 24), length
+            assert (await driver.answer(key)).ids == tiny.generate(model, prompt_of(length, index), TOKENS), length
         assert driver.stat("kv_pages_used") == 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from transformers import PreTrainedModel
+from transformers import LlamaConfig, PreTrainedModel
 
+from mesh.engine.transformers.per_sequence import PerSequenceRunner, bytes_per_token
 from tests.model.driver import Driver, prompt_of
-from tests.model.tiny import generate
+from tests.model.tiny import VOCAB, generate
 
 Saved = tuple[str, PreTrainedModel]
 SAMPLED = {"temperature": 1.0, "seed": 77}
@@ -56,3 +58,23 @@ async def test_switched_off_by_option(saved: Callable[[str], Saved]) -> None:
     async with Driver(path, packed=False) as driver:
         assert driver.engine.models[0].execution == "per_sequence"
         assert (await driver.ask(prompt_of(30))).ids == generate(model, prompt_of(30), 16)
+
+
+@pytest.mark.parametrize("name", ["Bamba", "FalconMamba", "Falcon alibi", "GPTNeo", "Bart"])
+def test_a_models_cache_is_used_where_it_works(saved: Callable[[str], Saved], name: str) -> None:
+    assert PerSequenceRunner(saved(name)[1]).check_cache(VOCAB) is None
+
+
+def test_a_model_without_a_cache_says_so(saved: Callable[[str], Saved]) -> None:
+    reason = PerSequenceRunner(saved("RecurrentGemma")[1]).check_cache(VOCAB)
+    assert reason is not None
+    assert "its cache does not work" in reason
+
+
+def test_a_cache_of_layers_of_different_sizes_is_their_sum() -> None:
+    sizes: dict[str, Any] = {"num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 8}
+    sizes["per_layer_config"] = {1: {"num_key_value_heads": 1}}
+    config = LlamaConfig(**sizes)
+    if not getattr(config, "is_heterogeneous", False):
+        pytest.skip("this version of transformers knows no layers of different sizes")
+    assert bytes_per_token(config, 2) == 2 * 2 * 8 * (4 + 1 + 4)

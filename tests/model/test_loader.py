@@ -228,6 +228,8 @@ def missing_shard(folder: Path) -> None:
         (write("config.json", "[]"), "is not a JSON object"),
         (edit_config(lambda config: config.update(model_type="nonesuch")), "'nonesuch' is not known to transformers"),
         (edit_config(lambda config: config.update(model_type="vit")), "'vit', which does not generate text"),
+        (edit_config(lambda config: config.update(model_type="bert")), "an encoder (type 'bert'), which does not"),
+        (edit_config(lambda config: config.update(model_type="xlm")), "type 'xlm', which needs inputs beyond"),
         (remove_tokenizer, "holds no tokenizer"),
         (write("tokenizer.json", "{}"), "tokenizer in"),
         (remove("model.safetensors"), "holds no weights"),

@@ -38,7 +38,9 @@ _GPT2: dict[str, Any] = {"n_embd": 32, "n_head": 4, "n_layer": 3, "n_positions":
 _SLIDING: dict[str, Any] = {"sliding_window": 16}
 _MAMBA: dict[str, Any] = {"state_size": 8, "conv_kernel": 4, "time_step_rank": 4, "expand": 2}
 
-# Class prefix -> what its configuration needs besides _SIZES.
+_HYBRID: dict[str, Any] = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_chunk_size": 16}
+
+# Class prefix, and a word if there are several of a class -> what its configuration needs besides _SIZES.
 PACKED: dict[str, dict[str, Any]] = {
     "Llama": {},
     "Qwen2": {},
@@ -76,14 +78,72 @@ PACKED: dict[str, dict[str, Any]] = {
         "v_head_dim": 8,
         "num_key_value_heads": 4,
     },
+    "Cohere2": _SLIDING,
+    "Olmo": {},
+    "Olmo3": _SLIDING,
+    "Olmoe": _MOE,
+    "Ernie4_5": {"head_dim": 8},
+    "SeedOss": {"head_dim": 8},
+    "HunYuanDenseV1": {"head_dim": 8},
+    "Exaone4": _SLIDING,
+    "Glm": {"head_dim": 8},
+    "Glm4": {"head_dim": 8},
+    "GraniteMoe": _MOE,
+    "Nemotron": {},
+    "MiniMaxM2": {**_MOE, "head_dim": 8, "rotary_dim": 8},
+    "Llama4": {**_MOE, "head_dim": 8, "intermediate_size_mlp": 64},
+    # A window as long as the context hides nothing, whether the layers tell it or not.
+    "Phimoe": {**_MOE, "sliding_window": 256},
+    "GPTBigCode": _GPT2,
+    "BioGpt": {},
+    "Persimmon": {},
+    "Bert": {"is_decoder": True},
 }
 PER_SEQUENCE: dict[str, dict[str, Any]] = {
     "Falcon": {"new_decoder_architecture": False, "multi_query": True, "alibi": False},
+    "Falcon new": {"new_decoder_architecture": True, "num_kv_heads": 2, "alibi": False},
+    "Falcon alibi": {"new_decoder_architecture": False, "multi_query": False, "alibi": True, "parallel_attn": False},
     "Bloom": {"n_layer": 3, "n_head": 4},
     "GPTJ": {**_GPT2, "rotary_dim": 8},
+    "CodeGen": {**_GPT2, "rotary_dim": 8},
+    "GPTNeo": {"num_hidden_layers": 4, "attention_types": [[["global", "local"], 2]], "window_size": 16},
+    "XGLM": {"d_model": 32, "ffn_dim": 64, "num_layers": 2, "attention_heads": 4, "pad_token_id": 1},
+    "Phimoe window": {**_MOE, **_SLIDING},
     "Mpt": {"d_model": 32, "n_heads": 4, "n_layers": 3, "max_seq_len": 256},
     "Mamba": _MAMBA,
     "Mamba2": {"state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 1, "chunk_size": 16},
+    "FalconMamba": _MAMBA,
+    "Jamba": {
+        **_MOE,
+        "num_hidden_layers": 4,
+        "attn_layer_offset": 1,
+        "attn_layer_period": 2,
+        "expert_layer_offset": 1,
+        "expert_layer_period": 2,
+        "mamba_d_state": 8,
+        "mamba_dt_rank": 4,
+        "use_mamba_kernels": False,
+    },
+    # Counts positions from 0 in each call unless it is told better.
+    "Bamba": {**_HYBRID, "attn_layer_indices": [1]},
+    "GraniteMoeHybrid": {
+        **_MOE,
+        **_HYBRID,
+        "shared_intermediate_size": 32,
+        "layer_types": ["mamba", "attention", "mamba"],
+    },
+    "FalconH1": {**_HYBRID, "mamba_d_ssm": 64, "head_dim": 8},
+    "Zamba2": {
+        "layers_block_type": ["linear_attention", "hybrid", "linear_attention"],
+        "mamba_d_state": 8,
+        "n_mamba_heads": 8,
+        "mamba_ngroups": 1,
+        "chunk_size": 16,
+        "adapter_rank": 4,
+    },
+    "MiniMax": {**_MOE, "head_dim": 8, "layer_types": ["linear_attention", "full_attention", "linear_attention"]},
+    "RecurrentGemma": {"lru_width": 32, "attention_window_size": 16, "head_dim": 8},
+    "Rwkv": {"attention_hidden_size": 32},
     "Lfm2": {"layer_types": ["conv", "full_attention", "conv"]},
     "Qwen3Next": {
         **_MOE,
@@ -96,6 +156,7 @@ PER_SEQUENCE: dict[str, dict[str, Any]] = {
         "linear_value_head_dim": 8,
     },
     "T5": {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 258},
+    "MT5": {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 2, "num_heads": 4, "decoder_start_token_id": 258},
     "Bart": {
         "d_model": 32,
         "encoder_layers": 2,
@@ -111,7 +172,7 @@ PER_SEQUENCE: dict[str, dict[str, Any]] = {
 
 
 def make_model(name: str, **changes: Any) -> PreTrainedModel:
-    """A random model of the class prefix `name`, in evaluation mode."""
+    """A random model of this name in PACKED or PER_SEQUENCE, else of this class prefix, in evaluation mode."""
     options = {**_SIZES, **(PACKED.get(name) or PER_SEQUENCE.get(name) or {}), **changes}
     options = {key: value for key, value in options.items() if value is not None or key == "forced_eos_token_id"}
     config = _class(name, "TextConfig", "Config")(**options)
@@ -126,7 +187,7 @@ def make_model(name: str, **changes: Any) -> PreTrainedModel:
 
 def _class(name: str, *endings: str) -> Callable[..., Any]:
     for ending in endings:
-        if found := getattr(transformers, name + ending, None):
+        if found := getattr(transformers, name.split()[0] + ending, None):
             return found
     raise LookupError(f"transformers has no model {name}")
 

@@ -29,6 +29,7 @@ from mesh.engine.transformers.quantization import (
     number_format,
     runs_int8,
 )
+from mesh.engine.transformers.rope import condense_rope
 from mesh.engine.transformers.source import Hub, Source
 from mesh.errors import MeshError, invalid
 
@@ -36,6 +37,8 @@ _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16
 # Up to here float32 is affordable on a CPU, and it makes answers equal in the last bit whatever the batch.
 _FLOAT32_BELOW: Final = 1_500_000_000
 _DEFAULT_CONTEXT: Final = 2048
+# Models whose own `generate` puts something beside or behind the tokens.
+_OWN_INPUTS: Final = ("cpmant", "xlm", "xlnet")
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,9 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
     folder, gguf = _source(options).find(progress)
     checkpoint = find_checkpoint(folder, gguf=gguf, allow_pickle=options.allow_pickle)
     config = _config(folder, gguf, options)
+    names = _names(options.path, folder)
+    if said := condense_rope(config, names):
+        progress(said)
     hf_tokenizer = _tokenizer(folder, gguf, options)
     context_length = _context_length(options, config)
     check_checkpoint(config, options.quantization)
@@ -112,7 +118,7 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
         progress(f"{int8.quantize(model, vocab_size)} linear layers in 8 bits")
     eos_token_ids = _eos_token_ids(model, hf_tokenizer)
     tokenizer = Tokenizer(hf_tokenizer, eos_token_ids)
-    chat = _chat(options, folder, tokenizer, config.model_type, progress)
+    chat = _chat(options, tokenizer, names, config.model_type, progress)
     progress("computing the fingerprint")
     numbers = number_format(model, options.quantization, config, device)
     return LoadedModel(
@@ -268,6 +274,10 @@ def _auto_class(config: PretrainedConfig, folder: Path) -> Any:
     # Bart and its kin are in both lists: as a causal model their encoder would be dropped without a word.
     if seq_to_seq and config.is_encoder_decoder:
         return transformers.AutoModelForSeq2SeqLM
+    if kind in _OWN_INPUTS:
+        raise invalid("path", f"'{folder}' holds a model of type '{kind}', which needs inputs beyond its tokens")
+    if _is_encoder(config):
+        raise invalid("path", f"'{folder}' holds an encoder (type '{kind}'), which does not generate text")
     if kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or "AutoModelForCausalLM" in remote:
         return transformers.AutoModelForCausalLM
     if seq_to_seq or "AutoModelForSeq2SeqLM" in remote:
@@ -285,6 +295,12 @@ def _is_headless(config: PretrainedConfig) -> bool:
     """Whether the weights are those of a model without a head for generation: an encoder, or the body of a decoder."""
     name = _architecture(config)
     return name.endswith(("Model", "ForMaskedLM")) and not name.endswith("LMHeadModel")
+
+
+def _is_encoder(config: PretrainedConfig) -> bool:
+    """Bert and its kin are decoders only if their configuration says so; else each token sees the ones after it."""
+    both = modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES.keys() & modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return config.model_type in both and not (getattr(config, "is_decoder", False) or getattr(config, "causal", False))
 
 
 def _context_length(options: LoadOptions, config: PretrainedConfig) -> int:
@@ -318,8 +334,10 @@ def _vocab_size(model: PreTrainedModel) -> int:
     return int(weight.shape[0]) if weight is not None else int(model.config.get_text_config().vocab_size)
 
 
-def _chat(options: LoadOptions, folder: Path, tokenizer: Tokenizer, model_type: str, progress: Report) -> ChatRenderer:
-    choice = choose_template(options.chat_template, tokenizer.hf, _names(options.path, folder), model_type)
+def _chat(
+    options: LoadOptions, tokenizer: Tokenizer, names: list[str], model_type: str, progress: Report
+) -> ChatRenderer:
+    choice = choose_template(options.chat_template, tokenizer.hf, names, model_type)
     template = choice.template
     progress(f"chat template: {f'{template.name}, ' if template else ''}{choice.reason}")
     return ChatRenderer(

@@ -29,10 +29,17 @@ _TRIAL = 13
 def bytes_per_token(config: PretrainedConfig, itemsize: int) -> int:
     """About what a model's cache takes per token; recurrent layers take less."""
     layers: int = config.num_hidden_layers
+    if getattr(config, "is_heterogeneous", False):  # the layers' sizes differ
+        each: Any = cast(Any, config).per_layer_config
+        return sum(_layer_elements(each[layer]) for layer in range(layers)) * itemsize
+    return layers * _layer_elements(config) * itemsize
+
+
+def _layer_elements(config: PretrainedConfig) -> int:
     heads: int = config.num_attention_heads if hasattr(config, "num_attention_heads") else 1
     kv_heads: int = getattr(config, "num_key_value_heads", None) or heads
     head: int = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return 2 * layers * kv_heads * head * itemsize
+    return 2 * kv_heads * head
 
 
 @dataclass(slots=True)
@@ -57,6 +64,8 @@ class PerSequenceRunner(Runner):
         self._cache_name = next((name for name in _CACHE_NAMES if name in parameters), None)
         self._slices_logits = "logits_to_keep" in parameters
         self._wants_places = "cache_position" in parameters
+        self._takes_positions = "position_ids" in parameters
+        self._gives_positions = False
         self._states: dict[int, _State] = {}
         generation: Any = model.generation_config
         self._forced_first: int | None = generation.forced_bos_token_id if generation else None
@@ -87,20 +96,29 @@ class PerSequenceRunner(Runner):
         if self._cache_name is None:
             return f"the model takes none of {', '.join(_CACHE_NAMES)}"
         ids = [(17 + 7919 * place) % vocab_size for place in range(_TRIAL + 3)]
-        cached, reason = None, ""
-        try:
-            cached = self._trial_logits(ids)
-        except Exception as error:  # whatever a model's code may raise
-            self.reset()
-            reason = f"its cache does not work ({type(error).__name__}: {error})"
         name, self._cache_name = self._cache_name, None
         plain = self._trial_logits(ids)
-        if cached is None:
-            return reason
-        difference = relative_difference(cached, plain)
+        self._cache_name = name
+        reason = self._cache_fault(ids, plain)
+        if reason is not None and self._takes_positions:
+            # Some models count positions from 0 in each call unless they are told better; others count in a way of
+            # their own and must not be told.
+            self._gives_positions = True
+            if self._cache_fault(ids, plain) is None:
+                return None
+            self._gives_positions = False
+        if reason is not None:
+            self._cache_name = None
+        return reason
+
+    def _cache_fault(self, ids: list[int], plain: torch.Tensor) -> str | None:
+        try:
+            difference = relative_difference(self._trial_logits(ids), plain)
+        except Exception as error:  # whatever a model's code may raise
+            self.reset()
+            return f"its cache does not work ({type(error).__name__}: {error})"
         if difference > tolerance(self._model.dtype):
             return f"its logits with the cache differ by {difference:.2g} of their size"
-        self._cache_name = name
         return None
 
     def run_once(self, vocab_size: int) -> None:
@@ -153,8 +171,11 @@ class PerSequenceRunner(Runner):
         # No mask: a row by itself has nothing to hide, and some models take one of the wrong length without a word.
         if self._cache_name:
             inputs[self._cache_name] = state.cache
+        places = torch.arange(done, len(tokens), device=self._device)
         if self._wants_places:
-            inputs["cache_position"] = torch.arange(done, len(tokens), device=self._device)
+            inputs["cache_position"] = places
+        if self._gives_positions:
+            inputs["position_ids"] = places[None]
         if self._slices_logits:
             inputs["logits_to_keep"] = kept
         output: Any = self._model(**inputs)

@@ -126,6 +126,7 @@ class _Trial:
         self._model = model
         self._config = config
         self._page_size = page_size
+        self._context = context
         window = self._smallest_window()
         long = window + _LONG if window is not None and window <= 64 else _LONG
         long = max(2, min(long, context - _STEPS - 1))
@@ -138,7 +139,8 @@ class _Trial:
 
     def _smallest_window(self) -> int | None:
         window = getattr(self._config, "sliding_window", None)
-        return window if isinstance(window, int) else None
+        # One that no row outgrows hides nothing.
+        return window if isinstance(window, int) and window < self._context else None
 
     def run(self) -> Verdict:
         """Compare, and check that every layer's attention was ours."""
@@ -198,10 +200,10 @@ class _Trial:
                 raise PackingError(f"layer {call.layer} does not tell its sliding window")
 
     def _windowed(self, kinds: list[str] | None, layer: int) -> bool | None:
-        """Whether a layer must have a window, None if the configuration does not say."""
-        if kinds:
-            return kinds[layer] == "sliding_attention"
+        """Whether a layer must have a window, None if the configuration does not say or it would hide nothing."""
         window = self._smallest_window()
+        if kinds:
+            return kinds[layer] == "sliding_attention" if window is not None else None
         return True if window is not None and getattr(self._config, "use_sliding_window", True) else None
 
     def _compare(self, found: torch.Tensor, expected: torch.Tensor) -> None:
