@@ -56,6 +56,7 @@ def _transformers(config: WorkerConfig) -> Engine:
                 prefix_cache=config.prefix_cache,
                 packed=config.packed,
                 pooling=config.pooling,
+                speculate_tokens=config.speculate_tokens,
             )
         )
         for model in models

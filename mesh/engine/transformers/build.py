@@ -78,7 +78,9 @@ def build(options: EngineOptions) -> tuple[Core, Served]:
     verdict = _try_packed(options, loaded, page_size)
     blocks, runner = _make_runner(options, loaded, verdict, page_size)
     step_tokens = options.step_tokens or max(options.max_rows, _STEP_TOKENS.get(loaded.device.type, 512))
-    limits = Limits(options.max_rows, step_tokens, chunked_prefill=runner.chunks)
+    if options.speculate_tokens and not runner.chunks:
+        log.warning("no speculation: the cache of %s cannot take back a wrong guess", loaded.architecture)
+    limits = Limits(options.max_rows, step_tokens, runner.chunks, options.speculate_tokens if runner.chunks else 0)
     scheduler = Scheduler(limits, blocks, runner.release)
     sampler = Sampler(loaded.vocab_size, loaded.device, loaded.eos_token_ids)
     grammars = _grammars(loaded)

@@ -16,8 +16,9 @@ import torch
 
 from mesh.engine.base import Load
 from mesh.engine.output import RawLogprob
-from mesh.engine.sampler import SampledBatch, Sampler
+from mesh.engine.sampler import Sampler
 from mesh.engine.transformers.runner import Runner
+from mesh.engine.transformers.sampling import Outcome, sample_step
 from mesh.engine.transformers.scheduler import Scheduler
 from mesh.engine.transformers.sequence import Batch, Chunk, Row, Work
 from mesh.errors import ErrorKind, MeshError
@@ -68,6 +69,8 @@ class Counters:
     schedule_seconds: float = 0.0
     prompt_tokens: int = 0
     output_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     row_seconds: float = 0.0  # a moving average: how long a row takes from its request's first step on
 
 
@@ -200,6 +203,8 @@ class Core:
             "schedule_seconds": own.schedule_seconds,
             "prompt_tokens": own.prompt_tokens,
             "output_tokens": own.output_tokens,
+            "drafted_tokens": own.drafted_tokens,
+            "accepted_tokens": own.accepted_tokens,
             "prefix_hit_tokens": scheduled.prefix_hit_tokens,
             "preemptions": scheduled.preemptions,
             "kv_pages_copied": scheduled.copied_pages,
@@ -251,15 +256,13 @@ class Core:
         forwarded = time.perf_counter()
         counters.forward_seconds += forwarded - begun
         spoilt = self._score(batch, logits)
-        rows = batch.sampled
-        states = [row.sampler for row in rows if row.sampler is not None]
-        if rows and len(rows) != len(logits):
-            logits = logits[_last_places(batch)]
-        sampled = self._sampler.sample(states, logits) if rows else SampledBatch([], [], [])
+        outcomes = sample_step(self._sampler, batch, logits)
         done = time.perf_counter()
         counters.sample_seconds += done - forwarded
-        self._advance(batch)
-        tokens = self._commit(rows, sampled)
+        for outcome in outcomes:
+            outcome.row.tokens += outcome.tokens
+        self._advance(batch, outcomes)
+        tokens = self._commit(outcomes)
         for row in spoilt:
             self._fail_spoilt(row)
         counters.schedule_seconds += time.perf_counter() - done
@@ -297,14 +300,18 @@ class Core:
                 self._started.append(work)
         return spoilt
 
-    def _advance(self, batch: Batch) -> None:
+    def _advance(self, batch: Batch, outcomes: Sequence[Outcome]) -> None:
         """Note what was computed, and let others find the pages that are full."""
         for row in batch.decode:
             row.computed += 1
-        self.counters.prompt_tokens += sum(chunk.count for chunk in batch.prefill)
         for chunk in batch.prefill:
-            chunk.row.computed += chunk.count
+            if not chunk.draft:
+                self.counters.prompt_tokens += chunk.count
+                chunk.row.computed += chunk.count
             chunk.row.unverified = True
+        for outcome in outcomes:
+            if outcome.draft:
+                self._learn(outcome)
         size = self.scheduler.blocks.page_size
         for row in batch.rows:
             work = row.work
@@ -320,25 +327,34 @@ class Core:
             self.scheduler.blocks.register(row.pages[page], row.digests[page])
         row.registered = full
 
-    def _commit(self, rows: Sequence[Row], sampled: SampledBatch) -> list[NewToken]:
-        failed = set(sampled.failed)
+    def _learn(self, outcome: Outcome) -> None:
+        """Note how much of a row's guess was right."""
+        row, guessed = outcome.row, len(outcome.draft)
+        right = max(0, len(outcome.tokens) - 1)
+        row.computed += 1 + right
+        self.counters.drafted_tokens += guessed
+        self.counters.accepted_tokens += right
+        if guessed > right:
+            self.scheduler.grant(row.work, guessed - right)
+        if row.drafter is not None:
+            row.drafter.learn(right, len(row.tokens))
+
+    def _commit(self, outcomes: Sequence[Outcome]) -> list[NewToken]:
         tokens: list[NewToken] = []
-        for index, (row, token) in enumerate(zip(rows, sampled.token_ids, strict=True)):
-            if index in failed:
-                continue
-            row.unverified = False
-            if index in sampled.stuck:
-                continue
-            row.tokens.append(token)
-            ended = row.ends_with(token)
-            tokens.append(NewToken(row.work.key, row.choice, token, sampled.logprobs[index], ended))
-            if ended:
+        for outcome in outcomes:
+            row, work = outcome.row, outcome.row.work
+            row.unverified = outcome.spoilt
+            for token, logprob in zip(outcome.tokens, outcome.logprobs, strict=True):
+                tokens.append(NewToken(work.key, row.choice, token, logprob, ended=False))
+            if outcome.tokens and row.ends_with(outcome.tokens[-1], len(row.tokens)):
+                tokens[-1].ended = True
                 self._end(row)
         self.counters.output_tokens += len(tokens)
-        for index in failed:
-            self._fail_spoilt(rows[index])
-        for index, error in sampled.stuck.items():
-            self._fail(rows[index].work.key, error)
+        for outcome in outcomes:
+            if outcome.spoilt:
+                self._fail_spoilt(outcome.row)
+            elif outcome.error is not None:
+                self._fail(outcome.row.work.key, outcome.error)
         return tokens
 
     def _fail_spoilt(self, row: Row) -> None:
@@ -359,6 +375,8 @@ class Core:
         if retry:
             for row in batch.sampled:
                 row.work.give_credit_back()
+            for chunk in batch.prefill:
+                chunk.row.work.give_credit_back(len(chunk.draft))
         self.scheduler.restart()
         self._runner.reset()
         failures = self._try_alone(rows) if retry else dict.fromkeys(works, cause)
@@ -398,17 +416,6 @@ class Core:
             self._runner.release(trial)
             blocks.distrust(pages, forget=False)
             blocks.release(pages)
-
-
-def _last_places(batch: Batch) -> list[int]:
-    """Where the logits are that choose the next token of each sampled row."""
-    places = list(range(len(batch.decode)))
-    end = len(places)
-    for chunk in batch.prefill:
-        end += chunk.kept
-        if chunk.completes:
-            places.append(end - 1)
-    return places
 
 
 class _ForwardError(Exception):

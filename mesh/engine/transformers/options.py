@@ -20,7 +20,8 @@ class EngineOptions:
     whether requests share the KV pages of equal beginnings. `packed` False takes the per-sequence path for every
     model, for comparison. `prepack` keeps the linear layers in oneDNN's weight layout on CPUs. `adapters` are loaded
     at the start, at most `max_loras` at any time; 0 takes none. `pooling` is how an embedding is made of a text's
-    hidden states, None for what the model's files say.
+    hidden states, None for what the model's files say. `speculate_tokens` are the most that a row guesses ahead from
+    its own text; 0 is off.
     """
 
     model: LoadOptions
@@ -35,6 +36,7 @@ class EngineOptions:
     adapters: tuple[AdapterSource, ...] = ()
     max_loras: int = 8
     pooling: Pooling | None = None
+    speculate_tokens: int = 0
 
     def __post_init__(self) -> None:
         for name in ("max_rows", "page_size", "step_tokens", "max_waiting"):

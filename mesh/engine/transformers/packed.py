@@ -91,6 +91,7 @@ class PackedRunner(Runner):
         for chunk in batch.prefill:
             row, start, first = chunk.row, chunk.row.computed, len(tokens)
             tokens += row.tokens[start : start + chunk.count]
+            tokens += chunk.draft
             places = np.arange(start, start + chunk.count)
             positions.append(places)
             slots.append(self._table[row.slot, places // size] * size + places % size)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from mesh.engine.base import Load
 from mesh.engine.transformers.blocks import BlockManager, page_digest
+from mesh.engine.transformers.drafts import Drafter
 from mesh.engine.transformers.sequence import Batch, Chunk, Row, RowPhase, Work
 
 # Most tokens of a prompt whose logits a step keeps in order to report log probabilities: those of 152k tokens are
@@ -27,11 +28,15 @@ _MOST_SCORED = 256
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a step may hold: rows, tokens, and whether a prompt may be computed in pieces."""
+    """What a step may hold: rows, tokens, and whether a prompt may be computed in pieces.
+
+    `draft_tokens` are the most that a row may guess ahead.
+    """
 
     max_rows: int
     step_tokens: int
     chunked_prefill: bool = True
+    draft_tokens: int = 0
 
 
 @dataclass(slots=True)
@@ -207,6 +212,7 @@ class Scheduler:
         batch = Batch()
         prefilling: list[Row] = []
         self._paused.clear()
+        spare = self.limits.step_tokens - len(self._running)
         for row in self._running[:]:
             if row.phase is not RowPhase.RUNNING:
                 continue  # preempted by a row before it
@@ -216,13 +222,38 @@ class Scheduler:
                 self._paused.append(row)
             elif self._ensure_page(row):
                 row.work.take_credit()
-                batch.decode.append(row)
-        budget = self.limits.step_tokens - len(batch.decode)
+                draft = self._draft(row, spare) if self.limits.draft_tokens else []
+                if draft:
+                    spare -= len(draft)
+                    batch.prefill.append(Chunk(row, 1 + len(draft), 1 + len(draft), draft))
+                else:
+                    batch.decode.append(row)
+        budget = self.limits.step_tokens - batch.tokens
         for row in prefilling:
             if row.phase is RowPhase.RUNNING and budget > 0:
                 budget -= self._prefill(row, batch, budget)
         self._admit(batch, budget)
         return batch
+
+    def _draft(self, row: Row, spare: int) -> list[int]:
+        """What a row guesses to come next, as far as it may be computed and reported; its credit is taken."""
+        work = row.work
+        most = min(self.limits.draft_tokens, spare, row.most - len(row.tokens) - 1)
+        if work.credit is not None:
+            most = min(most, work.credit)
+        if most < 1:
+            return []
+        if row.drafter is None:
+            row.drafter = Drafter()
+        draft = row.drafter.guess(row.tokens, most)
+        lacking = self.blocks.pages_for(len(row.tokens) + len(draft)) - len(row.pages)
+        # Nobody gives way to a guess.
+        if lacking > 0 and self.blocks.available >= lacking + len(self._running):
+            row.pages += self.blocks.allocate(lacking) or []
+        del draft[len(row.pages) * self.blocks.page_size - len(row.tokens) :]
+        if work.credit is not None:
+            work.credit -= len(draft)
+        return draft
 
     def _prefill(self, row: Row, batch: Batch, budget: int) -> int:
         """Add the next piece of a prompt and return its length, 0 if there is no use in one now."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mesh.engine.constraint import Matcher
     from mesh.engine.output import RawLogprob
     from mesh.engine.sampler import RowState
+    from mesh.engine.transformers.drafts import Drafter
     from mesh.engine.transformers.lora import Adapter
 
 
@@ -84,10 +85,10 @@ class Work:
         self.credit -= 1
         return True
 
-    def give_credit_back(self) -> None:
-        """Undo `take_credit`: the token was not sampled."""
+    def give_credit_back(self, tokens: int = 1) -> None:
+        """Undo `take_credit`: the tokens were not sampled."""
         if self.credit is not None:
-            self.credit += 1
+            self.credit += tokens
 
 
 @dataclass(slots=True, eq=False)
@@ -115,6 +116,7 @@ class Row:
     unverified: bool = False
     matcher: Matcher | None = None
     sampler: RowState | None = None
+    drafter: Drafter | None = None
     rank: tuple[int, int, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -139,24 +141,27 @@ class Row:
             self.digests = self.work.prompt_digests[:]
         extend_digests(self.digests, root, self.tokens, page_size, upto)
 
-    def ends_with(self, token: int) -> bool:
-        """Whether the row is over now that `token` was appended."""
-        length = len(self.tokens)
+    def ends_with(self, token: int, length: int) -> bool:
+        """Whether the row is over with `token` as the last of `length` tokens."""
         return length >= self.most or (token in self.stop_ids and length >= self.least)
 
 
 @dataclass(slots=True)
 class Chunk:
-    """The next `count` tokens of a row, in one step. The logits of the last `kept` of them are wanted."""
+    """The next `count` tokens of a row, in one step. The logits of the last `kept` of them are wanted.
+
+    The last may be a `draft`: guesses of what follows the row's tokens.
+    """
 
     row: Row
     count: int
     kept: int
+    draft: list[int] = field(default_factory=list[int])
 
     @property
     def completes(self) -> bool:
         """Whether it reaches the row's last token, whose logits choose the next one."""
-        return self.count == self.row.remaining
+        return self.count - len(self.draft) == self.row.remaining
 
 
 @dataclass(slots=True)

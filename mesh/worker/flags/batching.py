@@ -25,6 +25,13 @@ class BatchingFlags(Flags):
     prefix_cache: bool = option(True, "Share the KV cache of equal beginnings between requests.")
     packed: bool = option(True, "Compute all sequences in one forward pass, where the model's layers allow it.")
 
+    speculate_tokens: int = option(
+        0,
+        "Tokens that a sequence guesses ahead from its own text and checks in one step; 0 is off. Changes no answer.",
+        low=0,
+        high=16,
+    )
+
     def __post_init__(self) -> None:
         if self.kv_cache_tokens is not None and self.kv_cache_share is not None:
             raise ConfigError("--kv-cache-tokens and --kv-cache-share exclude each other")
