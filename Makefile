@@ -90,6 +90,17 @@ baseline: $(BUF) ## Promise the protos as they are now: later changes must be co
 bench: protos ## Measure gateway and worker CPU per token (benchmarks/RESULTS.md tells how to read it)
 	$(PY) -m benchmarks.load $(ARGS)
 
+# pip must find a torch for CPUs: where it does not by itself, set
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
+.PHONY: rivals
+rivals: .venv-vllm/.installed .venv-fastchat/.installed ## Environments of vLLM and FastChat, for python -m benchmarks.engine --rivals
+
+.venv-%/.installed: benchmarks/engine/rivals/%.txt
+	@test -x .venv-$*/bin/python || $(PYTHON3) -m venv .venv-$*
+	@echo 'Installing into .venv-$*; vLLM takes 3.5 GB.'
+	.venv-$*/bin/python -m pip install --quiet --no-deps --requirement $<
+	@touch $@
+
 .PHONY: demo-model
 demo-model: protos ## Make the demonstration model again, about an hour on two cores
 	$(PY) -m training.demo $(ARGS)

@@ -20,6 +20,8 @@ class Run:
     times: list[list[float]]
     wall: float
     shares: dict[str, float] = field(default_factory=dict[str, float])
+    # When the late prompt was submitted and when it had its first token.
+    late: tuple[float, float] | None = None
 
     @property
     def tokens(self) -> int:
@@ -51,10 +53,24 @@ class Run:
         return median(means) if means else float("nan")
 
 
+@dataclass(frozen=True, slots=True)
+class Late:
+    """A prompt that enters once every row has `after` tokens; its first token is all that is asked of it."""
+
+    prompt: Sequence[int]
+    after: int
+
+
 class Contender(ABC):
-    """One way to generate. `prepare` is not timed and is called before the runs of each number of streams."""
+    """One way to generate. `prepare` is not timed and is called before the runs of each number of streams.
+
+    `one_at_a_time`: its throughput does not depend on the number of streams, so it is measured with the least of them.
+    `takes_late`: whether `run` knows what to do with a late prompt.
+    """
 
     name: str
+    one_at_a_time = False
+    takes_late = False
 
     @abstractmethod
     async def start(self) -> None:
@@ -65,7 +81,7 @@ class Contender(ABC):
         del streams, prompt_tokens, new_tokens
 
     @abstractmethod
-    async def run(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> Run:
+    async def run(self, prompts: Sequence[Sequence[int]], new_tokens: int, late: Late | None = None) -> Run:
         """Generate exactly `new_tokens` greedy tokens for each prompt, all submitted at once."""
 
     @abstractmethod

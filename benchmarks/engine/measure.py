@@ -65,12 +65,13 @@ async def measure(contenders: Sequence[Contender], plan: Plan, report: Report) -
     """Run the plan; the first contender's rows are the reference. One untimed run each warms up."""
     results: list[Result] = []
     for streams in plan.streams:
-        for contender in contenders:
+        taking_part = [each for each in contenders if not each.one_at_a_time or streams == min(plan.streams)]
+        for contender in taking_part:
             await contender.prepare(streams, plan.prompt_tokens, plan.new_tokens)
             await contender.run(_prompts(plan, streams, repetition=-1), plan.new_tokens)
-        found = [Result(contender.name, streams) for contender in contenders]
+        found = [Result(contender.name, streams) for contender in taking_part]
         for repetition in range(plan.repeat):
-            await _repetition(contenders, plan, streams, repetition, found, report)
+            await _repetition(taking_part, plan, streams, repetition, found, report)
         results += found
     return results
 

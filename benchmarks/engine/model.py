@@ -19,7 +19,7 @@ _TEMPLATE = "{% for message in messages %}{{ message.content }}{% endfor %}"
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A Llama's dimensions; embeddings are not tied."""
+    """A Llama's dimensions."""
 
     hidden: int
     layers: int
@@ -27,19 +27,30 @@ class Shape:
     kv_heads: int
     feed_forward: int
     vocabulary: int
-    context: int = 2048
+    tied: bool = False
+
+    def cached(self, tokens: int) -> int:
+        """Bytes of float32 keys and values of so many tokens."""
+        return tokens * 4 * 2 * self.layers * self.kv_heads * self.hidden // self.heads
+
+    def read_per_step(self, parameters: int) -> int:
+        """Bytes of float32 weights that a decode step reads: all but an embedding table of which it takes few rows."""
+        return 4 * (parameters if self.tied else parameters - self.hidden * self.vocabulary)
 
 
 # 131.7M parameters, of which a decode step reads 107M.
 S = Shape(hidden=768, layers=12, heads=12, kv_heads=4, feed_forward=2304, vocabulary=32_000)
+# Qwen2.5-0.5B's dimensions: 494M parameters, all of which a decode step reads.
+HALF = Shape(hidden=896, layers=24, heads=14, kv_heads=2, feed_forward=4_864, vocabulary=151_936, tied=True)
 # For the smoke test: nothing about speed can be learnt from it but the cost of the code around the model.
 SMALL = Shape(hidden=64, layers=2, heads=2, kv_heads=1, feed_forward=128, vocabulary=2_048)
+SHAPES = {"132m": S, "0.5b": HALF, "tiny": SMALL}
 
 
-def write(folder: Path, shape: Shape, *, seed: int) -> int:
+def write(folder: Path, shape: Shape, *, context: int, seed: int) -> int:
     """Write config, float32 weights and tokenizer into `folder`; returns the number of parameters."""
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(_config(shape))
+    model = LlamaForCausalLM(_config(shape, context))
     model.save_pretrained(folder)
     _tokenizer(shape.vocabulary).save_pretrained(folder)
     return sum(parameter.numel() for parameter in model.parameters())
@@ -58,7 +69,7 @@ def prompts(count: int, length: int, vocabulary: int, *, seed: int) -> list[list
     return cast("list[list[int]]", drawn.tolist())
 
 
-def _config(shape: Shape) -> LlamaConfig:
+def _config(shape: Shape, context: int) -> LlamaConfig:
     return LlamaConfig(
         hidden_size=shape.hidden,
         num_hidden_layers=shape.layers,
@@ -67,8 +78,8 @@ def _config(shape: Shape) -> LlamaConfig:
         head_dim=shape.hidden // shape.heads,
         intermediate_size=shape.feed_forward,
         vocab_size=shape.vocabulary,
-        max_position_embeddings=shape.context,
-        tie_word_embeddings=False,
+        max_position_embeddings=context,
+        tie_word_embeddings=shape.tied,
         bos_token_id=None,
         eos_token_id=0,
         pad_token_id=0,
@@ -78,7 +89,7 @@ def _config(shape: Shape) -> LlamaConfig:
 def _tokenizer(size: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE of exactly `size` entries: the end token, all bytes, then words of two and three letters."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    letters = string.ascii_letters
+    letters = string.ascii_letters + string.digits
     pairs = [(a, b) for a, b in product(letters, letters)]
     triples = [(a + b, c) for a, b, c in product(letters, letters, letters)]
     merges = list(islice([*pairs, *triples], size - 1 - len(alphabet)))

@@ -15,13 +15,17 @@ _HEADER = (
     "× generate",
     "× batching",
     "decode step ms",
+    "× memory limit",
     "all first tokens ms",
     "equal rows",
 )
 
 
-def table(results: Sequence[Result], *, reference: str, rival: str) -> str:
-    """One row per contender and number of streams; ratios are of medians, to `reference` and to `rival`."""
+def table(results: Sequence[Result], *, reference: str, rival: str, least_step: float) -> str:
+    """One row per contender and number of streams; ratios are of medians, to `reference` and to `rival`.
+
+    `least_step` is how long, in seconds, reading the weights once takes: the limit of a step of one stream.
+    """
     rows = [
         [
             result.name,
@@ -31,6 +35,7 @@ def table(results: Sequence[Result], *, reference: str, rival: str) -> str:
             _ratio(results, result, reference),
             _ratio(results, result, rival),
             number(result.step * 1e3),
+            number(result.step / least_step) if result.streams == 1 else "-",
             number(result.first_tokens * 1e3),
             f"{result.equal}/{result.rows}",
         ]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from benchmarks.engine.contender import Contender, Run
+from benchmarks.engine.contender import Contender, Late, Run
 from benchmarks.engine.model import load
 
 # A run of the largest batch takes half a minute on two cores; a dead generation thread must not hang the benchmark.
@@ -43,7 +43,8 @@ class StaticBatch(Contender):
     async def start(self) -> None:
         self._model = load(self._folder)
 
-    async def run(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> Run:
+    async def run(self, prompts: Sequence[Sequence[int]], new_tokens: int, late: Late | None = None) -> Run:
+        assert late is None, "not taken"
         clock = _Clock()
         start = perf_counter()
         ids = torch.tensor(prompts)
@@ -109,7 +110,8 @@ class ContinuousBatching(Contender):
         self._manager.warmup()
         self._manager.start()
 
-    async def run(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> Run:
+    async def run(self, prompts: Sequence[Sequence[int]], new_tokens: int, late: Late | None = None) -> Run:
+        assert late is None, "not taken"
         start = perf_counter()
         ids: list[str] = self._manager.add_requests(
             inputs=[list(prompt) for prompt in prompts], max_new_tokens=new_tokens, record_timestamps=True

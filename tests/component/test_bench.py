@@ -64,7 +64,7 @@ def test_load_counts_one_session_message_per_step(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(120)
 def test_engines_agree_on_the_greedy_answers(tmp_path: Path) -> None:
-    arguments = ("--small", "--streams", "1", "4", "--new-tokens", "8", "--repeat", "2", "--threads", "1")
+    arguments = ("--model", "tiny", "--streams", "1", "4", "--new-tokens", "8", "--repeat", "2", "--threads", "1")
     table, data = run("benchmarks.engine", *arguments, folder=tmp_path)
     assert [(result["engine"], result["streams"]) for result in data["results"]] == [
         (name, streams)
@@ -75,6 +75,18 @@ def test_engines_agree_on_the_greedy_answers(tmp_path: Path) -> None:
         assert result["engine"] in table
         assert len(result["tokens_per_second"]) == 2
         assert result["equal_rows"] == result["rows"] == 2 * result["streams"]
+
+
+@pytest.mark.timeout(120)
+def test_the_time_between_tokens_while_a_long_prompt_enters(tmp_path: Path) -> None:
+    arguments = ("--model", "tiny", "--streams", "2", "--new-tokens", "60", "--repeat", "1", "--threads", "1")
+    table, data = run("benchmarks.engine", *arguments, "--long-prompt", "1500", folder=tmp_path)
+    (gaps,) = data["gaps"]
+    assert (gaps["engine"], gaps["streams"]) == ("mesh", 2)
+    assert len(gaps["without"]) >= 2 * 31 - 4  # two streams have 32 tokens before, give or take a step
+    assert gaps["during"]
+    assert sum(gaps["during"]) / 2 >= gaps["prefill_seconds"][0] * 0.5
+    assert "enters" in table
 
 
 async def serve(pieces: list[bytes]) -> tuple[asyncio.Server, int]:
