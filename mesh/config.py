@@ -7,8 +7,8 @@
     config = parse(GatewayConfig, prog="mesh-gateway", env_prefix="MESH_GATEWAY_")
 
 gives `--port 8000` and MESH_GATEWAY_PORT=8000. A flag wins over the environment, the environment over the default.
-Field types: str, int, float, bool, Path, Literal of strings, each also `| None`, and tuple[str, ...] (flag repeated;
-comma separated in the environment). Errors are one sentence on stderr and exit code 2.
+Field types: str, int, float, bool, Path, ByteSize, Literal of strings, each also `| None`, and tuple[str, ...] (flag
+repeated; comma separated in the environment). Errors are one sentence on stderr and exit code 2.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import re
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +50,28 @@ def option(
     if default is MISSING:
         return field(metadata=meta)
     return field(default=default, metadata=meta)
+
+
+class ByteSize(int):
+    """A number of bytes, written as 4GiB, 512MB or 1000000."""
+
+    _UNITS = types.MappingProxyType(
+        {"": 1, "b": 1}
+        | {unit + "ib": 1024**power for power, unit in enumerate("kmgt", 1)}
+        | {unit + "b": 1000**power for power, unit in enumerate("kmgt", 1)}
+    )
+
+    def __new__(cls, given: int | str) -> ByteSize:
+        """Raises ValueError for what is no number with a unit."""
+        if isinstance(given, int):
+            return super().__new__(cls, given)
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", given.strip().lower())
+        if match is None or match[2] not in cls._UNITS:
+            raise ValueError(given)
+        return super().__new__(cls, round(float(match[1]) * cls._UNITS[match[2]]))
+
+    def __str__(self) -> str:
+        return f"{self / 1024**3:.3g}GiB" if self >= 1024**3 else f"{self / 1024**2:.3g}MiB"
 
 
 class ConfigError(ValueError):
@@ -176,7 +199,8 @@ def _one(name: str, scalar: Any, limits: _Option, text: Any) -> Any:
     try:
         value = convert(text)
     except ValueError:
-        kind = {int: "a whole number", float: "a number"}.get(scalar, "valid")
+        kinds: dict[Any, str] = {int: "a whole number", float: "a number", ByteSize: "a size such as 4GiB or 512MiB"}
+        kind = kinds.get(scalar, "valid")
         raise ConfigError(f"{name} must be {kind}, not '{text}'") from None
     if isinstance(value, int | float) and not _within(value, limits):
         raise ConfigError(f"{name} must be {_limits(limits)}, not {text}")
@@ -214,4 +238,4 @@ def _closest(name: str, known: list[str]) -> str:
     return f"; did you mean {match[0]}?" if match else ""
 
 
-__all__ = ["ConfigError", "Path", "add_options", "fail", "from_namespace", "option", "parse"]
+__all__ = ["ByteSize", "ConfigError", "Path", "add_options", "fail", "from_namespace", "option", "parse"]

@@ -43,7 +43,9 @@ def _transformers(config: WorkerConfig) -> Engine:
             f"the transformers engine needs '{error.name}': pip install 'inference-mesh[worker]'",
         ) from None
     models = _load_options(config)
-    cache = CacheSize(tokens=config.kv_cache_tokens, share=config.kv_cache_share, parts=len(models))
+    cache = CacheSize(
+        tokens=config.kv_cache_tokens, bytes=config.kv_cache_memory, share=config.kv_cache_share, parts=len(models)
+    )
     return _one_of(
         TransformersEngine(
             EngineOptions(
@@ -88,6 +90,9 @@ def _load_options(config: WorkerConfig) -> list[LoadOptions]:
             revision=config.revision,
             gguf_file=config.gguf_file,
             allow_pickle=config.allow_pickle,
+            num_gpus=config.num_gpus,
+            max_gpu_memory=config.max_gpu_memory,
+            cpu_offloading=config.cpu_offloading,
             trust_remote_code=config.trust_remote_code,
             threads=threads,
             context_length=config.context_length,

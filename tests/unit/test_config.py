@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from mesh.cli.up import UpConfig, banner, models_of
-from mesh.config import ConfigError, option, parse
+from mesh.config import ByteSize, ConfigError, option, parse
 from mesh.errors import MeshError
 from mesh.worker.config import WorkerConfig
 
@@ -26,6 +26,7 @@ class Settings:
     kind: Literal["a", "b"] = option("a", "One of two.")
     file: Path | None = option(None, "A file.")
     tag: tuple[str, ...] = option((), "Repeated.")
+    size: ByteSize | None = option(None, "Bytes.", low=1)
     rest: tuple[str, ...] = option((), "Words.", positional=True)
 
 
@@ -69,7 +70,7 @@ def test_every_type():
             "v",
         )
     )
-    assert given == Settings("x", 3, 0.5, True, "b", Path("/f"), ("1", "2"), ("w", "v"))
+    assert given == Settings("x", 3, 0.5, True, "b", Path("/f"), ("1", "2"), rest=("w", "v"))
     assert settings(T_NAME="x", T_FLAG="yes", T_TAG="1, 2", T_SHARE="2").tag == ("1", "2")
     assert not settings("--no-flag", T_NAME="x", T_FLAG="1").flag
 
@@ -84,6 +85,8 @@ def test_every_type():
         (["--name", "x", "--share", "nan"], {}, ["--share", "at least 0", "nan"]),
         (["--name", "x", "--kind", "c"], {}, ["--kind", "a, b", "c"]),
         (["--name"], {}, ["--name"]),
+        (["--name", "x", "--size", "4 loaves"], {}, ["--size", "such as 4GiB", "4 loaves"]),
+        (["--name", "x", "--size", "0"], {}, ["--size", "at least 1", "not 0"]),
         (["--name", "x"], {"T_CUONT": "1"}, ["T_CUONT", "did you mean T_COUNT?"]),
         (["--name", "x"], {"T_COUNT": "10"}, ["T_COUNT", "between 1 and 9", "10"]),
         (["--name", "x"], {"T_FLAG": "maybe"}, ["T_FLAG", "true or false", "maybe"]),
@@ -94,6 +97,17 @@ def test_bad_input_is_one_sentence(
 ):
     error = refusal(capsys, *argv, **environ)
     assert all(word in error for word in words), error
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("1000", 1000), ("13GiB", 13 * 2**30), ("1.5 gib", 3 * 2**29), ("512MB", 512_000_000), ("2k", 0), ("7B", 7)],
+)
+def test_sizes_have_units(text: str, count: int, capsys: pytest.CaptureFixture[str]):
+    if count:
+        assert settings("--name", "x", "--size", text).size == count
+    else:
+        refusal(capsys, "--name", "x", "--size", text)
 
 
 def test_help_names_flags_variables_and_defaults(capsys: pytest.CaptureFixture[str]):
@@ -117,6 +131,7 @@ def test_a_worker_needs_a_model_unless_scripted():
         ({"model_path": ("m",), "tls_ca": Path("c")}, "--tls-ca needs"),
         ({"model_path": ("m",), "label": ("x",)}, "key=value, not 'x'"),
         ({"model_path": ("m",), "kv_cache_tokens": 1, "kv_cache_share": 0.5}, "exclude each other"),
+        ({"model_path": ("m",), "kv_cache_memory": ByteSize(9), "kv_cache_share": 0.5}, "exclude each other"),
         ({"engine": "scripted", "model_path": ("m",)}, "--model-path has no effect with --engine scripted"),
         ({"model_path": ("m", "n"), "model_name": ("x",)}, "once for each of the 2 --model-path"),
         ({"model_path": ("m", "n"), "model_name": ("x", "x")}, "must differ between models, not be x, x"),

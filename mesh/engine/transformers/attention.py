@@ -219,9 +219,11 @@ def packed_attention(
     if attention_mask is not None or position_bias is not None or is_causal is False:
         raise PackingError("attention with a mask or a bias of the model's own")
     step.calls.append(LayerCall(layer, sliding_window))
-    variant = Variant(scaling, sliding_window, softcap, s_aux)
+    sinks = None if s_aux is None else s_aux.to(step.slots.device)
+    variant = Variant(scaling, sliding_window, softcap, sinks)
     tokens, real = query.shape[2], step.slots.shape[0]
-    q, k, v = (x[0].transpose(0, 1)[:real] for x in (query, key, value))
+    # The cache is on the first device, also of a model whose layers are spread over several.
+    q, k, v = (x[0].transpose(0, 1)[:real].to(step.slots.device) for x in (query, key, value))
     cached = step.cache.write(layer, step.slots, k, v)
     out = q.new_empty((tokens, q.shape[1], v.shape[2]))
     if tokens != real:
@@ -231,7 +233,7 @@ def packed_attention(
     for index, piece in enumerate(step.pieces):
         span = slice(piece.first, piece.last)
         out[span] = _prefill(step, cached, index, q[span], k[span], v[span], variant)
-    return out[None], None
+    return out[None].to(query.device), None
 
 
 def _decode(step: PackedStep, cached: LayerCache, group: Group, q: torch.Tensor, variant: Variant) -> torch.Tensor:

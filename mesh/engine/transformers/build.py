@@ -19,7 +19,7 @@ from mesh.engine.transformers.kv_cache import KvCache
 from mesh.engine.transformers.loader import LoadedModel, load
 from mesh.engine.transformers.lora import Adapter, LoraHooks, find_places
 from mesh.engine.transformers.lora_files import Base
-from mesh.engine.transformers.memory import cache_pages
+from mesh.engine.transformers.memory import cache_pages, short_cache
 from mesh.engine.transformers.options import EngineOptions
 from mesh.engine.transformers.packed import PackedRunner
 from mesh.engine.transformers.per_sequence import PerSequenceRunner, bytes_per_token
@@ -162,6 +162,8 @@ def _make_runner(
         device=loaded.device,
     )
     blocks = BlockManager(pages, page_size)
+    if sentence := short_cache(blocks.total * page_size, loaded.context_length, token_bytes):
+        log.warning("%s", sentence)
     if not packed:
         return blocks, _per_sequence(loaded)
     cache = KvCache(pages, page_size, loaded.dtype, loaded.device)

@@ -22,6 +22,7 @@ from mesh.engine.transformers.bars import Report, reported
 from mesh.engine.transformers.checkpoint import Checkpoint, find_checkpoint
 from mesh.engine.transformers.device import default_threads, find_device
 from mesh.engine.transformers.fingerprint import fingerprint
+from mesh.engine.transformers.placement import Placement, check_placed
 from mesh.engine.transformers.quantization import (
     Quantization,
     check_checkpoint,
@@ -50,7 +51,8 @@ class LoadOptions:
     `context_length` in tokens, at most the model's own; `chat_template` is jinja text, a file of it, or the name of a
     built-in template, and replaces the model's own; with `allow_chat_templates` requests may bring theirs. `gguf_file`
     names a file in the folder or on the hub; `allow_pickle` takes weights in torch's own format where there are no
-    safetensors. `quantization` is how linear layers are quantized when loading: int8, nf4 or none.
+    safetensors. `quantization` is how linear layers are quantized when loading: int8, nf4 or none. `num_gpus`,
+    `max_gpu_memory` (bytes on each) and `cpu_offloading` spread the weights, see Placement.
     """
 
     path: str
@@ -62,6 +64,9 @@ class LoadOptions:
     revision: str | None = None
     gguf_file: str | None = None
     allow_pickle: bool = False
+    num_gpus: int = 1
+    max_gpu_memory: int | None = None
+    cpu_offloading: bool = False
     trust_remote_code: bool = False
     threads: int | None = None
     context_length: int | None = None
@@ -101,6 +106,7 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
     Raises invalid_request with one sentence naming the folder, file or option at fault.
     """
     device = find_device(options.device)
+    placement = Placement(device, options.num_gpus, options.max_gpu_memory, options.cpu_offloading)
     torch.set_num_threads(options.threads or default_threads())
     folder, gguf = _source(options).find(progress)
     checkpoint = find_checkpoint(folder, gguf=gguf, allow_pickle=options.allow_pickle)
@@ -112,7 +118,8 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
     context_length = _context_length(options, config)
     check_checkpoint(config, options.quantization)
     dtype = _dtype(options.dtype, device, checkpoint, config)
-    model = _model(checkpoint, config, dtype, device, options, progress)
+    placement.check_fits(checkpoint, dtype, options.quantization)
+    model = _model(checkpoint, config, dtype, placement, options, progress)
     parameters, vocab_size = sum(parameter.numel() for parameter in model.parameters()), _vocab_size(model)
     if runs_int8(options.quantization, device):
         progress(f"{int8.quantize(model, vocab_size)} linear layers in 8 bits")
@@ -207,7 +214,8 @@ def _dtype(name: str, device: torch.device, checkpoint: Checkpoint, config: Pret
             raise invalid("dtype", f"'dtype' must be auto, {', '.join(_DTYPES)}, not '{name}'")
         return _DTYPES[name]
     if device.type != "cpu" or getattr(config, "quantization_config", None):
-        return "auto"
+        # A GGUF file of blocks does not say in which format it is to be computed.
+        return torch.bfloat16 if checkpoint.kind == "gguf" else "auto"
     small = sum(numbers for numbers, _ in checkpoint.tensors()) < _FLOAT32_BELOW
     # Without hardware support bfloat16 is several times slower than float32 in batches.
     return torch.float32 if small or not torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.bfloat16
@@ -217,15 +225,18 @@ def _model(
     checkpoint: Checkpoint,
     config: PretrainedConfig,
     dtype: torch.dtype | str,
-    device: torch.device,
+    placement: Placement,
     options: LoadOptions,
     progress: Report,
 ) -> PreTrainedModel:
     folder = checkpoint.folder
     kind = _auto_class(config, folder)
-    progress(f"loading weights ({checkpoint.bytes / 1e9:.2f} GB in {len(checkpoint.files)} files) to {device}")
-    quantized = load_arguments(options.quantization, checkpoint, device, dtype)
-    place = {} if device.type == "cpu" else {"device_map": {"": device}}
+    progress(
+        f"loading weights ({checkpoint.bytes / 1e9:.2f} GB in {len(checkpoint.files)} files) to {placement.device}"
+    )
+    quantized = load_arguments(
+        options.quantization, checkpoint, placement.device, dtype, cpu_offloading=placement.cpu_offloading
+    )
     try:
         with reported(progress):
             model, info = kind.from_pretrained(
@@ -236,10 +247,11 @@ def _model(
                 output_loading_info=True,
                 **_format_arguments(checkpoint),
                 **quantized,
-                **place,
+                **placement.arguments(),
             )
     except Exception as error:  # memory, damage, shapes: any exception is about these weights
         raise invalid("path", f"the weights in '{folder}' cannot be loaded: {_first_sentence(error)}") from error
+    check_placed(model)
     # A pooler of the model's own is not used: see pooling.py.
     if missing := sorted(key for key in info["missing_keys"] if not key.startswith("pooler.")):
         # Transformers would go on with random numbers.

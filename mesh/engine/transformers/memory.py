@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,15 +68,17 @@ def cache_pages(
 ) -> int:
     """Pages of the KV cache, page 0 included. `most_tokens` is what could be used at all.
 
-    Raises invalid_request when the cache would not hold a single page for each of two rows.
+    Raises invalid_request when the cache would not hold a single page for each of two rows, or is larger than what is
+    free.
     """
+    free = free_memory(device)
     if size.tokens is not None:
         tokens, param = size.tokens, "kv_cache_tokens"
     elif size.bytes is not None:
-        tokens, param = size.bytes // size.parts // bytes_per_token, "kv_cache_bytes"
+        tokens, param = size.bytes // size.parts // bytes_per_token, "kv_cache_memory"
     else:
         share = size.share if size.share is not None else _CUDA_SHARE if device.type == "cuda" else _CPU_SHARE
-        tokens, param = int(free_memory(device) * share) // size.parts // bytes_per_token, "kv_cache_share"
+        tokens, param = int(free * share) // size.parts // bytes_per_token, "kv_cache_share"
         tokens = min(tokens, most_tokens)
     pages = tokens // page_size
     if pages < 2:
@@ -84,4 +87,25 @@ def cache_pages(
             f"'{param}' gives a KV cache of {tokens} tokens ({bytes_per_token} bytes each): "
             f"must be at least {2 * page_size}",
         )
+    if (needed := (pages + 1) * page_size * bytes_per_token) > free:
+        text = f"takes {gib(needed)} at {bytes_per_token} bytes a token, but {device} has {gib(free)} free"
+        raise invalid(param, f"the KV cache of '{param}' {text}")
     return pages + 1
+
+
+def short_cache(tokens: int, context_length: int, bytes_per_token: int) -> str | None:
+    """One sentence if the KV cache does not hold one full context, and what would help; else None."""
+    if tokens >= context_length:
+        return None
+    needed = context_length * bytes_per_token
+    return (
+        f"the KV cache holds {tokens} tokens, so that requests may have no more, and not the model's {context_length}: "
+        f"'--kv-cache-memory {gib(needed).replace(' ', '')}' would hold these, and '--context-length {tokens}' says "
+        "that fewer are meant"
+    )
+
+
+def gib(count: int) -> str:
+    """Bytes in words for people, rounded up to three digits."""
+    unit, power = ("GiB", 3) if count >= 1024**3 else ("MiB", 2)
+    return f"{math.ceil(count / 1024**power * 100) / 100:.2f} {unit}"

@@ -40,7 +40,10 @@ class PackedRunner(Runner):
         self._pairs = self._device.type == "cpu"
         self._table: IntArray = np.zeros((max_rows, max_pages), dtype=np.int64)
         self._filled = [0] * max_rows
-        self._slices_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        # Where layers are spread over devices, the last ones could not use indices that lie on the first.
+        places: dict[str, object] = getattr(model, "hf_device_map", None) or {}
+        spread = len(set(places.values())) > 1
+        self._slices_logits = not spread and "logits_to_keep" in inspect.signature(model.forward).parameters
         self.last_step: PackedStep | None = None
 
     def forward(self, batch: Batch) -> torch.Tensor:

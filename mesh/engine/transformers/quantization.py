@@ -63,7 +63,12 @@ def checkpoint_method(config: PretrainedConfig) -> str | None:
 
 
 def load_arguments(
-    quantization: Quantization, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype | str
+    quantization: Quantization,
+    checkpoint: Checkpoint,
+    device: torch.device,
+    dtype: torch.dtype | str,
+    *,
+    cpu_offloading: bool = False,
 ) -> dict[str, Any]:
     """What `from_pretrained` needs to quantize while it loads; nothing where that is done afterwards, by int8.py.
 
@@ -77,12 +82,18 @@ def load_arguments(
         where = f"'quantization' {quantization} on {device.type}"
         raise invalid("quantization", f"{where} needs the package 'bitsandbytes': pip install bitsandbytes")
     make: Any = transformers.BitsAndBytesConfig
+    # Layers in main memory are not quantized.
+    offload = {"llm_int8_enable_fp32_cpu_offload": True} if cpu_offloading else {}
     if quantization == "int8":
-        return {"quantization_config": make(load_in_8bit=True)}
+        return {"quantization_config": make(load_in_8bit=True, **offload)}
     compute = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
     return {
         "quantization_config": make(
-            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute, bnb_4bit_use_double_quant=True
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=compute,
+            bnb_4bit_use_double_quant=True,
+            **offload,
         )
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mesh.config import ConfigError, option
+from mesh.config import ByteSize, ConfigError, option
 from mesh.worker.flags import Flags
 
 
@@ -21,6 +21,9 @@ class BatchingFlags(Flags):
     kv_cache_share: float | None = option(
         None, "Share of the free memory that the KV cache takes. Default: by the device.", low=0.001, high=1
     )
+    kv_cache_memory: ByteSize | None = option(
+        None, "Memory that the KV cache takes, such as 4GiB. Default: by its share of memory.", low=1
+    )
     page_size: int | None = option(None, "Tokens per page of the KV cache. Default: by the device.", low=1)
     prefix_cache: bool = option(True, "Share the KV cache of equal beginnings between requests.")
     packed: bool = option(True, "Compute all sequences in one forward pass, where the model's layers allow it.")
@@ -33,6 +36,7 @@ class BatchingFlags(Flags):
     )
 
     def __post_init__(self) -> None:
-        if self.kv_cache_tokens is not None and self.kv_cache_share is not None:
-            raise ConfigError("--kv-cache-tokens and --kv-cache-share exclude each other")
+        sizes = (self.kv_cache_tokens, self.kv_cache_share, self.kv_cache_memory)
+        if sum(size is not None for size in sizes) > 1:
+            raise ConfigError("--kv-cache-tokens, --kv-cache-share and --kv-cache-memory exclude each other")
         super().__post_init__()

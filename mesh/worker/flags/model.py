@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from mesh.config import ConfigError, option
+from mesh.config import ByteSize, ConfigError, option
 from mesh.worker.flags import Flags
 
 
@@ -26,6 +26,11 @@ class ModelFlags(Flags):
     allow_pickle: bool = option(False, "Load weights in torch's own format (*.bin) where there are no safetensors.")
     trust_remote_code: bool = option(False, "Run the Python code that comes with the model.")
     device: str = option("auto", "Where to run: auto, cpu, cuda, cuda:N, mps, xpu or npu.")
+    num_gpus: int = option(1, "GPUs over which the model's layers are spread.", low=1)
+    max_gpu_memory: ByteSize | None = option(
+        None, "Most memory that weights take on each GPU, such as 13GiB. Default: what is free."
+    )
+    cpu_offloading: bool = option(False, "Keep the layers that do not fit on the GPUs in main memory; slow.")
     dtype: str = option("auto", "Number format of the weights: auto, float32, bfloat16 or float16.")
     quantization: Literal["none", "int8", "nf4"] = option(
         "none",
