@@ -120,11 +120,14 @@ class CompletionAnswer(msgspec.Struct, kw_only=True):
 
 class Model(msgspec.Struct):
     """A served model. `context_length` counts tokens of prompt and answer together, null if nobody knows; OpenAI has no
-    such field."""
+    such field. The `parent` of an adapter is the model that it changes, which is the `root` of both.
+    """
 
     id: str
     created: int
     context_length: int | None
+    root: str
+    parent: str | None
     object: str = "model"
     owned_by: str = "inference-mesh"
 

@@ -108,10 +108,14 @@ class Directory:
         log.info("worker appeared", extra=kv(worker=record.worker_id, models=sorted(entry.models)))
 
     def _update(self, entry: Entry, record: WorkerRecord) -> None:
+        before = entry.models.keys()
         entry.record = record
         entry.vanished_at = None
         entry.models = {model.name: model for model in record.models}
         self._known.update(entry.models)
+        if gone := before - entry.models.keys():
+            # Let go by a worker that is there, as an adapter is: there is no hope for it, unless others have it.
+            self._known -= gone.difference(*(other.models for other in self._entries.values()))
         if record.state == WORKER_STATE_DRAINING:
             entry.session.stop_routing()
 
@@ -217,7 +221,7 @@ class Directory:
             created = entry.record.started_at.seconds
             for name, served in entry.models.items():
                 length = served.context_length or None
-                known = found.setdefault(name, Model(name, created, length))
+                known = found.setdefault(name, Model(name, created, length, served.base or name, served.base or None))
                 known.created = min(known.created, created)
                 lengths = [each for each in (known.context_length, length) if each is not None]
                 known.context_length = min(lengths, default=None)

@@ -302,7 +302,8 @@ class Generation:
         if error.kind is ErrorKind.DRAINING:
             stream.session.stop_routing()
             self._leave(stream, Trouble.DRAINING, error)
-        elif error.kind.value.retry_elsewhere:
+        elif error.kind.value.retry_elsewhere or error.kind is ErrorKind.MODEL_NOT_FOUND:
+            # The registry said that the model is there: the worker has just let it go, and others may have it.
             self._leave(stream, Trouble.REFUSED, error)
         else:
             self._error = error

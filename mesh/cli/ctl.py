@@ -23,6 +23,8 @@ from mesh.v1 import admin_pb2, admin_pb2_grpc, registry_pb2
 
 _PROG = "mesh ctl"
 _LIMIT = 5.0
+# Reading a large adapter from a slow disk, or from the hub.
+_LOAD_LIMIT = 600.0
 _WIDE = 1000
 _COUNTERS = (
     *("live_streams", "live_sessions", "streams_started", "streams_finished"),
@@ -59,6 +61,26 @@ class DrainConfig(StatsConfig):
     stop: bool = option(False, "End the process once it is empty.")
 
 
+@dataclass(frozen=True)
+class AdaptersConfig(StatsConfig):
+    """List the LoRA adapters of a worker."""
+
+
+@dataclass(frozen=True)
+class LoadAdapterConfig(StatsConfig):
+    """Load a LoRA adapter on a worker."""
+
+    adapter: str = option("", "name=path: the folder on the worker's machine, or the name on the hub.", positional=True)
+    base: str = option("", "Model that it changes, where the worker serves several.")
+
+
+@dataclass(frozen=True)
+class UnloadAdapterConfig(StatsConfig):
+    """Have a worker take no more requests for an adapter."""
+
+    adapter: str = option("", "The adapter's name.", positional=True)
+
+
 async def _workers(config: RegistryConfig) -> None:
     table = Table(box=None, header_style="bold")
     for name in ("worker", "state", "address", "models", "slots", "engine", "zone", "up", "version"):
@@ -87,28 +109,62 @@ async def _drain(config: DrainConfig) -> None:
     print(f"{config.worker} drains; live streams: {answer.live_streams}")
 
 
+async def _list_adapters(config: AdaptersConfig) -> None:
+    answer = await _ask(config, lambda admin: admin.ListAdapters(admin_pb2.ListAdaptersRequest(), timeout=_LIMIT))
+    table = Table(box=None, header_style="bold")
+    for name in ("adapter", "base", "fingerprint", "parameters", "live streams"):
+        table.add_column(name)
+    for adapter in answer.adapters:
+        counts = (str(adapter.parameters), str(adapter.live_streams))
+        table.add_row(adapter.name, adapter.base, adapter.fingerprint, *counts)
+    _show(table if table.row_count else "no adapters")
+
+
+async def _load_adapter(config: LoadAdapterConfig) -> None:
+    name, _, path = config.adapter.partition("=")
+    if not name or not path:
+        raise invalid("adapter", f"an adapter must be given as name=path, not '{config.adapter}'")
+    request = admin_pb2.LoadAdapterRequest(name=name, path=path, base=config.base)
+    answer = await _ask(config, lambda admin: admin.LoadAdapter(request, timeout=_LOAD_LIMIT))
+    print(
+        f"{config.worker} serves {name}, an adapter of {answer.adapter.base}; fingerprint {answer.adapter.fingerprint}"
+    )
+
+
+async def _unload_adapter(config: UnloadAdapterConfig) -> None:
+    request = admin_pb2.UnloadAdapterRequest(name=config.adapter)
+    answer = await _ask(config, lambda admin: admin.UnloadAdapter(request, timeout=_LIMIT))
+    print(f"{config.worker} takes no more requests for {config.adapter}; live streams: {answer.live_streams}")
+
+
 def main(argv: Sequence[str]) -> int:
     """Run `mesh ctl`; returns the exit code."""
     commands: dict[str, tuple[type[RegistryConfig], Callable[[Any], Coroutine[Any, Any, None]]]] = {
         "workers": (RegistryConfig, _workers),
         "stats": (StatsConfig, _stats),
         "drain": (DrainConfig, _drain),
+        "adapters list": (AdaptersConfig, _list_adapters),
+        "adapters load": (LoadAdapterConfig, _load_adapter),
+        "adapters unload": (UnloadAdapterConfig, _unload_adapter),
     }
     if not argv or argv[0] in ("-h", "--help"):
         print(f"usage: {_PROG} COMMAND ...\n\ncommands:")
-        print("\n".join(f"  {name:<8} {kind.__doc__}" for name, (kind, _) in commands.items()))
+        print("\n".join(f"  {name:<15} {kind.__doc__}" for name, (kind, _) in commands.items()))
         print(f"\nAll of them ask the registry at --etcd URL; {_PROG} COMMAND --help tells more.")
         return 0 if argv else 2
-    if argv[0] not in commands:
-        fail(_PROG, f"unknown command '{argv[0]}'; there are: {', '.join(commands)}")
-    kind, command = commands[argv[0]]
-    config = parse(kind, prog=f"{_PROG} {argv[0]}", env_prefix="MESH_CTL_", argv=argv[1:])
+    words = 2 if argv[0] == "adapters" else 1
+    name = " ".join(argv[:words])
+    if name not in commands:
+        fail(_PROG, f"unknown command '{name}'; there are: {', '.join(commands)}")
+    kind, command = commands[name]
+    prog = f"{_PROG} {name}"
+    config = parse(kind, prog=prog, env_prefix="MESH_CTL_", argv=argv[words:])
     if isinstance(config, StatsConfig) and not config.worker:
-        fail(f"{_PROG} {argv[0]}", "a worker must be named: its id in the registry, or its host:port")
+        fail(prog, "a worker must be named: its id in the registry, or its host:port")
     try:
         asyncio.run(command(config))
     except MeshError as error:
-        fail(f"{_PROG} {argv[0]}", error.message)
+        fail(prog, error.message)
     return 0
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 
 from mesh.config import ConfigError
 from mesh.worker.flags import engines_of
+from mesh.worker.flags.adapters import AdapterFlags
 from mesh.worker.flags.batching import BatchingFlags
 from mesh.worker.flags.embedding import EmbeddingFlags
 from mesh.worker.flags.model import ModelFlags
@@ -14,11 +15,11 @@ from mesh.worker.flags.scripted import ScriptedFlags
 from mesh.worker.flags.server import ServerFlags
 
 # What differs from model to model, and can therefore not be said for several at once.
-_OF_ONE_MODEL = ("revision", "gguf_file", "chat_template", "context_length", "pooling")
+_OF_ONE_MODEL = ("revision", "gguf_file", "chat_template", "context_length", "pooling", "lora")
 
 
 @dataclass(frozen=True)
-class WorkerConfig(ScriptedFlags, RemoteFlags, EmbeddingFlags, BatchingFlags, ServerFlags, ModelFlags):
+class WorkerConfig(ScriptedFlags, RemoteFlags, EmbeddingFlags, AdapterFlags, BatchingFlags, ServerFlags, ModelFlags):
     """Serve a language model to the mesh over gRPC."""
 
     def __post_init__(self) -> None:
@@ -42,7 +43,7 @@ class WorkerConfig(ScriptedFlags, RemoteFlags, EmbeddingFlags, BatchingFlags, Se
         if len(set(names)) < len(names):
             raise ConfigError(f"--model-name must differ between models, not be {', '.join(names)}")
         for name in _OF_ONE_MODEL if len(paths) > 1 else ():
-            if getattr(self, name) is not None:
+            if getattr(self, name):
                 raise ConfigError(
                     f"--{name.replace('_', '-')} is for one model, but {len(paths)} --model-path are given"
                 )

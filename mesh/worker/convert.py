@@ -68,7 +68,7 @@ def to_request(wire: pb.GenerateRequest, model: ModelInfo, *, key: int, credit: 
     return Request(
         key=key,
         request_id=wire.request_id or uuid.uuid4().hex,
-        model=model.name,
+        model=model.base or model.name,
         prompt=_prompt(wire, model),
         sampling=sampling,
         output=_output(wire.output),
@@ -77,16 +77,22 @@ def to_request(wire: pb.GenerateRequest, model: ModelInfo, *, key: int, credit: 
         priority=_priority(wire),
         tenant=wire.tenant,
         cache_salt=wire.cache_salt,
-        adapter=wire.adapter or None,
+        adapter=model.name if model.base is not None else None,
         credit=credit,
         deadline=time.monotonic() + wire.deadline_ms / 1000 if wire.HasField("deadline_ms") else None,
     )
 
 
-def find_model(models: Sequence[ModelInfo], name: str) -> ModelInfo:
-    """The served model of that name, or the only one when no name is given; raises MeshError."""
-    if not name and len(models) == 1:
-        return models[0]
+def find_model(models: Sequence[ModelInfo], name: str, adapter: str = "") -> ModelInfo:
+    """The served model of that name, or the only one when no name is given; raises MeshError.
+
+    An adapter is found by its name as a model, or as an `adapter` of the model.
+    """
+    if adapter:
+        return _find_adapter(models, name, adapter)
+    bases = [model for model in models if model.base is None]
+    if not name and len(bases) == 1:
+        return bases[0]
     served = ", ".join(f"'{model.name}'" for model in models)
     if not name:
         raise invalid("model", f"'model' must be given: this worker serves {served}")
@@ -95,6 +101,15 @@ def find_model(models: Sequence[ModelInfo], name: str) -> ModelInfo:
             return model
     raise MeshError(
         ErrorKind.MODEL_NOT_FOUND, f"model '{name}' is not served here; this worker serves {served}", param="model"
+    )
+
+
+def _find_adapter(models: Sequence[ModelInfo], name: str, adapter: str) -> ModelInfo:
+    for model in models:
+        if model.name == adapter and model.base is not None and name in ("", model.base, adapter):
+            return model
+    raise MeshError(
+        ErrorKind.MODEL_NOT_FOUND, f"model '{name}' has no adapter '{adapter}' loaded on this worker", param="adapter"
     )
 
 

@@ -33,6 +33,7 @@ def _transformers(config: WorkerConfig) -> Engine:
         for path in config.model_path:
             local_model(path, config.gguf_file)  # what is plainly wrong is said before torch is imported
         from mesh.engine.transformers.engine import TransformersEngine
+        from mesh.engine.transformers.lora_config import AdapterSource
         from mesh.engine.transformers.memory import CacheSize
         from mesh.engine.transformers.options import EngineOptions
     except ModuleNotFoundError as error:
@@ -59,6 +60,8 @@ def _transformers(config: WorkerConfig) -> Engine:
                 packed=config.packed,
                 pooling=config.pooling,
                 speculate_tokens=config.speculate_tokens,
+                adapters=tuple(AdapterSource(name, path) for name, path in config.loras),
+                max_loras=config.max_loras,
             )
         )
         for model in models

@@ -93,6 +93,7 @@ def describe(model: ModelInfo, engine: Engine) -> pb.DescribeModelResponse:
         execution=model.execution,
         parameters=model.parameters,
         adapters=model.adapters,
+        base=model.base or "",
     )
 
 

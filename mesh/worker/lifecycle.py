@@ -154,6 +154,7 @@ def _metrics(config: WorkerConfig, server: WorkerServer) -> Generator[None]:
 def _announced(config: WorkerConfig, server: WorkerServer, address: str) -> Generator[Announcer]:
     announcer = Announcer(config.etcd_options(), make_record(config, server, address), ttl=config.ttl)
     server.metrics.registered.set_function(lambda: announcer.registered)
+    server.on_models = lambda: announcer.update(make_record(config, server, address))
     announcer.start()
     try:
         yield announcer
@@ -175,11 +176,12 @@ def make_record(config: WorkerConfig, server: WorkerServer, address: str) -> reg
                 fingerprint=model.fingerprint,
                 context_length=model.context_length,
                 capabilities=capabilities(model),
+                base=model.base or "",
             )
             for model in server.engine.models
         ],
         slots=server.engine.load().slots,
-        state=registry_pb2.WORKER_STATE_READY,
+        state=(registry_pb2.WORKER_STATE_DRAINING if server.streams.draining else registry_pb2.WORKER_STATE_READY),
         version=version(),
         zone=config.zone,
         started_at=started,

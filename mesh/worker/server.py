@@ -6,7 +6,7 @@ The life of the process around it (registry, signals, metrics) is in lifecycle.p
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import grpc.aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -34,7 +34,8 @@ _GRACE = 1.0
 class WorkerServer:
     """Serves an engine. `bind`, then `start` (which loads), then `drain`, then `stop`.
 
-    `drained` is set as soon as a drain has begun, `stopping` when the process is asked to end.
+    `drained` is set as soon as a drain has begun, `stopping` when the process is asked to end. `on_models` is called
+    when other models are served than before.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class WorkerServer:
         self.drained = asyncio.Event()
         self.stopping = asyncio.Event()
         self.serving = False
+        self.on_models: Callable[[], None] = lambda: None
         self._tls = tls
         self._health = HealthServicer()
         self._server = grpc.aio.server(options=wire.SERVER_OPTIONS, interceptors=interceptors)
@@ -102,7 +104,9 @@ class WorkerServer:
 
     def _add_services(self) -> None:
         inference = InferenceServicer(self.streams, self.identity, self.metrics)
-        admin = AdminServicer(self.streams, self.identity, inference, lambda stop: self.drain(stop=stop))
+        admin = AdminServicer(
+            self.streams, self.identity, inference, lambda stop: self.drain(stop=stop), lambda: self.on_models()
+        )
         self.metrics.sessions.set_function(lambda: len(inference.sessions))
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, self._server)
         admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, self._server)

@@ -45,14 +45,14 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """See inference.proto."""
         bind_request_id(request.request_id)
-        await _guard(context, Call(self._streams, context).run(request))
+        await guard(context, Call(self._streams, context).run(request))
 
     async def Session(self, requests: AsyncIterator[pb.SessionRequest], context: Context) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """See inference.proto."""
         session = Session(self._streams, self._identity, self._metrics, context)
         self.sessions.add(session)
         try:
-            await _guard(context, session.run(requests))
+            await guard(context, session.run(requests))
         finally:
             self.sessions.discard(session)
             self.session_messages += session.messages
@@ -60,19 +60,19 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
     async def Embed(self, request: pb.EmbedRequest, context: Context) -> pb.EmbedResponse:
         """See inference.proto."""
         bind_request_id(request.request_id)
-        return await _guard(context, self._embed(request))
+        return await guard(context, self._embed(request))
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """See inference.proto."""
-        return await _guard(context, self._tokenize(request))
+        return await guard(context, self._tokenize(request))
 
     async def Detokenize(self, request: pb.DetokenizeRequest, context: Context) -> pb.DetokenizeResponse:
         """See inference.proto."""
-        return await _guard(context, self._detokenize(request))
+        return await guard(context, self._detokenize(request))
 
     async def DescribeModel(self, request: pb.DescribeModelRequest, context: Context) -> pb.DescribeModelResponse:
         """See inference.proto."""
-        return await _guard(context, self._describe(request))
+        return await guard(context, self._describe(request))
 
     async def _embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
         model = self._model(request.model)
@@ -119,7 +119,7 @@ def _tokenize_input(request: pb.TokenizeRequest) -> Text | Chat:
             raise invalid("input", "an input must be given: 'text' or 'chat'")
 
 
-async def _guard(context: Context, work: Awaitable[T]) -> T:
+async def guard(context: Context, work: Awaitable[T]) -> T:
     """Turn what goes wrong into a status; a client that has gone is nobody's error."""
     error: MeshError | None = None
     try:

@@ -94,6 +94,10 @@ class Streams:
         """Whether a stream or a call is live."""
         return bool(self._live or self._calls)
 
+    def count(self, fingerprint: str) -> int:
+        """Live streams of the model with that fingerprint."""
+        return sum(stream.fingerprint == fingerprint for stream in self._live.values())
+
     def attach(self, sink: Sink) -> None:
         """Let a sink hear of draining."""
         self._sinks.add(sink)
@@ -136,7 +140,7 @@ class Streams:
     ) -> None:
         if self.draining:
             raise MeshError(ErrorKind.DRAINING, "this worker is draining and takes no new requests")
-        model = find_model(self.engine.models, wire.model)
+        model = find_model(self.engine.models, wire.model, wire.adapter)
         request = to_request(wire, model, key=stream.key, credit=credit)
         if deadline is not None:
             earliest = deadline if request.deadline is None else min(deadline, request.deadline)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from mesh.errors import ErrorKind, MeshError
 from mesh.v1.registry_pb2 import WORKER_STATE_DRAINING
 from tests.component.gateway_fixture import GatewayUnderTest, text
 from tests.component.gateway_worker import FakeWorker, text_of_tokens, token_at
@@ -95,3 +96,39 @@ async def test_two_models_under_one_name_both_take_new_requests() -> None:
         for answer in answers:
             assert (await answer).status_code == 200
         assert len(a.starts) == len(b.starts) == 3
+
+
+async def test_an_adapter_is_listed_with_what_it_changes() -> None:
+    async with FakeWorker("w", models=("m", "m-law")) as worker, GatewayUnderTest() as gateway:
+        await gateway.add(worker)
+        record = worker.record()
+        record.models[1].base = "m"
+        gateway.directory.on_worker("w", record)
+        listed = (await gateway.http.get("/v1/models")).json()["data"]
+    assert [(each["id"], each["root"], each["parent"]) for each in listed] == [("m", "m", None), ("m-law", "m", "m")]
+
+
+async def test_a_model_that_its_workers_have_let_go_is_not_waited_for() -> None:
+    async with (
+        FakeWorker("w", models=("m", "law")) as one,
+        FakeWorker("v", models=("m", "law")) as other,
+        GatewayUnderTest(hold_timeout=30.0) as gateway,
+    ):
+        await gateway.add(one, other)
+        for worker, status in ((one, 200), (other, 404)):
+            worker.models = ("m",)
+            gateway.directory.on_worker(worker.worker_id, worker.record())
+            assert (await gateway.chat(model="law")).status_code == status
+
+
+async def test_a_worker_that_has_just_let_a_model_go_is_left_for_another() -> None:
+    """Its record in the registry is older than its refusal."""
+    async with FakeWorker("w") as one, FakeWorker("v") as other, GatewayUnderTest() as gateway:
+        one.refusal = MeshError(ErrorKind.MODEL_NOT_FOUND, "model 'm' is not served here", param="model")
+        await gateway.add(one, other)
+        answers = [await gateway.chat() for _ in range(4)]
+        assert [answer.status_code for answer in answers] == [200] * 4
+        assert one.starts
+        other.refusal = one.refusal
+        refused = await gateway.chat()
+    assert (refused.status_code, refused.json()["error"]["code"]) == (404, "model_not_found")

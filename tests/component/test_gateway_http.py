@@ -180,6 +180,8 @@ async def test_models() -> None:
         "id": "org/name",
         "created": 1_700_000_000,
         "context_length": 4096,
+        "root": "org/name",
+        "parent": None,
         "object": "model",
         "owned_by": "inference-mesh",
     }

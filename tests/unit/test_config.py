@@ -136,6 +136,10 @@ def test_a_worker_needs_a_model_unless_scripted():
         ({"model_path": ("m", "n"), "model_name": ("x",)}, "once for each of the 2 --model-path"),
         ({"model_path": ("m", "n"), "model_name": ("x", "x")}, "must differ between models, not be x, x"),
         ({"model_path": ("m", "n"), "revision": "x"}, "--revision is for one model, but 2"),
+        ({"model_path": ("m", "n"), "lora": ("a=x",)}, "--lora is for one model, but 2"),
+        ({"model_path": ("m",), "lora": ("a",)}, "--lora must be name=path, not 'a'"),
+        ({"model_path": ("m",), "lora": ("a=x", "a=y")}, "--lora must name each adapter once, not a, a"),
+        ({"model_path": ("m",), "lora": ("a=x", "b=y"), "max_loras": 1}, "given 2 times, more than --max-loras"),
         ({"model_path": ("m", "n"), "gguf_file": "x"}, "--gguf-file is for one model, but 2"),
         (
             {"model_path": ("m",), "load_8bit": True, "load_4bit": True},

@@ -331,6 +331,19 @@ def test_models_are_found_by_name_or_alone():
     assert caught.value.kind is ErrorKind.MODEL_NOT_FOUND
 
 
+def test_an_adapter_is_found_as_a_model_or_beside_its_own():
+    law, other = replace(MODEL, name="law", base="m", fingerprint="f2"), replace(MODEL, name="o")
+    assert find_model([MODEL, law], "") is MODEL
+    for name, adapter in (("law", ""), ("m", "law"), ("", "law"), ("law", "law")):
+        assert find_model([MODEL, law, other], name, adapter) is law
+    for name, adapter in (("o", "law"), ("m", "o"), ("m", "verse")):
+        with pytest.raises(MeshError, match=f"'{name}' has no adapter '{adapter}'") as caught:
+            find_model([MODEL, law, other], name, adapter)
+        assert (caught.value.kind, caught.value.param) == (ErrorKind.MODEL_NOT_FOUND, "adapter")
+    request = to_request(pb.GenerateRequest(text="x", expected_fingerprint="f2"), law, key=1)
+    assert (request.model, request.adapter) == ("m", "law")
+
+
 def test_embed_inputs():
     inputs = [pb.EmbedInput(text=""), pb.EmbedInput(tokens=pb.TokenIds(ids=[3]))]
     assert to_embed_inputs(pb.EmbedRequest(inputs=inputs), MODEL) == [Text(""), Tokens((3,))]
