@@ -15,7 +15,7 @@ from mesh.worker.flags.scripted import ScriptedFlags
 from mesh.worker.flags.server import ServerFlags
 
 # What differs from model to model, and can therefore not be said for several at once.
-_OF_ONE_MODEL = ("revision", "gguf_file", "chat_template", "context_length", "pooling", "lora")
+_OF_ONE_MODEL = ("revision", "gguf_file", "context_length", "pooling", "lora")
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,12 @@ class WorkerConfig(ScriptedFlags, RemoteFlags, EmbeddingFlags, AdapterFlags, Bat
 
     def _check_models(self) -> None:
         paths, names = self.model_path, self.model_name
-        if paths and names and len(paths) != len(names):
-            raise ConfigError(
-                f"--model-name must be given once for each of the {len(paths)} --model-path, or not at all, "
-                f"not {len(names)} times"
-            )
+        for flag, values in (("--model-name", names), ("--chat-template", self.chat_template)):
+            if paths and values and len(paths) != len(values):
+                raise ConfigError(
+                    f"{flag} must be given once for each of the {len(paths)} --model-path, or not at all, "
+                    f"not {len(values)} times"
+                )
         if self.engine == "remote" and len(names) > 1:
             raise ConfigError(f"--model-name can be given once with --engine remote, not {len(names)} times")
         if len(set(names)) < len(names):

@@ -82,6 +82,7 @@ def _load_options(config: WorkerConfig) -> list[LoadOptions]:
     count = len(config.model_path)
     threads = config.threads if count == 1 else max(1, (config.threads or default_threads()) // count)
     names = config.model_name or (None,) * count
+    templates = config.chat_template or (None,) * count
     return [
         LoadOptions(
             path=path,
@@ -99,10 +100,10 @@ def _load_options(config: WorkerConfig) -> list[LoadOptions]:
             trust_remote_code=config.trust_remote_code,
             threads=threads,
             context_length=config.context_length,
-            chat_template=config.chat_template,
+            chat_template=template,
             allow_chat_templates=config.allow_chat_templates,
         )
-        for path, name in zip(config.model_path, names, strict=True)
+        for path, name, template in zip(config.model_path, names, templates, strict=True)
     ]
 
 

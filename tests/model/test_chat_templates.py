@@ -12,6 +12,8 @@ import pytest
 from mesh.engine.base import Chat, Constraint, Message
 from mesh.engine.transformers.loader import LoadedModel, LoadOptions, load
 from mesh.errors import ErrorKind, MeshError
+from mesh.worker.config import WorkerConfig
+from mesh.worker.engines import make_engine
 from tests.model import tiny
 from tests.model.driver import Answer, Driver
 
@@ -73,6 +75,25 @@ def test_the_flag_comes_first_and_the_fingerprint_tells_templates_apart(base_mod
     plain, vicuna, alpaca = (loaded(base_model, name)[0] for name in (None, "vicuna", "alpaca"))
     assert alpaca.chat.text(CHAT) == "<s>### Instruction:\nTell me\n\n### Response:"
     assert len({plain.fingerprint, vicuna.fingerprint, alpaca.fingerprint}) == 3
+
+
+async def test_each_model_of_a_worker_has_its_template(base_model: str) -> None:
+    names = ("a", "b")
+    engine = make_engine(
+        WorkerConfig(
+            model_path=(base_model,) * 2,
+            model_name=names,
+            device="cpu",
+            threads=1,
+            chat_template=("vicuna", "alpaca"),
+        )
+    )
+    await engine.start(lambda step: None)
+    try:
+        texts = [await engine.detokenize(name, await engine.tokenize(name, CHAT)) for name in names]
+    finally:
+        await engine.stop()
+    assert texts == ["USER: Tell me ASSISTANT:", "### Instruction:\nTell me\n\n### Response:"]
 
 
 def template_with(*stop: str) -> str:

@@ -134,6 +134,7 @@ def test_a_worker_needs_a_model_unless_scripted():
         ({"model_path": ("m",), "kv_cache_memory": ByteSize(9), "kv_cache_share": 0.5}, "exclude each other"),
         ({"engine": "scripted", "model_path": ("m",)}, "--model-path has no effect with --engine scripted"),
         ({"model_path": ("m", "n"), "model_name": ("x",)}, "once for each of the 2 --model-path"),
+        ({"model_path": ("m", "n"), "chat_template": ("x",)}, "--chat-template must be given once for each of the 2"),
         ({"model_path": ("m", "n"), "model_name": ("x", "x")}, "must differ between models, not be x, x"),
         ({"model_path": ("m", "n"), "revision": "x"}, "--revision is for one model, but 2"),
         ({"model_path": ("m", "n"), "lora": ("a=x",)}, "--lora is for one model, but 2"),

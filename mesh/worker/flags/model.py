@@ -39,9 +39,10 @@ class ModelFlags(Flags):
     load_8bit: bool = option(False, "The same as --quantization int8.")
     load_4bit: bool = option(False, "The same as --quantization nf4.")
     threads: int | None = option(None, "Threads of CPU computation. Default: the cores this process may use.", low=1)
-    chat_template: str | None = option(
-        None,
-        "Chat template to use instead of the model's own: a name (`mesh templates` lists them), or a file of jinja.",
+    chat_template: tuple[str, ...] = option(
+        (),
+        "Chat template to use instead of the model's own: a name (`mesh templates` lists them), or a file of jinja; "
+        "repeated like --model-path in the same order.",
     )
     allow_chat_templates: bool = option(
         False,
