@@ -50,6 +50,17 @@ test: protos ## Run the unit, component and model tests
 e2e: protos ## Run the tests of the commands as a person runs them
 	$(PY) -m pytest tests/e2e $(ARGS)
 
+# Triton takes a gigabyte that nobody needs without a GPU, hence an environment of its own over the first.
+KERNELS := .venv-kernels
+
+.PHONY: test-kernels
+test-kernels: protos ## Run the GPU kernels in an interpreter, or on the GPU where there is one
+	test -x $(KERNELS)/bin/python || $(PYTHON3) -m venv $(KERNELS)
+	$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(KERNELS)/bin/python -c \
+	  'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth"
+	$(KERNELS)/bin/python -m pip install --quiet --no-deps --constraint constraints.txt triton
+	$(KERNELS)/bin/python -m pytest tests/kernels $(ARGS)
+
 .PHONY: check
 check: ruff types imports buf ## Lint, format, types, import rules, protos
 
@@ -109,7 +120,7 @@ demo-model: protos ## Make the demonstration model again, about an hour on two c
 constraints: $(INSTALLED) ## Resolve all dependencies anew and write constraints.txt
 	@mkdir -p build
 	$(PY) -m pip install --quiet --dry-run --ignore-installed --report build/resolved.json \
-	  'torch==$(TORCH)' '.[all,dev]'
+	  'torch==$(TORCH)' '.[all,kernels,dev]'
 	$(PY) .ci/constraints.py build/resolved.json > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 

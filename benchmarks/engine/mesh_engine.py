@@ -7,8 +7,10 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 from benchmarks.engine.contender import Contender, Late, Run
+from benchmarks.engine.model import CPU, Place
 from mesh.engine.base import Delta, Failed, Finished, Request, Sampling, Step, Tokens
 from mesh.engine.transformers.engine import TransformersEngine
 from mesh.engine.transformers.loader import LoadOptions
@@ -21,13 +23,23 @@ _SECONDS = "_seconds"
 class MeshEngine(Contender):
     """The default engine with its default settings, detokenizing included, which the others do not do."""
 
-    name = "mesh"
     takes_late = True
 
-    def __init__(self, folder: Path, *, threads: int, most_streams: int) -> None:
-        model = LoadOptions(path=str(folder), dtype="float32", device="cpu", threads=threads)
-        options = EngineOptions(model, max_rows=max(64, most_streams))
-        self._engine = TransformersEngine(options)
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        threads: int,
+        most_streams: int,
+        place: Place = CPU,
+        name: str = "mesh",
+        **options: Any,
+    ) -> None:
+        """`options` are fields of EngineOptions."""
+        self.name = name
+        model = LoadOptions(path=str(folder), dtype=place.dtype, device=place.device, threads=threads)
+        most = max(64, most_streams)
+        self._engine = TransformersEngine(EngineOptions(model, max_rows=most, **options))
         self._keys = itertools.count(1)
         self._collector: _Collector | None = None
 

@@ -42,23 +42,48 @@ class Shape:
 S = Shape(hidden=768, layers=12, heads=12, kv_heads=4, feed_forward=2304, vocabulary=32_000)
 # Qwen2.5-0.5B's dimensions: 494M parameters, all of which a decode step reads.
 HALF = Shape(hidden=896, layers=24, heads=14, kv_heads=2, feed_forward=4_864, vocabulary=151_936, tied=True)
+# Llama 3 8B: 8.03G parameters, of which a decode step reads 7.5G.
+LARGE = Shape(hidden=4096, layers=32, heads=32, kv_heads=8, feed_forward=14_336, vocabulary=128_256)
 # For the smoke test: nothing about speed can be learnt from it but the cost of the code around the model.
 SMALL = Shape(hidden=64, layers=2, heads=2, kv_heads=1, feed_forward=128, vocabulary=2_048)
 SHAPES = {"132m": S, "0.5b": HALF, "tiny": SMALL}
 
 
-def write(folder: Path, shape: Shape, *, context: int, seed: int) -> int:
-    """Write config, float32 weights and tokenizer into `folder`; returns the number of parameters."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a model runs, in which number format, as torch calls them."""
+
+    device: str = "cpu"
+    dtype: str = "float32"
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The number format itself."""
+        return getattr(torch, self.dtype)
+
+
+CPU = Place()
+
+
+def write(folder: Path, shape: Shape, *, context: int, seed: int, place: Place = CPU) -> int:
+    """Write config, weights and tokenizer into `folder`; returns the number of parameters."""
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(_config(shape, context))
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(place.torch_dtype)
+    try:
+        with torch.device(place.device):
+            model = LlamaForCausalLM(_config(shape, context))
+    finally:
+        torch.set_default_dtype(before)
     model.save_pretrained(folder)
     _tokenizer(shape.vocabulary).save_pretrained(folder)
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def load(folder: Path) -> Any:
-    """The model in float32 with transformers' default attention, ready for inference."""
-    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+def load(folder: Path, place: Place = CPU) -> Any:
+    """The model with transformers' default attention, ready for inference."""
+    where: dict[str, Any] = {} if place.device == "cpu" else {"device_map": {"": place.device}}
+    return LlamaForCausalLM.from_pretrained(folder, dtype=place.torch_dtype, **where).eval()
 
 
 def prompts(count: int, length: int, vocabulary: int, *, seed: int) -> list[list[int]]:

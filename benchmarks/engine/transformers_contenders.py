@@ -13,7 +13,7 @@ import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from benchmarks.engine.contender import Contender, Late, Run
-from benchmarks.engine.model import load
+from benchmarks.engine.model import CPU, Place, load
 
 # A run of the largest batch takes half a minute on two cores; a dead generation thread must not hang the benchmark.
 _RESULT_TIMEOUT = 300.0
@@ -28,7 +28,7 @@ class _Clock(StoppingCriteria):
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
         del scores, kwargs
         self.times.append(perf_counter())
-        return torch.zeros(input_ids.shape[0], dtype=torch.bool)  # pyright: ignore[reportReturnType]
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)  # pyright: ignore[reportReturnType]
 
 
 class StaticBatch(Contender):
@@ -36,18 +36,19 @@ class StaticBatch(Contender):
 
     name = "transformers generate, static batch"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, place: Place = CPU) -> None:
         self._folder = folder
+        self._place = place
         self._model: Any = None
 
     async def start(self) -> None:
-        self._model = load(self._folder)
+        self._model = load(self._folder, self._place)
 
     async def run(self, prompts: Sequence[Sequence[int]], new_tokens: int, late: Late | None = None) -> Run:
         assert late is None, "not taken"
         clock = _Clock()
         start = perf_counter()
-        ids = torch.tensor(prompts)
+        ids = torch.tensor(prompts, device=self._place.device)
         out = self._model.generate(
             ids,
             attention_mask=torch.ones_like(ids),

@@ -62,6 +62,9 @@ def _transformers(config: WorkerConfig) -> Engine:
                 speculate_tokens=config.speculate_tokens,
                 adapters=tuple(AdapterSource(name, path) for name, path in config.loras),
                 max_loras=config.max_loras,
+                attention=config.attention,
+                cuda_graphs=config.cuda_graphs,
+                compile=config.compile,
             )
         )
         for model in models

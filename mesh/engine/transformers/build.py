@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,20 +14,25 @@ from mesh.engine.sampler import Sampler
 from mesh.engine.text import Codec
 from mesh.engine.transformers.blocks import BlockManager
 from mesh.engine.transformers.build_embedder import make_embedder, make_headless
+from mesh.engine.transformers.compiling import compile_layers, undo_compile
 from mesh.engine.transformers.core import Core
 from mesh.engine.transformers.embedder import Embedder, PlainAttention
+from mesh.engine.transformers.kernels import find_kernels
 from mesh.engine.transformers.kv_cache import KvCache
 from mesh.engine.transformers.loader import LoadedModel, load
 from mesh.engine.transformers.lora import Adapter, LoraHooks, find_places
 from mesh.engine.transformers.lora_files import Base
 from mesh.engine.transformers.memory import cache_pages, short_cache
 from mesh.engine.transformers.options import EngineOptions
-from mesh.engine.transformers.packed import PackedRunner
+from mesh.engine.transformers.packed import PackedRunner, is_spread
+from mesh.engine.transformers.paged import PagedKernels
 from mesh.engine.transformers.per_sequence import PerSequenceRunner, bytes_per_token
 from mesh.engine.transformers.prepack import prepack
+from mesh.engine.transformers.row_linear import use_row_linear
 from mesh.engine.transformers.runner import Runner
 from mesh.engine.transformers.scheduler import Limits, Scheduler
 from mesh.engine.transformers.selftest import Verdict, check_packed, run_packed_once
+from mesh.errors import invalid
 from mesh.log import kv
 
 log = logging.getLogger(__name__)
@@ -71,12 +77,12 @@ def build(options: EngineOptions) -> tuple[Core, Served]:
     attention = PlainAttention(loaded.model)
     if not loaded.generates:
         return _build_headless(options, loaded, attention)
-    page_size = options.page_size or _PAGE_SIZE
     packed_layers = prepack(loaded.model, loaded.vocab_size) if options.prepack else 0
     if packed_layers:
         log.info("%d linear layers in oneDNN's layout", packed_layers)
-    verdict = _try_packed(options, loaded, page_size)
-    blocks, runner = _make_runner(options, loaded, verdict, page_size)
+    choice = _try_packed(options, loaded)
+    page_size = choice.page_size
+    blocks, runner = _make_runner(options, loaded, choice)
     step_tokens = options.step_tokens or max(options.max_rows, _STEP_TOKENS.get(loaded.device.type, 512))
     if options.speculate_tokens and not runner.chunks:
         log.warning("no speculation: the cache of %s cannot take back a wrong guess", loaded.architecture)
@@ -134,20 +140,41 @@ def _scored_tokens(loaded: LoadedModel, runner: Runner) -> int | None:
     return None if runner.chunks else _MOST_LOGITS // loaded.vocab_size
 
 
-def _try_packed(options: EngineOptions, loaded: LoadedModel, page_size: int) -> Verdict:
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """How the model is run: by which kernels, None being torch's own, if the verdict is that it can be packed."""
+
+    verdict: Verdict
+    page_size: int
+    kernels: PagedKernels | None = None
+
+
+def _try_packed(options: EngineOptions, loaded: LoadedModel) -> _Choice:
+    choice = _Choice(Verdict("switched off"), options.page_size or _PAGE_SIZE)
     if not options.packed:
-        return Verdict("switched off")
-    verdict = check_packed(loaded.model, loaded.vocab_size, loaded.context_length, page_size)
-    if verdict.reason is not None:
-        log.warning(
-            "%s cannot run packed, so each row gets a forward of its own: %s", loaded.architecture, verdict.reason
-        )
-    return verdict
+        return choice
+    for kernels in find_kernels(options.attention, loaded.device, spread=is_spread(loaded.model)):
+        page_size = options.page_size or (kernels.page_size if kernels else _PAGE_SIZE)
+        verdict = check_packed(loaded.model, loaded.vocab_size, loaded.context_length, page_size, kernels)
+        choice = _Choice(verdict, page_size, kernels)
+        if verdict.reason is None:
+            log.info("attention", extra=kv(kernels=kernels.name if kernels else "sdpa", page_size=page_size))
+            return choice
+        if kernels is not None:
+            _tell_refusal(options.attention, kernels, loaded, verdict.reason)
+    reason = choice.verdict.reason
+    log.warning("%s cannot run packed, so each row gets a forward of its own: %s", loaded.architecture, reason)
+    return choice
 
 
-def _make_runner(
-    options: EngineOptions, loaded: LoadedModel, verdict: Verdict, page_size: int
-) -> tuple[BlockManager, Runner]:
+def _tell_refusal(wanted: str, kernels: PagedKernels, loaded: LoadedModel, reason: str) -> None:
+    if wanted == kernels.name:
+        raise invalid("attention", f"'attention' is '{wanted}', which cannot run {loaded.architecture}: {reason}")
+    log.info("%s cannot run with the %s kernels: %s", loaded.architecture, kernels.name, reason)
+
+
+def _make_runner(options: EngineOptions, loaded: LoadedModel, choice: _Choice) -> tuple[BlockManager, Runner]:
+    verdict, page_size = choice.verdict, choice.page_size
     packed = verdict.reason is None
     if packed:
         elements = sum(shape.heads * (shape.key_size + shape.value_size) for shape in verdict.shapes.values())
@@ -169,7 +196,35 @@ def _make_runner(
     cache = KvCache(pages, page_size, loaded.dtype, loaded.device)
     cache.reserve(verdict.shapes)
     most_pages = min(blocks.total, blocks.pages_for(loaded.context_length))
-    return blocks, PackedRunner(loaded.model, cache, options.max_rows, most_pages)
+    runner = PackedRunner(loaded.model, cache, options.max_rows, most_pages, choice.kernels)
+    if loaded.device.type == "cuda":
+        _speed_up(options, loaded, runner)
+    return blocks, runner
+
+
+def _speed_up(options: EngineOptions, loaded: LoadedModel, runner: PackedRunner) -> None:
+    """What makes steps on CUDA shorter and changes no answer; what a model does not take is left away."""
+    if runner.kernels is not None and runner.kernels.name == "triton":
+        log.info("single rows by a kernel of their own", extra=kv(layers=use_row_linear(loaded.model)))
+    if options.compile:
+        _try_compiled(loaded, runner)
+    if options.cuda_graphs and runner.kernels is not None:
+        try:
+            runner.capture(options.max_rows)
+        except Exception as error:  # whatever a model's code may raise when it is recorded
+            log.warning("%s is not recorded as CUDA graphs: %s", loaded.architecture, error)
+
+
+def _try_compiled(loaded: LoadedModel, runner: PackedRunner) -> None:
+    began = time.monotonic()
+    layers = compile_layers(loaded.model)
+    try:
+        runner.warm_up()
+    except Exception as error:  # whatever a model's code, or a missing compiler, may raise
+        undo_compile(layers)
+        log.warning("%s is not compiled: %s", loaded.architecture, error)
+        return
+    log.info("compiled", extra=kv(layers=len(layers), seconds=round(time.monotonic() - began, 1)))
 
 
 def _per_sequence(loaded: LoadedModel) -> PerSequenceRunner:
@@ -197,6 +252,8 @@ def _prepare_lora(options: EngineOptions, loaded: LoadedModel, runner: Runner, p
     """Find the layers that adapters may change, or why there is none."""
     if not options.max_loras:
         return "'max_loras' is 0"
+    if options.compile and loaded.device.type == "cuda":
+        return "its layers are compiled (--compile)"
 
     def run() -> int | None:
         if isinstance(runner, PerSequenceRunner):

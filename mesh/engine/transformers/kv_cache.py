@@ -21,11 +21,12 @@ class LayerShape:
 class LayerCache:
     """Keys [tokens, heads, key_size] and values [tokens, heads, value_size] of one layer."""
 
-    __slots__ = ("key_pages", "keys", "shape", "value_pages", "values")
+    __slots__ = ("key_pages", "keys", "page_size", "shape", "value_pages", "values")
 
     def __init__(self, shape: LayerShape, pages: int, page_size: int, like: torch.Tensor) -> None:
         tokens = pages * page_size
         self.shape = shape
+        self.page_size = page_size
         self.keys = _zeros((tokens, shape.heads, shape.key_size), like)
         self.values = _zeros((tokens, shape.heads, shape.value_size), like)
         self.key_pages = self.keys.view(pages, -1)
@@ -44,7 +45,7 @@ def _zeros(shape: tuple[int, int, int], like: torch.Tensor) -> torch.Tensor:
 
 
 class KvCache:
-    """Keys and values of all layers. A layer's memory is taken when it is first written, or by `reserve`."""
+    """Keys and values of all layers. A layer's memory is taken when it is first asked for, or by `reserve`."""
 
     def __init__(self, pages: int, page_size: int, dtype: torch.dtype, device: torch.device) -> None:
         self.pages = pages
@@ -69,14 +70,12 @@ class KvCache:
         for index, shape in shapes.items():
             self._layers[index] = LayerCache(shape, self.pages, self.page_size, self._like)
 
-    def write(self, index: int, slots: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> LayerCache:
-        """Store key and value [tokens, heads, size] of a layer at `slots` [tokens] and return the layer."""
+    def layer(self, index: int, key: torch.Tensor, value: torch.Tensor) -> LayerCache:
+        """A layer's memory, made for keys and values [tokens, heads, size] like these when it is first asked for."""
         layer = self._layers.get(index)
         if layer is None:
             shape = LayerShape(key.shape[1], key.shape[2], value.shape[2])
             layer = self._layers[index] = LayerCache(shape, self.pages, self.page_size, self._like)
-        layer.keys.index_copy_(0, slots, key)
-        layer.values.index_copy_(0, slots, value)
         return layer
 
     def read(self, layer: LayerCache, pages: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -116,6 +115,12 @@ class KvCache:
 
     def wipe_all(self) -> None:
         """Set everything to zero."""
+        if self._like.device.type != "cpu":
+            # In place: CUDA graphs know the memory by its address.
+            for layer in self._layers.values():
+                layer.keys.zero_()
+                layer.values.zero_()
+            return
         shapes = self.shapes
         # Dropped before they are made anew: there is no room for both.
         self._layers.clear()

@@ -22,6 +22,8 @@ class EngineOptions:
     at the start, at most `max_loras` at any time; 0 takes none. `pooling` is how an embedding is made of a text's
     hidden states, None for what the model's files say. `speculate_tokens` are the most that a row guesses ahead from
     its own text; 0 is off.
+    `attention` names the kernels (see kernels.py). On CUDA, `cuda_graphs` records decoding steps as graphs, and
+    `compile` sends the layers through torch.compile, which adapters exclude.
     """
 
     model: LoadOptions
@@ -37,6 +39,9 @@ class EngineOptions:
     max_loras: int = 8
     pooling: Pooling | None = None
     speculate_tokens: int = 0
+    attention: str = "auto"
+    cuda_graphs: bool = True
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_rows", "page_size", "step_tokens", "max_waiting"):

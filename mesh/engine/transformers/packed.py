@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
@@ -12,60 +13,133 @@ import torch
 from transformers import PreTrainedModel
 
 from mesh.engine.transformers.attention import IntArray, PackedStep, Piece, running
+from mesh.engine.transformers.block_table import BlockTable
+from mesh.engine.transformers.cuda_graphs import DecodeGraphs, DecodeInputs
 from mesh.engine.transformers.kv_cache import KvCache
+from mesh.engine.transformers.lora import Share
 from mesh.engine.transformers.lora_batch import shares_of
+from mesh.engine.transformers.paged import PagedKernels, PagedRows, PagedStep, split
 from mesh.engine.transformers.runner import Runner
+from mesh.engine.transformers.sdpa import SdpaStep
 from mesh.engine.transformers.sequence import Batch, Row
 
 _computed = attrgetter("computed")
+# Tokens of the prompt that the runner warms up with: a number like any other.
+_WARM_UP = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """A step on the host: `tokens`, `positions` and `slots` of all its tokens, `keep` the places whose logits are
+    wanted, `lines` and `lengths` of the decoding rows, and the pieces."""
+
+    tokens: list[int]
+    positions: IntArray
+    slots: IntArray
+    keep: list[int]
+    lines: IntArray
+    lengths: IntArray
+    pieces: list[Piece]
+
+
+def is_spread(model: PreTrainedModel) -> bool:
+    """Whether a model's layers are on several devices."""
+    places: dict[str, object] = getattr(model, "hf_device_map", None) or {}
+    return len(set(places.values())) > 1
 
 
 class PackedRunner(Runner):
     """Runs a model whose attention is set to `attention.NAME`.
 
-    `max_rows` and `max_pages` bound the slots and the pages of one row.
+    `max_rows` and `max_pages` bound the slots and the pages of one row. Without `kernels` attention is torch's own.
     """
 
     execution = "packed"
     shares_prefix = True
     chunks = True
 
-    def __init__(self, model: PreTrainedModel, cache: KvCache, max_rows: int, max_pages: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        cache: KvCache,
+        max_rows: int,
+        max_pages: int,
+        kernels: PagedKernels | None = None,
+    ) -> None:
         self.cache = cache
         self._model = model
+        self.kernels = kernels
         # Once: both properties walk through the parameters.
         self._device, self._dtype = model.device, model.dtype
         # On CPUs a single row goes through other kernels than several, at the same speed and with another rounding.
         # It is computed twice instead, so that an answer does not depend on whether there is somebody beside it.
         self._pairs = self._device.type == "cpu"
-        self._table: IntArray = np.zeros((max_rows, max_pages), dtype=np.int64)
-        self._filled = [0] * max_rows
+        self._table = BlockTable(max_rows, max_pages, self._device, on_device=kernels is not None)
         # Where layers are spread over devices, the last ones could not use indices that lie on the first.
-        places: dict[str, object] = getattr(model, "hf_device_map", None) or {}
-        spread = len(set(places.values())) > 1
-        self._slices_logits = not spread and "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._slices_logits = not is_spread(model) and "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._graphs: DecodeGraphs | None = None
         self.last_step: PackedStep | None = None
+
+    def capture(self, max_rows: int) -> None:
+        """Record steps of up to `max_rows` decoding rows as CUDA graphs; raises what the model's code raises."""
+        graphs = DecodeGraphs(self._graph_forward, self._device, max_rows, self._table.padding)
+        graphs.capture()
+        self._graphs = graphs
+
+    def warm_up(self) -> None:
+        """Compute a row and a small prompt of padding, so that what is made at first use is made now."""
+        for count in (1, _WARM_UP):
+            padding = self._table.padding
+            pages = self._table.host[padding, : -(-count // self.cache.page_size)]
+            piece = Piece(0, count, 0, padding, pages)
+            none = np.zeros(0, np.int64)
+            slots = np.zeros(count, np.int64)
+            facts = _Facts([0] * count, np.arange(count), slots, [count - 1], none, none, [piece])
+            self._run(*self._prepare(facts))
+
+    def _graph_forward(self, inputs: DecodeInputs) -> torch.Tensor:
+        rows = PagedRows(self._table.on_device(), inputs.lines, inputs.lengths, (), self._most_keys)
+        assert self.kernels is not None, "graphs without kernels that can be captured"
+        step = PagedStep(self.cache, inputs.slots, rows, self.kernels)
+        return self._run(inputs.tokens[None], inputs.positions[None], step, None)
+
+    @property
+    def _most_keys(self) -> int:
+        return self._table.host.shape[1] * self.cache.page_size
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """See Runner. One call of the model for all tokens."""
         batch.decode.sort(key=_computed, reverse=True)
-        tokens, positions, step, keep = self._prepare(batch)
+        facts = self._facts(batch)
+        if self._graphs is not None and self._graphs.take(batch):
+            self._table.on_device()
+            inputs = np.stack([np.array(facts.tokens), facts.positions, facts.slots, facts.lines, facts.lengths])
+            return self._graphs.replay(inputs)
+        tokens, positions, step, keep = self._prepare(facts)
+        return self._run(tokens, positions, step, keep, shares_of(batch, self._device))[: batch.kept]
+
+    def _run(
+        self,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        step: PackedStep,
+        keep: torch.Tensor | None,
+        shares: Sequence[Share] = (),
+    ) -> torch.Tensor:
+        """Logits [len(keep), vocabulary], or of all tokens."""
         arguments: dict[str, Any] = {}
         if self._slices_logits:
             # 0 keeps all, without a copy.
             arguments["logits_to_keep"] = 0 if keep is None else keep
-        with running(step), self.adapted(shares_of(batch, self._device)):
+        with running(step), self.adapted(shares):
             output = self._model(input_ids=tokens, position_ids=positions, use_cache=False, **arguments)
         self.last_step = step
         logits: torch.Tensor = output.logits[0]
-        if keep is not None and not self._slices_logits:
-            logits = logits[keep]
-        return logits[: batch.kept]
+        return logits[keep] if keep is not None and not self._slices_logits else logits
 
     def release(self, row: Row) -> None:
         """See Runner."""
-        self._table[row.slot, : self._filled[row.slot]] = 0
-        self._filled[row.slot] = 0
+        self._table.clear(row.slot)
 
     def wipe(self, pages: Sequence[int]) -> None:
         """See Runner."""
@@ -79,16 +153,15 @@ class PackedRunner(Runner):
         """See Runner."""
         self.cache.wipe_all()
 
-    def _prepare(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor, PackedStep, torch.Tensor | None]:
-        """Token ids and positions [1, tokens], the attention's facts, and which logits to keep (None: all)."""
-        size = self.cache.page_size
-        self._fill_table(batch)
+    def _facts(self, batch: Batch) -> _Facts:
+        size, table = self.cache.page_size, self._table.host
+        self._table.fill(batch.rows)
         decode = batch.decode
         computed = np.array([row.computed for row in decode], dtype=np.int64)
-        rows = np.array([row.slot for row in decode], dtype=np.int64)
+        lines = np.array([row.slot for row in decode], dtype=np.int64)
         tokens = [row.tokens[-1] for row in decode]
         positions = [computed]
-        slots = [self._table[rows, computed // size] * size + computed % size]
+        slots = [table[lines, computed // size] * size + computed % size]
         keep = list(range(len(decode)))
         pieces: list[Piece] = []
         for chunk in batch.prefill:
@@ -97,33 +170,31 @@ class PackedRunner(Runner):
             tokens += chunk.draft
             places = np.arange(start, start + chunk.count)
             positions.append(places)
-            slots.append(self._table[row.slot, places // size] * size + places % size)
-            pages = self._table[row.slot, : -(-(start + chunk.count) // size)]
-            pieces.append(Piece(first, len(tokens), start, pages))
+            slots.append(table[row.slot, places // size] * size + places % size)
+            pages = table[row.slot, : -(-(start + chunk.count) // size)]
+            pieces.append(Piece(first, len(tokens), start, row.slot, pages))
             keep += range(len(tokens) - chunk.kept, len(tokens))
+        return _Facts(tokens, np.concatenate(positions), np.concatenate(slots), keep, lines, computed + 1, pieces)
+
+    def _prepare(self, facts: _Facts) -> tuple[torch.Tensor, torch.Tensor, PackedStep, torch.Tensor | None]:
+        """Token ids and positions [1, tokens], the attention's step, and the indices that are sampled (None: all)."""
+        tokens, positions, keep = facts.tokens, facts.positions, facts.keep
         keep_all = len(keep) == len(tokens)
         if len(keep) < 2:
             keep = keep * 2 or [0, 0]
         if len(tokens) < 2 and self._pairs:
-            tokens, positions = tokens * 2, positions * 2
-        lengths = computed + 1
-        tables = self._table[rows, : -(-int(lengths[0]) // size)] if decode else self._table[:0]
-        to = self._to_device
-        step = PackedStep(self.cache, to(np.concatenate(slots)), self._dtype, lengths, tables, pieces)
-        return (
-            to(np.array(tokens, dtype=np.int64))[None],
-            to(np.concatenate(positions))[None],
-            step,
-            None if keep_all else to(np.array(keep, dtype=np.int64)),
-        )
+            tokens, positions = tokens * 2, np.repeat(positions, 2)
+        parts = [np.array(tokens), positions, facts.slots, np.array(keep), facts.lines, facts.lengths]
+        # One transfer for all.
+        whole = torch.from_numpy(np.concatenate(parts)).to(self._device, non_blocking=True)
+        ids, places, slots, kept, lines, lengths = split(whole, [len(part) for part in parts])
+        step = self._step(facts, slots, lines, lengths)
+        return ids[None], places[None], step, None if keep_all else kept
 
-    def _to_device(self, array: IntArray) -> torch.Tensor:
-        return torch.from_numpy(array).to(self._device, non_blocking=True)
-
-    def _fill_table(self, batch: Batch) -> None:
-        table, filled = self._table, self._filled
-        for row in batch.rows:
-            have = filled[row.slot]
-            if have != len(row.pages):
-                table[row.slot, have : len(row.pages)] = row.pages[have:]
-                filled[row.slot] = len(row.pages)
+    def _step(self, facts: _Facts, slots: torch.Tensor, lines: torch.Tensor, lengths: torch.Tensor) -> PackedStep:
+        if self.kernels is not None:
+            rows = PagedRows(self._table.on_device(), lines, lengths, facts.pieces, self._most_keys)
+            return PagedStep(self.cache, slots, rows, self.kernels)
+        width = -(-int(facts.lengths[0]) // self.cache.page_size) if len(facts.lengths) else 0
+        tables = self._table.host[facts.lines, :width]
+        return SdpaStep(self.cache, slots, self._dtype, facts.lengths, tables, facts.pieces)

@@ -19,6 +19,7 @@ from mesh.engine.base import Sampling
 from mesh.engine.transformers.attention import NAME, LayerCall, PackingError
 from mesh.engine.transformers.kv_cache import KvCache, LayerShape
 from mesh.engine.transformers.packed import PackedRunner
+from mesh.engine.transformers.paged import PagedKernels
 from mesh.engine.transformers.sequence import Batch, Chunk, Row, Work
 
 _ATTENTION_LAYERS = {"full_attention", "sliding_attention"}
@@ -44,14 +45,23 @@ def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 @dataclass(slots=True)
 class Verdict:
-    """`reason` says why the model cannot be run packed, None that it can; `shapes` are its layers' sizes then."""
+    """`reason` says why the model cannot be run packed, None that it can; `shapes` are its layers' sizes then, and
+    `difference` the largest relative difference of its logits."""
 
     reason: str | None
     shapes: dict[int, LayerShape] = field(default_factory=dict[int, LayerShape])
+    difference: float = 0.0
 
 
-def check_packed(model: PreTrainedModel, vocab_size: int, context_length: int, page_size: int) -> Verdict:
-    """Try to run `model` packed. On success its attention is ours from now on, else it is as it was."""
+def check_packed(
+    model: PreTrainedModel,
+    vocab_size: int,
+    context_length: int,
+    page_size: int,
+    kernels: PagedKernels | None = None,
+) -> Verdict:
+    """Try to run `model` packed, with torch's own attention or with `kernels`. On success its attention is ours from
+    now on, else it is as it was."""
     config = model.config.get_text_config(decoder=True)
     reason = _refuse_by_config(model.config, config, context_length)
     if reason is not None:
@@ -59,7 +69,7 @@ def check_packed(model: PreTrainedModel, vocab_size: int, context_length: int, p
     before: str | None = model.config._attn_implementation  # pyright: ignore[reportPrivateUsage]
     with _quiet():
         try:
-            return _Trial(model, config, vocab_size, context_length, page_size).run()
+            return _Trial(model, config, vocab_size, context_length, page_size, kernels).run()
         except PackingError as error:
             reason = str(error)
         except Exception as error:  # whatever an unknown model's code may raise
@@ -121,9 +131,17 @@ class _Trial:
     """Two rows: one is prefilled, then decodes while the other is prefilled in two pieces, then both decode."""
 
     def __init__(
-        self, model: PreTrainedModel, config: PretrainedConfig, vocab_size: int, context: int, page_size: int
+        self,
+        model: PreTrainedModel,
+        config: PretrainedConfig,
+        vocab_size: int,
+        context: int,
+        page_size: int,
+        kernels: PagedKernels | None,
     ) -> None:
         self._model = model
+        self._kernels = kernels
+        self._difference = 0.0
         self._config = config
         self._page_size = page_size
         self._context = context
@@ -150,7 +168,7 @@ class _Trial:
         self._model.set_attn_implementation(NAME)
         pages_each = [-(-len(ids) // self._page_size) for ids in self._ids]
         cache = KvCache(1 + sum(pages_each), self._page_size, self._model.dtype, self._model.device)
-        runner = PackedRunner(self._model, cache, len(self._ids), max(pages_each))
+        runner = PackedRunner(self._model, cache, len(self._ids), max(pages_each), self._kernels)
         for batch in self._batches(pages_each):
             logits = runner.forward(batch)
             self._check_calls(runner)
@@ -163,7 +181,7 @@ class _Trial:
                 chunk.row.computed += chunk.count
             for row in rows:
                 row.tokens.append(self._ids[row.slot][len(row.tokens)])
-        return Verdict(None, cache.shapes)
+        return Verdict(None, cache.shapes, self._difference)
 
     def _plain(self, ids: list[int]) -> torch.Tensor:
         tokens = torch.tensor([ids], device=self._model.device)
@@ -210,5 +228,6 @@ class _Trial:
         if not torch.isfinite(found).all():
             raise PackingError("its packed logits are not finite")
         difference, limit = relative_difference(found, expected), tolerance(self._model.dtype)
+        self._difference = max(self._difference, difference)
         if difference > limit:
             raise PackingError(f"its packed logits differ by {difference:.2g} of their size, more than {limit:g}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from mesh.config import ByteSize, ConfigError, option
 from mesh.worker.flags import Flags
@@ -27,6 +28,13 @@ class BatchingFlags(Flags):
     page_size: int | None = option(None, "Tokens per page of the KV cache. Default: by the device.", low=1)
     prefix_cache: bool = option(True, "Share the KV cache of equal beginnings between requests.")
     packed: bool = option(True, "Compute all sequences in one forward pass, where the model's layers allow it.")
+    attention: Literal["auto", "triton", "varlen", "flash_attn", "sdpa"] = option(
+        "auto", "What computes attention: auto, sdpa (torch, anywhere), or, on CUDA, triton, varlen or flash_attn."
+    )
+    cuda_graphs: bool = option(True, "On CUDA: record decoding steps as graphs, which saves launching each kernel.")
+    compile: bool = option(
+        False, "On CUDA: send the layers through torch.compile; a start takes a minute longer, steps are shorter."
+    )
 
     speculate_tokens: int = option(
         0,

@@ -1,0 +1,1 @@
+"""The engine on one GPU beside transformers, numerics first."""
