@@ -14,6 +14,7 @@ from gateway.chat import chat_routes
 from gateway.completions import completion_routes
 from gateway.config import GatewayConfig
 from gateway.directory import Directory
+from gateway.embeddings import embedding_routes
 from gateway.exchange import AsgiApp, Exchanges, current
 from gateway.generation import Dispatch
 from gateway.health import health_routes
@@ -39,6 +40,7 @@ def make_dispatch(config: GatewayConfig, directory: Directory, metrics: GatewayM
         max_attempts=config.max_attempts,
         credit=config.credit,
         stall_ceiling=config.stall_ceiling,
+        embed_timeout=config.embed_timeout,
     )
 
 
@@ -52,6 +54,7 @@ def create_app(config: GatewayConfig, directory: Directory, metrics: GatewayMetr
     dispatch = make_dispatch(config, directory, metrics)
     app.register_blueprint(chat_routes(dispatch))
     app.register_blueprint(completion_routes(dispatch))
+    app.register_blueprint(embedding_routes(dispatch))
     app.register_blueprint(model_routes(directory))
     app.register_blueprint(health_routes(directory, exchanges, metrics))
     app.register_error_handler(Exception, partial(_on_error, config))

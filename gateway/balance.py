@@ -24,9 +24,12 @@ def least_loaded(sessions: Sequence[Session]) -> Session:
 
 
 def busyness(session: Session) -> tuple[float, float]:
-    """Rows per slot, those included that the worker has not reported yet; then the share of the KV cache in use."""
+    """Rows per slot, those included that the worker has not reported yet; then the share of the KV cache in use.
+
+    Inputs that this gateway waits for count throughout: a worker that answers beside them does not report them at all.
+    """
     load = session.load
-    rows = load.running + load.waiting + load.paused + session.unconfirmed
+    rows = load.running + load.waiting + load.paused + session.unconfirmed + session.embedding
     return rows / max(1, load.slots or session.slots), load.kv_used
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 
-from gateway.schema import UINT32, GenerationRequest, check_common, check_ranges, decode
+from gateway.inputs import Inputs, check_inputs, each_input
+from gateway.schema import GenerationRequest, check_common, check_ranges, decode
 from mesh.errors import invalid, out_of_range
 
 MAX_COMPLETIONS: Final = 128
 _RANGES: Final = (("logprobs", 0, 5),)
-_FORMS: Final = "'prompt' must be a text, a list of texts, a list of token ids, or a list of such lists"
 
 
 class CompletionRequest(GenerationRequest, forbid_unknown_fields=True, kw_only=True):
     """Body of POST /v1/completions. Ranges are checked by `check`."""
 
-    prompt: str | list[str | int | list[int]]
+    prompt: Inputs
     logprobs: int | None = None
     echo: bool | None = None
     best_of: int | None = None
@@ -28,11 +28,7 @@ class CompletionRequest(GenerationRequest, forbid_unknown_fields=True, kw_only=T
     @property
     def prompts(self) -> list[str | list[int]]:
         """One or more prompts, each a text or token ids."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [cast("list[int]", self.prompt)]
-        return cast("list[str | list[int]]", self.prompt)
+        return each_input(self.prompt)
 
 
 _decoder = msgspec.json.Decoder(CompletionRequest)
@@ -41,7 +37,7 @@ _decoder = msgspec.json.Decoder(CompletionRequest)
 def parse_completion(body: bytes) -> CompletionRequest:
     """Decode and check a body. Raises MeshError (invalid_request, unsupported) naming field, limit and value."""
     request = decode(_decoder, body)
-    _check_prompt(request)
+    check_inputs("prompt", request.prompt)
     check_common(request)
     check_ranges(request, _RANGES)
     choices = request.n or 1
@@ -63,23 +59,3 @@ def _check_best_of(request: CompletionRequest, choices: int) -> None:
             f"'best_of' must equal 'n' ({choices}) with 'stream', not {request.best_of}: the best are known at the end"
         )
         raise invalid("best_of", text)
-
-
-def _check_prompt(request: CompletionRequest) -> None:
-    if isinstance(request.prompt, str):
-        return
-    if not request.prompt:
-        raise invalid("prompt", "'prompt' must hold at least one text or token id")
-    if len({type(item) for item in request.prompt}) > 1:
-        raise invalid("prompt", f"{_FORMS}, not a mixture")
-    for ids in request.prompts:
-        if isinstance(ids, list):
-            _check_ids(ids)
-
-
-def _check_ids(ids: list[int]) -> None:
-    if not ids:
-        raise invalid("prompt", "each list of token ids in 'prompt' must hold at least one")
-    for token in ids:
-        if not 0 <= token <= UINT32:
-            raise out_of_range("prompt", token, 0, UINT32)

@@ -59,6 +59,9 @@ class GatewayConfig:
         "then the request fails.",
         low=0.1,
     )
+    embed_timeout: float = option(
+        300.0, "Seconds that a worker may take to embed the inputs of one request; then the request fails.", low=0.1
+    )
     drain_timeout: float = option(
         30.0, "Seconds that live requests have to end after SIGTERM or SIGINT; then they fail.", low=0
     )

@@ -183,7 +183,9 @@ class Directory:
 
     # Questions
 
-    def live(self, model: str, *, fingerprint: str = "", resumable: bool = False) -> list[Session]:
+    def live(
+        self, model: str, *, fingerprint: str = "", resumable: bool = False, capability: pb.Capability | None = None
+    ) -> list[Session]:
         """Sessions of the workers that can take a request for the model now."""
         found: list[Session] = []
         for entry in self._entries.values():
@@ -193,6 +195,8 @@ class Directory:
             if fingerprint and served.fingerprint != fingerprint:
                 continue
             if resumable and pb.CAPABILITY_RESUME not in served.capabilities:
+                continue
+            if capability is not None and capability not in served.capabilities:
                 continue
             found.append(entry.session)
         return found

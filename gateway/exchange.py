@@ -12,16 +12,15 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from gateway import errors
-from gateway.generation import Generation
-from gateway.group import GenerationGroup
 from mesh.errors import MeshError
 from mesh.log import bind_request_id, kv
 from mesh.metrics import GatewayMetrics
+from mesh.v1 import inference_pb2 as pb
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +38,43 @@ _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 _LINGER_SECONDS = 2.0
 
 
+class Work(Protocol):
+    """What an exchange has done for it: a generation, several of them, or a call with one answer."""
+
+    @property
+    def model(self) -> str:
+        """The model asked for."""
+        ...
+
+    @property
+    def started(self) -> pb.Started | None:
+        """The facts about the prompt, once they are known."""
+        ...
+
+    @property
+    def attempts(self) -> int:
+        """Workers that were asked."""
+        ...
+
+    @property
+    def resumes(self) -> int:
+        """Times that it went on elsewhere."""
+        ...
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of the answer so far."""
+        ...
+
+    def abort(self, error: MeshError) -> None:
+        """Let whoever waits for it get this error."""
+        ...
+
+    def close(self) -> None:
+        """End it, whatever its state."""
+        ...
+
+
 class Exchange:
     """What is known of one request and its answer."""
 
@@ -51,7 +87,7 @@ class Exchange:
         self.streamed = False
         self.status = CLIENT_CLOSED
         self.error = ""
-        self.generation: Generation | GenerationGroup | None = None
+        self.generation: Work | None = None
         self.finished = False
         self.began_at = time.monotonic()
         self.first_token_at: float | None = None
@@ -152,9 +188,7 @@ class Exchanges:
             facts |= self._generation_facts(exchange, exchange.generation, seconds)
         log.info("request", extra=kv(**facts))
 
-    def _generation_facts(
-        self, exchange: Exchange, generation: Generation | GenerationGroup, seconds: float
-    ) -> dict[str, Any]:
+    def _generation_facts(self, exchange: Exchange, generation: Work, seconds: float) -> dict[str, Any]:
         model, started = exchange.model, generation.started
         completion = generation.completion_tokens
         facts: dict[str, Any] = {

@@ -50,6 +50,7 @@ class Dispatch:
     max_attempts: int
     credit: int
     stall_ceiling: float
+    embed_timeout: float
 
 
 @dataclass(slots=True)

@@ -156,6 +156,8 @@ class Session:
         self.load = pb.WorkerLoad()
         # Rows that were started and are not in `load` yet.
         self.unconfirmed = 0
+        # Inputs of calls to Embed that are under way.
+        self.embedding = 0
         self.heartbeat = _DEFAULT_HEARTBEAT
         self._client = client
         self._tls = tls
@@ -165,6 +167,7 @@ class Session:
         self._streams: dict[int, Stream] = {}
         self._ids = itertools.count(1)
         self._outbox: _Outbox | None = None
+        self._stub: InferenceServiceStub | None = None
         self._heard_at = 0.0
         self._pace = Pace(0.0, limits)
         self._complained = False
@@ -199,6 +202,24 @@ class Session:
         self.unconfirmed += rows
         self.send(pb.SessionRequest(start=pb.StreamStart(stream_id=stream.id, request=request, credit=credit)))
         return stream
+
+    async def embed(self, request: pb.EmbedRequest, *, timeout: float) -> pb.EmbedResponse:
+        """One call on the session's connection, which ends with it. Raises MeshError."""
+        stub = self._stub
+        if stub is None or not self.open:
+            raise self._gone("is not connected")
+        self.embedding += len(request.inputs)
+        try:
+            return await stub.Embed(request, timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            raise wire.from_rpc_error(error) from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            raise self._gone("was lost") from None  # gRPC cancels what is under way on a channel that is closed
+        finally:
+            self.embedding -= len(request.inputs)
 
     def send(self, command: pb.SessionRequest) -> None:
         """Queue a command; without a connection there is nobody to command."""
@@ -263,7 +284,8 @@ class Session:
         outbox = _Outbox(pb.SessionRequest(open=opening))
         async with wire.channel(self.address, tls=self._tls) as channel:
             try:
-                call = InferenceServiceStub(channel).Session(outbox)
+                self._stub = InferenceServiceStub(channel)
+                call = self._stub.Session(outbox)
                 async with asyncio.timeout(OPEN_LIMIT_SECONDS) as limit:
                     async for message in call:
                         if not self.open:
@@ -337,7 +359,7 @@ class Session:
 
     def _closed(self) -> None:
         """The connection is gone, and all streams with it."""
-        was_open, self.open, self._outbox = self.open, False, None
+        was_open, self.open, self._outbox, self._stub = self.open, False, None, None
         streams, self._streams = list(self._streams.values()), {}
         self.unconfirmed = 0
         for stream in streams:

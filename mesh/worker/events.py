@@ -24,8 +24,12 @@ from mesh.engine.base import (
     Started,
     TokenLogprob,
 )
-from mesh.errors import MeshError
+from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import inference_pb2 as pb
+from mesh.wire import MAX_MESSAGE_BYTES
+
+# Bytes of a vector on the wire besides its numbers, at most.
+_VECTOR_OVERHEAD = 16
 
 _REASONS = {FinishReason.STOP: pb.FINISH_REASON_STOP, FinishReason.LENGTH: pb.FINISH_REASON_LENGTH}
 
@@ -100,6 +104,18 @@ def describe(model: ModelInfo, engine: Engine) -> pb.DescribeModelResponse:
 def capabilities(model: ModelInfo) -> Sequence[pb.Capability]:
     """The model's capabilities, in the order of their numbers; a name without a number is a bug of the engine."""
     return sorted(pb.Capability.Value(f"CAPABILITY_{name.upper()}") for name in model.capabilities)  # pyright: ignore[reportReturnType]
+
+
+def check_answer_size(embeddings: Embeddings) -> None:
+    """Refuse vectors that are too many for one message."""
+    count, length = len(embeddings.vectors), len(embeddings.vectors[0])
+    if count * (length * 4 + _VECTOR_OVERHEAD) > MAX_MESSAGE_BYTES:
+        raise MeshError(
+            ErrorKind.PAYLOAD_TOO_LARGE,
+            f"'inputs' has {count} inputs: at {length} numbers each one answer holds at most "
+            f"{MAX_MESSAGE_BYTES // (length * 4 + _VECTOR_OVERHEAD)}",
+            param="inputs",
+        )
 
 
 def embed_response(embeddings: Embeddings) -> pb.EmbedResponse:

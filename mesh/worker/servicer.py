@@ -18,7 +18,7 @@ from mesh.v1 import inference_pb2 as pb
 from mesh.v1 import inference_pb2_grpc as pb_grpc
 from mesh.worker.call import Call
 from mesh.worker.convert import check_token_ids, find_model, to_chat, to_embed_inputs
-from mesh.worker.events import describe, embed_response
+from mesh.worker.events import check_answer_size, describe, embed_response
 from mesh.worker.identity import Identity
 from mesh.worker.session import Session
 from mesh.worker.streams import Streams
@@ -84,6 +84,7 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
                 normalize=request.normalize if request.HasField("normalize") else None,
                 truncate=request.truncate,
             )
+            check_answer_size(embeddings)
             if len(embeddings.vectors) > 1:  # up to millions of numbers
                 return await asyncio.to_thread(embed_response, embeddings)
             return embed_response(embeddings)

@@ -1,0 +1,129 @@
+"""One request that has one answer, over as many workers as it takes: the counterpart of `generation.py` for embeddings.
+
+Nothing of an attempt is kept: a worker that is lost, drains or refuses is left, and another one is asked for the whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from gateway.generation import Dispatch
+from gateway.session import Session
+from mesh.errors import ErrorKind, MeshError, unsupported
+from mesh.v1 import inference_pb2 as pb
+
+
+class EmbedCall:
+    """`await run()` once. What else is public is what an exchange wants to know."""
+
+    resumes = 0
+    completion_tokens = 0
+
+    def __init__(self, request: pb.EmbedRequest, dispatch: Dispatch) -> None:
+        self.attempts = 0
+        # With the prompt's tokens, once they are known.
+        self.started: pb.Started | None = None
+        self._request = request
+        self._dispatch = dispatch
+        self._tried: dict[int, MeshError] = {}  # by the epoch of the session
+        self._deadline = time.monotonic() + dispatch.hold.timeout
+        self._task: asyncio.Task[pb.EmbedResponse] | None = None
+        self._error: MeshError | None = None
+
+    @property
+    def model(self) -> str:
+        """The model asked for."""
+        return self._request.model
+
+    async def run(self) -> pb.EmbedResponse:
+        """The answer. Raises MeshError when all is lost."""
+        task = self._task = asyncio.create_task(self._until_answered())
+        try:
+            response = await task
+        except asyncio.CancelledError:
+            if self._error is None:
+                raise
+            raise self._error from None
+        except MeshError as error:
+            raise _as_clients_say(error) from None
+        finally:
+            task.cancel()
+        self.started = pb.Started(prompt_tokens=response.prompt_tokens)
+        return response
+
+    def abort(self, error: MeshError) -> None:
+        """Let `run` raise this error now."""
+        if self._task is not None and not self._task.done():
+            self._error = error
+            self._task.cancel()
+
+    def close(self) -> None:
+        """End it, whatever its state: the worker is told."""
+        if self._task is not None:
+            self._task.cancel()
+
+    # Attempts
+
+    async def _until_answered(self) -> pb.EmbedResponse:
+        metrics = self._dispatch.metrics
+        while True:
+            session = await self._choose()
+            self.attempts += 1
+            try:
+                response = await session.embed(self._request, timeout=self._dispatch.embed_timeout)
+            except MeshError as error:
+                metrics.attempts.labels(self.model, error.code).inc()
+                self._leave(session, error)
+            else:
+                metrics.attempts.labels(self.model, "finished").inc()
+                return response
+
+    def _leave(self, session: Session, error: MeshError) -> None:
+        """Note why; raises the error if another worker would say the same, or if there were too many."""
+        self._tried[session.epoch] = error
+        if error.kind is ErrorKind.DRAINING:
+            session.stop_routing()
+        if not error.kind.value.retry_elsewhere or self.attempts > self._dispatch.max_attempts:
+            raise error
+
+    async def _choose(self) -> Session:
+        """A worker for the next attempt. Raises MeshError if there is none in time, or if each has refused."""
+        while True:
+            live = self._dispatch.directory.live(self.model, capability=pb.CAPABILITY_EMBED)
+            fresh = [session for session in live if session.epoch not in self._tried]
+            if fresh:
+                return self._dispatch.policy(fresh)
+            if live:
+                raise self._refusal(live)
+            await self._held()
+
+    def _refusal(self, live: Sequence[Session]) -> MeshError:
+        """What to say when every live worker has refused: that they are busy, if one is."""
+        refusals = [self._tried[session.epoch] for session in live]
+        return next((error for error in refusals if error.kind is ErrorKind.OVERLOADED), refusals[-1])
+
+    async def _held(self) -> None:
+        """Wait in the hold queue until something changes."""
+        directory, hold = self._dispatch.directory, self._dispatch.hold
+        directory.check_known(self.model)
+        if directory.live(self.model):
+            raise unsupported("model", f"the model '{self.model}' does not embed")
+        left = self._deadline - time.monotonic()
+        with hold.place(begun=False):
+            if left > 0 and await directory.changed(left):
+                return
+        raise MeshError(
+            ErrorKind.NO_WORKER,
+            f"no live worker for the model '{self.model}' within {hold.timeout:g} s",
+            retry_after=hold.timeout,
+        )
+
+
+def _as_clients_say(error: MeshError) -> MeshError:
+    """The wire's field `inputs` is `input` in the API."""
+    if error.param != "inputs":
+        return error
+    message = error.message.replace("'inputs", "'input", 1)
+    return MeshError(error.kind, message, param="input", retry_after=error.retry_after)
