@@ -20,7 +20,7 @@ TOKENS = 150
 # A stream is begun when the one before has so many tokens.
 STEP = 4
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -10,8 +11,11 @@ from typing import Any, cast
 import pytest
 from transformers import PreTrainedModel
 
+from mesh.engine.base import Chat, Message, Text
+from mesh.engine.transformers.lora import Adapter
 from mesh.engine.transformers.lora_config import AdapterSource
 from mesh.errors import ErrorKind, MeshError
+from tests.harness import eventually
 from tests.model import tiny
 from tests.model.adapters import LLAMA, Made, make_adapter, read, write
 from tests.model.driver import Driver, prompt_of
@@ -139,6 +143,41 @@ async def test_loaded_and_unloaded_while_rows_run(llama: Saved, made: list[Made]
         for key, model in zip(keys, (made[0].merged, llama[1], made[2].merged), strict=True):
             engine.grant(key, 40)
             assert (await driver.answer(key)).ids == tiny.generate(model, prompt, 40)
+
+
+async def test_memory_is_freed_with_the_last_row(llama: Saved, made: list[Made]) -> None:
+    def in_memory() -> int:
+        return sum(type(each) is Adapter for each in gc.get_objects())
+
+    async with Driver(llama[0]) as driver:
+        gc.collect()
+        before = in_memory()
+        gc.disable()  # a cycle would stay
+        try:
+            await driver.engine.load_adapter("", "a", made[0].path)
+            keys = [await driver.submit(prompt_of(9), tokens=200, adapter="a", credit=3) for _ in range(2)]
+            await driver.until_tokens(keys[1], 3)
+            await driver.engine.unload_adapter("a")
+            assert in_memory() == before + 1
+            driver.engine.cancel(keys[0])
+            driver.engine.grant(keys[1], 200)
+            await driver.answer(keys[1])
+            await driver.until_idle()
+            await eventually(lambda: in_memory() == before)
+        finally:
+            gc.enable()
+
+
+async def test_chats_by_the_adapters_own_template(llama: Saved, tmp_path: Path) -> None:
+    made = make_adapter(tmp_path, llama[1])
+    (tmp_path / "chat_template.jinja").write_text("{{ messages[0].content }}?")
+    chat = Chat((Message("user", ("abc",)),))
+    async with Driver(llama[0], adapters=sources([made])) as driver:
+        name = driver.engine.models[0].name
+        assert await driver.engine.tokenize("a0", chat) == await driver.engine.tokenize(name, Text("abc?"))
+        assert await driver.engine.tokenize(name, chat) != await driver.engine.tokenize("a0", chat)
+        answer = await driver.ask(chat, tokens=8, adapter="a0")
+        assert answer.ids == tiny.generate(made.merged, await driver.engine.tokenize(name, Text("abc?")), 8)
 
 
 async def test_adapters_are_models_of_their_own(llama: Saved, made: list[Made], tmp_path: Path) -> None:

@@ -131,6 +131,7 @@ class Core:
             for row in reversed(work.rows):
                 self.scheduler.finish(row)
             self._forget_sampler_rows(work.rows)
+            work.rows.clear()  # no cycle: what it holds, an adapter maybe, is freed now and not when it is collected
 
     def end_choice(self, key: int, choice: int) -> None:
         """Let one row of a request go, if it is still there."""
