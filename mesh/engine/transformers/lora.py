@@ -54,6 +54,12 @@ class Place:
     out_features: int
     adaptable: bool
 
+    @property
+    def device(self) -> torch.device | None:
+        """Where its weight is; None if it does not tell, or is offloaded."""
+        weight = next(self.module.parameters(), None)
+        return None if weight is None or weight.is_meta else weight.device
+
 
 @dataclass(slots=True)
 class Share:
@@ -143,6 +149,8 @@ class LoraHooks:
 
 def _add(rows: torch.Tensor, x: torch.Tensor, layer: LoraLayer, tokens: slice | torch.Tensor | None) -> None:
     """Add a layer's change to `rows` [all tokens, out], for the `tokens` of its input `x` [all tokens, in]."""
+    if isinstance(tokens, torch.Tensor):
+        tokens = tokens.to(x.device)  # a no-op, except where a model's layers are on several devices
     own = x if tokens is None else x[tokens]
     change = (own.to(layer.down.dtype) @ layer.down @ layer.up).to(rows.dtype)
     if tokens is None:

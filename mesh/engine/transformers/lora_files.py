@@ -61,7 +61,7 @@ def read_adapter(name: str, folder: Path, base: Base) -> Adapter:
     layers = {layer: _checked(file, layer, pair, config, base) for layer, pair in pairs.items()}
     _check_targets(folder, config, layers.keys(), base)
     _check_memory(file, sum(a.numel() + b.numel() for a, b in layers.values()) * base.dtype.itemsize, base)
-    placed = {layer: _placed(*matrices, config.scaling(layer), base) for layer, matrices in layers.items()}
+    placed = {layer: _placed(*matrices, config.scaling(layer), base, layer) for layer, matrices in layers.items()}
     return Adapter(name, _fingerprint(file, config, template, base), placed, template)
 
 
@@ -141,10 +141,11 @@ def _check_memory(file: Path, need: int, base: Base) -> None:
         )
 
 
-def _placed(a: torch.Tensor, b: torch.Tensor, scaling: float, base: Base) -> LoraLayer:
+def _placed(a: torch.Tensor, b: torch.Tensor, scaling: float, base: Base, layer: str) -> LoraLayer:
     down, up = a.t(), b.t().float() * scaling
+    device = base.places[layer].device or base.device
     # Copies, as what was read may still be a view of the file.
-    matrices = (matrix.to(base.device, base.dtype) for matrix in (down, up))
+    matrices = (matrix.to(device, base.dtype) for matrix in (down, up))
     return LoraLayer(*(matrix.clone(memory_format=torch.contiguous_format) for matrix in matrices))
 
 
