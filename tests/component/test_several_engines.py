@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from mesh.engine.base import Finished
+from mesh.engine.base import Finished, ModelInfo
 from mesh.engine.several import SeveralEngines
 from mesh.errors import MeshError
 from mesh.v1 import admin_pb2
@@ -84,6 +84,36 @@ async def test_ended_requests_are_forgotten():
         await client.until(lambda: client.kinds(1) == ["finished"])
         rig.server.engine.cancel(key)
         assert a.cancelled == []
+
+
+class Adapting(ManualEngine):
+    """Notes the adapters that it is given."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__([replace(INFO, name=name)])
+
+    async def load_adapter(self, base: str, name: str, path: str) -> ModelInfo:
+        info = replace(INFO, name=name, base=base)
+        self._models = [*self._models, info]
+        return info
+
+    async def unload_adapter(self, name: str) -> None:
+        self._models = [model for model in self._models if model.name != name]
+
+
+async def test_adapters_go_to_their_base_and_have_names_of_their_own():
+    a, b = Adapting("a"), Adapting("b")
+    several = SeveralEngines([a, b])
+    assert (await several.load_adapter("b", "x", "path")).base == "b"
+    assert [model.name for model in several.models] == ["a", "b", "x"]
+    with pytest.raises(MeshError, match="'x', which is served already"):
+        await several.load_adapter("a", "x", "path")
+    with pytest.raises(MeshError, match="'base' must be given"):
+        await several.load_adapter("", "y", "path")
+    await several.unload_adapter("x")
+    assert [model.name for model in several.models] == ["a", "b"]
+    with pytest.raises(MeshError, match="'x' is not served here"):
+        await several.unload_adapter("x")
 
 
 async def test_one_that_breaks_down_breaks_all():

@@ -25,7 +25,8 @@ Hub = Literal["huggingface", "modelscope"]
 
 _HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HUB_FILES: Final = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
-_HUB_DUPLICATES: Final = ["consolidated*", "original/*", "onnx/*", "*/*.safetensors", "*/*.bin"]
+# Folders whose names begin with a digit are the modules of sentence-transformers.
+_HUB_DUPLICATES: Final = ["consolidated*", "original/*", "onnx/*", "[!0-9]*/*.safetensors", "*/*.bin"]
 
 
 @dataclass(frozen=True, slots=True)
