@@ -70,6 +70,11 @@ class Chat:
     continue_final_message: bool = False
     chat_template: str | None = None
 
+    @property
+    def has_images(self) -> bool:
+        """Whether it shows pictures."""
+        return any(isinstance(part, Image) for message in self.messages for part in message.parts or ())
+
 
 @dataclass(frozen=True, slots=True)
 class Text:

@@ -66,7 +66,12 @@ class ChatRenderer:
             return False
 
     def render(self, chat: Chat) -> list[int]:
-        """Token ids of `text(chat)`: the template has written all special tokens itself, none is added."""
+        """Token ids of `text(chat)`: the template has written all special tokens itself, none is added.
+
+        Raises unsupported (messages) for images, whose tokens are more than their text.
+        """
+        if chat.has_images:
+            raise unsupported("messages", "'messages' holds an image: the model takes text only")
         return self._tokenizer.encode(self.text(chat), add_special_tokens=False, param="messages")
 
     def stops(self, chat: Chat) -> Stops:
@@ -206,14 +211,11 @@ def _message(message: Message, as_parts: bool) -> dict[str, Any]:
 
 
 def _content(parts: tuple[str | Image, ...], as_parts: bool) -> str | list[dict[str, str]]:
-    texts: list[str] = []
-    for part in parts:
-        if isinstance(part, Image):
-            raise unsupported("messages", "'messages' holds an image: the model takes text only")
-        texts.append(part)
-    if as_parts:
-        return [{"type": "text", "text": text} for text in texts]
-    return "\n".join(texts)
+    """A text; or parts, as all templates that show images want them in messages with images, and some everywhere."""
+    texts = [part for part in parts if isinstance(part, str)]
+    if not as_parts and len(texts) == len(parts):
+        return "\n".join(texts)
+    return [{"type": "text", "text": part} if isinstance(part, str) else {"type": "image"} for part in parts]
 
 
 def _arguments(text: str) -> dict[str, Any]:

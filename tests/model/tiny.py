@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 VOCAB = 320
 EOS = 257
 
-_SIZES: dict[str, Any] = {
+SIZES: dict[str, Any] = {
     "vocab_size": VOCAB,
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -40,7 +40,7 @@ _MAMBA: dict[str, Any] = {"state_size": 8, "conv_kernel": 4, "time_step_rank": 4
 
 _HYBRID: dict[str, Any] = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 8, "mamba_chunk_size": 16}
 
-# Class prefix, and a word if there are several of a class -> what its configuration needs besides _SIZES.
+# Class prefix, and a word if there are several of a class -> what its configuration needs besides SIZES.
 PACKED: dict[str, dict[str, Any]] = {
     "Llama": {},
     "Qwen2": {},
@@ -173,7 +173,7 @@ PER_SEQUENCE: dict[str, dict[str, Any]] = {
 
 def make_model(name: str, **changes: Any) -> PreTrainedModel:
     """A random model of this name in PACKED or PER_SEQUENCE, else of this class prefix, in evaluation mode."""
-    options = {**_SIZES, **(PACKED.get(name) or PER_SEQUENCE.get(name) or {}), **changes}
+    options = {**SIZES, **(PACKED.get(name) or PER_SEQUENCE.get(name) or {}), **changes}
     options = {key: value for key, value in options.items() if value is not None or key == "forced_eos_token_id"}
     config = _class(name, "TextConfig", "Config")(**options)
     torch.manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little"))
@@ -181,10 +181,15 @@ def make_model(name: str, **changes: Any) -> PreTrainedModel:
     model = _class(name, *endings)(config)
     # The attention that models spell out themselves: Gemma 2's soft caps are lost in others of transformers 5.17.
     model.set_attn_implementation("eager")
+    widen(model)
+    return model.eval()
+
+
+def widen(model: PreTrainedModel) -> None:
+    """Draw the weights of a model anew, wide enough that its likely tokens differ clearly."""
     with torch.no_grad():
         for parameter in _matrices(model):
             parameter.normal_(std=1.0 if parameter.shape[0] == VOCAB else 1.5 * parameter.shape[-1] ** -0.5)
-    return model.eval()
 
 
 def _class(name: str, *endings: str) -> Callable[..., Any]:

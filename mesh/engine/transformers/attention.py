@@ -32,13 +32,18 @@ class PackingError(Exception):
 @dataclass(frozen=True, slots=True)
 class Piece:
     """Tokens `first` to `last` (exclusive) of the step: those from `start` on of the row in `slot`, whose pages are
-    `pages`."""
+    `pages`.
+
+    `runs`, where there is one, tells for each token of the row up to the piece's end which run of neighbours that see
+    each other it belongs to, -1 for none.
+    """
 
     first: int
     last: int
     start: int
     slot: int
     pages: IntArray
+    runs: IntArray | None = None
 
 
 @dataclass(frozen=True, slots=True)

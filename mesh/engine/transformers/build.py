@@ -27,11 +27,13 @@ from mesh.engine.transformers.options import EngineOptions
 from mesh.engine.transformers.packed import PackedRunner, is_spread
 from mesh.engine.transformers.paged import PagedKernels
 from mesh.engine.transformers.per_sequence import PerSequenceRunner, bytes_per_token
+from mesh.engine.transformers.pictures import PictureReader
 from mesh.engine.transformers.prepack import prepack
 from mesh.engine.transformers.row_linear import use_row_linear
 from mesh.engine.transformers.runner import Runner
 from mesh.engine.transformers.scheduler import Limits, Scheduler
 from mesh.engine.transformers.selftest import Verdict, check_packed, run_packed_once
+from mesh.engine.transformers.sight import Sight, find_sight
 from mesh.errors import invalid
 from mesh.log import kv
 
@@ -49,7 +51,7 @@ class Served:
     `scored_tokens` is the longest prompt whose log probabilities can be reported; None is any, 0 none.
 
     `lora` is what adapters are checked against, or why there can be none; `adapter` is the one that makes this model of
-    its base.
+    its base. `pictures` is there for models that see.
     """
 
     info: ModelInfo
@@ -63,6 +65,7 @@ class Served:
     embedder: Embedder | None
     lora: Base | str
     adapter: Adapter | None = None
+    pictures: PictureReader | None = None
 
     def encode(self, prompt: Text | Chat, *, add_special_tokens: bool = True) -> list[int]:
         """The token ids of a prompt."""
@@ -80,9 +83,10 @@ def build(options: EngineOptions) -> tuple[Core, Served]:
     packed_layers = prepack(loaded.model, loaded.vocab_size) if options.prepack else 0
     if packed_layers:
         log.info("%d linear layers in oneDNN's layout", packed_layers)
-    choice = _try_packed(options, loaded)
+    sight = find_sight(loaded)
+    choice = _try_packed(options, loaded, sight)
     page_size = choice.page_size
-    blocks, runner = _make_runner(options, loaded, choice)
+    blocks, runner = _make_runner(options, loaded, choice, sight)
     step_tokens = options.step_tokens or max(options.max_rows, _STEP_TOKENS.get(loaded.device.type, 512))
     if options.speculate_tokens and not runner.chunks:
         log.warning("no speculation: the cache of %s cannot take back a wrong guess", loaded.architecture)
@@ -91,7 +95,8 @@ def build(options: EngineOptions) -> tuple[Core, Served]:
     sampler = Sampler(loaded.vocab_size, loaded.device, loaded.eos_token_ids)
     grammars = _grammars(loaded)
     embedder = make_embedder(options, loaded, attention, step_tokens)
-    info = _describe(loaded, runner, blocks, constraints=grammars is not None, embeds=embedder is not None)
+    there = {"constraint": grammars, "embed": embedder, "vision": sight}
+    info = _describe(loaded, runner, blocks, {name for name, part in there.items() if part is not None})
     log.info(
         "model ready",
         extra=kv(model=info.name, execution=info.execution, kv_tokens=blocks.total * page_size, rows=options.max_rows),
@@ -107,6 +112,7 @@ def build(options: EngineOptions) -> tuple[Core, Served]:
         grammars,
         embedder,
         _prepare_lora(options, loaded, runner, page_size),
+        pictures=sight.reader if sight else None,
     )
     return Core(runner, sampler, scheduler), served
 
@@ -149,13 +155,15 @@ class _Choice:
     kernels: PagedKernels | None = None
 
 
-def _try_packed(options: EngineOptions, loaded: LoadedModel) -> _Choice:
+def _try_packed(options: EngineOptions, loaded: LoadedModel, sight: Sight | None) -> _Choice:
     choice = _Choice(Verdict("switched off"), options.page_size or _PAGE_SIZE)
     if not options.packed:
         return choice
     for kernels in find_kernels(options.attention, loaded.device, spread=is_spread(loaded.model)):
         page_size = options.page_size or (kernels.page_size if kernels else _PAGE_SIZE)
         verdict = check_packed(loaded.model, loaded.vocab_size, loaded.context_length, page_size, kernels)
+        if verdict.reason is None and sight is not None:
+            verdict.reason = sight.check_packed(page_size, kernels)
         choice = _Choice(verdict, page_size, kernels)
         if verdict.reason is None:
             log.info("attention", extra=kv(kernels=kernels.name if kernels else "sdpa", page_size=page_size))
@@ -173,7 +181,9 @@ def _tell_refusal(wanted: str, kernels: PagedKernels, loaded: LoadedModel, reaso
     log.info("%s cannot run with the %s kernels: %s", loaded.architecture, kernels.name, reason)
 
 
-def _make_runner(options: EngineOptions, loaded: LoadedModel, choice: _Choice) -> tuple[BlockManager, Runner]:
+def _make_runner(
+    options: EngineOptions, loaded: LoadedModel, choice: _Choice, sight: Sight | None
+) -> tuple[BlockManager, Runner]:
     verdict, page_size = choice.verdict, choice.page_size
     packed = verdict.reason is None
     if packed:
@@ -192,11 +202,12 @@ def _make_runner(options: EngineOptions, loaded: LoadedModel, choice: _Choice) -
     if sentence := short_cache(blocks.total * page_size, loaded.context_length, token_bytes):
         log.warning("%s", sentence)
     if not packed:
-        return blocks, _per_sequence(loaded)
+        return blocks, _per_sequence(loaded, sight)
     cache = KvCache(pages, page_size, loaded.dtype, loaded.device)
     cache.reserve(verdict.shapes)
     most_pages = min(blocks.total, blocks.pages_for(loaded.context_length))
-    runner = PackedRunner(loaded.model, cache, options.max_rows, most_pages, choice.kernels)
+    tower = sight.tower if sight else None
+    runner = PackedRunner(loaded.model, cache, options.max_rows, most_pages, choice.kernels, tower)
     if loaded.device.type == "cuda":
         _speed_up(options, loaded, runner)
     return blocks, runner
@@ -227,8 +238,8 @@ def _try_compiled(loaded: LoadedModel, runner: PackedRunner) -> None:
     log.info("compiled", extra=kv(layers=len(layers), seconds=round(time.monotonic() - began, 1)))
 
 
-def _per_sequence(loaded: LoadedModel) -> PerSequenceRunner:
-    runner = PerSequenceRunner(loaded.model)
+def _per_sequence(loaded: LoadedModel, sight: Sight | None) -> PerSequenceRunner:
+    runner = PerSequenceRunner(loaded.model, sight.tower if sight else None)
     reason = runner.check_cache(loaded.vocab_size)
     if reason is not None:
         log.warning("%s computes everything anew for each token: %s", loaded.architecture, reason)
@@ -273,14 +284,9 @@ def _prepare_lora(options: EngineOptions, loaded: LoadedModel, runner: Runner, p
     )
 
 
-def _describe(
-    loaded: LoadedModel, runner: Runner, blocks: BlockManager, *, constraints: bool, embeds: bool
-) -> ModelInfo:
-    capabilities = {"completion", "resume", "logprobs"} | chat_capabilities(loaded.chat)
-    if constraints:
-        capabilities.add("constraint")
-    if embeds:
-        capabilities.add("embed")
+def _describe(loaded: LoadedModel, runner: Runner, blocks: BlockManager, more: set[str]) -> ModelInfo:
+    """`more`: what it can do beside what every model and its chat template can."""
+    capabilities = {"completion", "resume", "logprobs"} | chat_capabilities(loaded.chat) | more
     return ModelInfo(
         name=loaded.name,
         fingerprint=loaded.fingerprint,

@@ -17,6 +17,7 @@ from mesh.engine.base import (
     Load,
     Message,
     ModelInfo,
+    Prompt,
     Request,
     StepListener,
     Text,
@@ -33,6 +34,7 @@ from mesh.engine.transformers.embed_queue import EmbedQueue
 from mesh.engine.transformers.embedder import Embedder
 from mesh.engine.transformers.lora_config import AdapterSource
 from mesh.engine.transformers.options import EngineOptions
+from mesh.engine.transformers.pictures import Pictures
 from mesh.engine.transformers.reporter import Reporter
 from mesh.engine.transformers.sequence import Row, Work
 from mesh.engine.transformers.thread import Command, EngineThread
@@ -47,6 +49,8 @@ _LONG_TEXT = 4096
 _MESSAGE_COST = 64
 # Log probabilities that are reported of one prompt: more would hold up the event loop, and make a message of megabytes.
 _MOST_SCORES = 1 << 16
+# Requests whose pictures are decoded at a time: each may take several hundred megabytes meanwhile.
+_DECODERS = 2
 # A step that hangs must not keep the process from ending.
 _STOP_SECONDS = 10.0
 
@@ -65,6 +69,7 @@ class TransformersEngine(Engine):
         self._reporter = Reporter(self._call)
         self._submitting: dict[int, int] = {}  # rows of requests that are accepted, but not yet handed to the thread
         self._broken = asyncio.Event()
+        self._decoding = asyncio.Semaphore(_DECODERS)
         self._order = 0
         # Rows handed to the thread, with the number of the command that did it, until the thread has taken that.
         self._sent = 0
@@ -141,7 +146,6 @@ class TransformersEngine(Engine):
         """See Engine."""
         served = self._serving(request.model, request.adapter)
         arrived = time.monotonic()
-        _refuse_unsupported(request)
         if "completion" not in served.info.capabilities:
             raise unsupported("model", f"model '{served.info.name}' embeds texts and does not generate any")
         self._refuse_overload(generated(request).sampling.n)
@@ -154,9 +158,9 @@ class TransformersEngine(Engine):
         every = generated(request)
         self._submitting[request.key] = every.sampling.n
         try:
-            prompt = await self._encode(served, request)
+            prompt, pictures = await self._encode(served, request.prompt)
             _check_prompt_logprobs(served, request, len(prompt))
-            digests = await self._digests(served, every, prompt)
+            digests = await self._digests(served, every, pictures.keys if pictures else prompt)
             matchers = await self._matchers(served, every)
             if request.key not in self._submitting:
                 return  # cancelled meanwhile
@@ -167,6 +171,7 @@ class TransformersEngine(Engine):
         work = self._work(every, prompt, tracker, matchers)
         work.adapter = served.adapter
         work.root, work.prompt_digests = digests
+        work.pictures = pictures
         self._reporter.add(tracker, refund=every.credit is not None)
         self._in_transit.append((self._sent + 1, len(work.rows)))
         self._call(lambda core: core.add(work))
@@ -197,17 +202,25 @@ class TransformersEngine(Engine):
                 retry_after=self._core.queue_seconds if self._core else None,
             )
 
-    async def _encode(self, served: Served, request: Request) -> list[int]:
-        prompt = request.prompt
+    async def _encode(self, served: Served, prompt: Prompt) -> tuple[list[int], Pictures | None]:
+        pictures = None
         if isinstance(prompt, Tokens):
             ids = list(prompt.ids)
+        elif isinstance(prompt, Chat) and prompt.has_images:
+            ids, pictures = await self._see(served, prompt)
         else:
             encode = partial(served.encode, prompt)
             ids = await asyncio.to_thread(encode) if _text_length(prompt) > _LONG_TEXT else encode()
         if not ids:
             raise invalid("prompt", "'prompt' must have at least 1 token, not 0")
         _check_ids("prompt", ids, served.token_limit)
-        return ids
+        return ids, pictures
+
+    async def _see(self, served: Served, prompt: Chat) -> tuple[list[int], Pictures]:
+        if served.pictures is None:
+            raise unsupported("messages", f"'messages' holds an image, which '{served.info.name}' cannot see")
+        async with self._decoding:
+            return await asyncio.to_thread(served.pictures.encode, prompt)
 
     async def _digests(self, served: Served, request: Request, prompt: list[int]) -> tuple[bytes | None, list[bytes]]:
         """The root and the pages' digests of the prompt, for the prefix cache."""
@@ -338,6 +351,8 @@ class TransformersEngine(Engine):
     async def tokenize(self, model: str, prompt: Text | Chat, *, add_special_tokens: bool = True) -> list[int]:
         """See Engine."""
         served = self._serving(model)
+        if isinstance(prompt, Chat):
+            return (await self._encode(served, prompt))[0]
         encode = partial(served.encode, prompt, add_special_tokens=add_special_tokens)
         return await asyncio.to_thread(encode) if _text_length(prompt) > _LONG_TEXT else encode()
 
@@ -367,14 +382,6 @@ def _message_length(message: Message) -> int:
     texts += [part for part in message.parts or () if isinstance(part, str)]
     texts += [text for call in message.tool_calls for text in (call.id, call.name, call.arguments)]
     return sum(map(len, texts))
-
-
-def _refuse_unsupported(request: Request) -> None:
-    """What this engine understands but does not do yet is refused by name."""
-    if isinstance(request.prompt, Chat):
-        for message in request.prompt.messages:
-            if any(not isinstance(part, str) for part in message.parts or ()):
-                raise unsupported("messages", "'messages' holds an image, which this model cannot see")
 
 
 def _check_prompt_logprobs(served: Served, request: Request, tokens: int) -> None:

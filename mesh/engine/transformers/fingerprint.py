@@ -31,10 +31,12 @@ _TOKENIZER_FILES: Final = (
     "sentencepiece.bpe.model",
     "tekken.json",
 )
+_PROCESSOR_FILES: Final = ("processor_config.json", "preprocessor_config.json")
 
 
 def fingerprint(checkpoint: Checkpoint, config: dict[str, Any], chat_template: object, number_format: str) -> str:
-    """32 hex digits over configuration (with its quantization), tokenizer files, chat template, number format, weights.
+    """32 hex digits over configuration (with its quantization), files of tokenizer and processor, chat template, number
+    format, weights.
 
     `number_format` is the type of the weights as they are computed with, and how they were quantized when loaded; the
     device is no part of it. Weight files over 64 MiB count by name, size, header and 256 pieces of 64 KiB; smaller
@@ -61,7 +63,7 @@ def _parts(
     yield json.dumps(chat_template, sort_keys=True, default=str).encode()
     yield number_format.encode()
     # A GGUF file brings its own tokenizer: files beside it are not read.
-    for name in () if checkpoint.kind == "gguf" else (*_TOKENIZER_FILES, "generation_config.json"):
+    for name in () if checkpoint.kind == "gguf" else (*_TOKENIZER_FILES, *_PROCESSOR_FILES, "generation_config.json"):
         file = checkpoint.folder / name
         if file.is_file():
             yield name.encode()

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 
 import torch
 import transformers
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.models.auto import modeling_auto
 
 from mesh.engine.chat import NO_STOPS, ChatRenderer
@@ -23,6 +23,7 @@ from mesh.engine.transformers.checkpoint import Checkpoint, find_checkpoint
 from mesh.engine.transformers.device import default_threads, find_device
 from mesh.engine.transformers.fingerprint import fingerprint
 from mesh.engine.transformers.placement import Placement, check_placed
+from mesh.engine.transformers.processor import find_processor, sees
 from mesh.engine.transformers.quantization import (
     Quantization,
     check_checkpoint,
@@ -98,6 +99,7 @@ class LoadedModel:
     has_chat_template: bool
     folder: Path
     generates: bool
+    processor: ProcessorMixin | None = None  # of models that see pictures
 
 
 def load(options: LoadOptions, progress: Report) -> LoadedModel:
@@ -125,6 +127,7 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
         progress(f"{int8.quantize(model, vocab_size)} linear layers in 8 bits")
     eos_token_ids = _eos_token_ids(model, hf_tokenizer)
     tokenizer = Tokenizer(hf_tokenizer, eos_token_ids)
+    processor = None if gguf else find_processor(folder, config, hf_tokenizer)
     chat = _chat(options, tokenizer, names, config.model_type, progress)
     progress("computing the fingerprint")
     numbers = number_format(model, options.quantization, config, device)
@@ -145,6 +148,7 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
         has_chat_template=chat.has_template,
         folder=folder,
         generates=not _is_headless(config),
+        processor=processor,
     )
 
 
@@ -290,6 +294,8 @@ def _auto_class(config: PretrainedConfig, folder: Path) -> Any:
         raise invalid("path", f"'{folder}' holds a model of type '{kind}', which needs inputs beyond its tokens")
     if _is_encoder(config):
         raise invalid("path", f"'{folder}' holds an encoder (type '{kind}'), which does not generate text")
+    if sees(config):
+        return transformers.AutoModelForImageTextToText
     if kind in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or "AutoModelForCausalLM" in remote:
         return transformers.AutoModelForCausalLM
     if seq_to_seq or "AutoModelForSeq2SeqLM" in remote:

@@ -19,9 +19,12 @@ from mesh.engine.transformers.kv_cache import KvCache
 from mesh.engine.transformers.lora import Share
 from mesh.engine.transformers.lora_batch import shares_of
 from mesh.engine.transformers.paged import PagedKernels, PagedRows, PagedStep, split
+from mesh.engine.transformers.picture_batch import joined, runs_of, shifts, shown_in
+from mesh.engine.transformers.pictures import positions
 from mesh.engine.transformers.runner import Runner
 from mesh.engine.transformers.sdpa import SdpaStep
 from mesh.engine.transformers.sequence import Batch, Row
+from mesh.engine.transformers.tower import Tower
 
 _computed = attrgetter("computed")
 # Tokens of the prompt that the runner warms up with: a number like any other.
@@ -30,8 +33,8 @@ _WARM_UP = 200
 
 @dataclass(frozen=True, slots=True)
 class _Facts:
-    """A step on the host: `tokens`, `positions` and `slots` of all its tokens, `keep` the places whose logits are
-    wanted, `lines` and `lengths` of the decoding rows, and the pieces."""
+    """A step on the host: `tokens`, `positions` ([tokens] or [3, tokens]) and `slots` of all its tokens, `keep` the
+    places whose logits are wanted, `lines` and `lengths` of the decoding rows, and the pieces."""
 
     tokens: list[int]
     positions: IntArray
@@ -52,6 +55,7 @@ class PackedRunner(Runner):
     """Runs a model whose attention is set to `attention.NAME`.
 
     `max_rows` and `max_pages` bound the slots and the pages of one row. Without `kernels` attention is torch's own.
+    `tower` is given for models that see pictures.
     """
 
     execution = "packed"
@@ -65,9 +69,11 @@ class PackedRunner(Runner):
         max_rows: int,
         max_pages: int,
         kernels: PagedKernels | None = None,
+        tower: Tower | None = None,
     ) -> None:
         self.cache = cache
         self._model = model
+        self._tower = tower
         self.kernels = kernels
         # Once: both properties walk through the parameters.
         self._device, self._dtype = model.device, model.dtype
@@ -115,13 +121,14 @@ class PackedRunner(Runner):
             self._table.on_device()
             inputs = np.stack([np.array(facts.tokens), facts.positions, facts.slots, facts.lines, facts.lengths])
             return self._graphs.replay(inputs)
-        tokens, positions, step, keep = self._prepare(facts)
-        return self._run(tokens, positions, step, keep, shares_of(batch, self._device))[: batch.kept]
+        tokens, places, step, keep = self._prepare(facts)
+        with shown_in(batch, self._tower):
+            return self._run(tokens, places, step, keep, shares_of(batch, self._device))[: batch.kept]
 
     def _run(
         self,
         tokens: torch.Tensor,
-        positions: torch.Tensor,
+        places: torch.Tensor,
         step: PackedStep,
         keep: torch.Tensor | None,
         shares: Sequence[Share] = (),
@@ -132,7 +139,7 @@ class PackedRunner(Runner):
             # 0 keeps all, without a copy.
             arguments["logits_to_keep"] = 0 if keep is None else keep
         with running(step), self.adapted(shares):
-            output = self._model(input_ids=tokens, position_ids=positions, use_cache=False, **arguments)
+            output = self._model(input_ids=tokens, position_ids=places, use_cache=False, **arguments)
         self.last_step = step
         logits: torch.Tensor = output.logits[0]
         return logits[keep] if keep is not None and not self._slices_logits else logits
@@ -160,7 +167,7 @@ class PackedRunner(Runner):
         computed = np.array([row.computed for row in decode], dtype=np.int64)
         lines = np.array([row.slot for row in decode], dtype=np.int64)
         tokens = [row.tokens[-1] for row in decode]
-        positions = [computed]
+        placed = [computed if self._tower is None else computed + shifts(decode)]
         slots = [table[lines, computed // size] * size + computed % size]
         keep = list(range(len(decode)))
         pieces: list[Piece] = []
@@ -169,30 +176,34 @@ class PackedRunner(Runner):
             tokens += row.tokens[start : start + chunk.count]
             tokens += chunk.draft
             places = np.arange(start, start + chunk.count)
-            positions.append(places)
+            placed.append(positions(row.work.pictures, start, start + chunk.count))
             slots.append(table[row.slot, places // size] * size + places % size)
             pages = table[row.slot, : -(-(start + chunk.count) // size)]
-            pieces.append(Piece(first, len(tokens), start, row.slot, pages))
+            runs = runs_of(row, start, start + chunk.count)
+            pieces.append(Piece(first, len(tokens), start, row.slot, pages, runs))
             keep += range(len(tokens) - chunk.kept, len(tokens))
-        return _Facts(tokens, np.concatenate(positions), np.concatenate(slots), keep, lines, computed + 1, pieces)
+        return _Facts(tokens, joined(placed), np.concatenate(slots), keep, lines, computed + 1, pieces)
 
     def _prepare(self, facts: _Facts) -> tuple[torch.Tensor, torch.Tensor, PackedStep, torch.Tensor | None]:
-        """Token ids and positions [1, tokens], the attention's step, and the indices that are sampled (None: all)."""
-        tokens, positions, keep = facts.tokens, facts.positions, facts.keep
+        """Token ids [1, tokens], positions [1, tokens] or [3, 1, tokens], the attention's step, and the indices that
+        are sampled (None: all)."""
+        tokens, placed, keep = facts.tokens, facts.positions, facts.keep
         keep_all = len(keep) == len(tokens)
         if len(keep) < 2:
             keep = keep * 2 or [0, 0]
         if len(tokens) < 2 and self._pairs:
-            tokens, positions = tokens * 2, np.repeat(positions, 2)
-        parts = [np.array(tokens), positions, facts.slots, np.array(keep), facts.lines, facts.lengths]
+            tokens, placed = tokens * 2, np.repeat(placed, 2, axis=-1)
+        parts = [np.array(tokens), placed.reshape(-1), facts.slots, np.array(keep), facts.lines, facts.lengths]
         # One transfer for all.
         whole = torch.from_numpy(np.concatenate(parts)).to(self._device, non_blocking=True)
         ids, places, slots, kept, lines, lengths = split(whole, [len(part) for part in parts])
         step = self._step(facts, slots, lines, lengths)
-        return ids[None], places[None], step, None if keep_all else kept
+        places = places[None] if placed.ndim == 1 else places.view(3, 1, -1)
+        return ids[None], places, step, None if keep_all else kept
 
     def _step(self, facts: _Facts, slots: torch.Tensor, lines: torch.Tensor, lengths: torch.Tensor) -> PackedStep:
-        if self.kernels is not None:
+        # The kernels know no other mask than the causal one.
+        if self.kernels is not None and all(piece.runs is None for piece in facts.pieces):
             rows = PagedRows(self._table.on_device(), lines, lengths, facts.pieces, self._most_keys)
             return PagedStep(self.cache, slots, rows, self.kernels)
         width = -(-int(facts.lengths[0]) // self.cache.page_size) if len(facts.lengths) else 0

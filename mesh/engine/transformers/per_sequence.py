@@ -17,9 +17,11 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from mesh.engine.base import Sampling
 from mesh.engine.transformers.lora import Share
+from mesh.engine.transformers.pictures import positions
 from mesh.engine.transformers.runner import Runner
 from mesh.engine.transformers.selftest import relative_difference, tolerance
 from mesh.engine.transformers.sequence import Batch, Row, Work
+from mesh.engine.transformers.tower import TYPE_IDS, Tower
 
 # What transformers' models call the state that they hand out with `use_cache` and take in again.
 _CACHE_NAMES = ("past_key_values", "cache_params", "state")
@@ -57,8 +59,11 @@ class PerSequenceRunner(Runner):
     shares_prefix = False
     chunks = False
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, tower: Tower | None = None) -> None:
+        """`tower` is given for models that see pictures."""
         self._model = model
+        self._tower = tower
+        self._places_differ = hasattr(model.base_model, "get_rope_index")
         self._device = model.device
         parameters = inspect.signature(model.forward).parameters
         self._cache_name = next((name for name in _CACHE_NAMES if name in parameters), None)
@@ -149,7 +154,7 @@ class PerSequenceRunner(Runner):
         # A model without a cache gets everything each time.
         done = row.computed if self._cache_name else 0
         if self._decoder_start is None:
-            return self._call(state, "input_ids", row.tokens, done, {}, kept)
+            return self._decoder_row(state, row, done, kept)
         prompt = len(row.work.prompt)
         mask = torch.ones((1, prompt), dtype=torch.long, device=self._device)
         if state.encoded is None:
@@ -163,6 +168,31 @@ class PerSequenceRunner(Runner):
             logits = torch.full_like(logits, -torch.inf)
             logits[:, self._forced_first] = 0
         return logits
+
+    def _decoder_row(self, state: _State, row: Row, done: int, kept: int) -> torch.Tensor:
+        prompt, end = len(row.work.prompt), len(row.tokens)
+        if row.work.pictures is None or done or end == prompt or not self._cache_name:
+            return self._call(state, "input_ids", row.tokens, done, self._sight(row, done, end), kept)
+        # The prompt by itself: a generated token that happens to be a picture's would want a picture.
+        of_rest = min(kept, end - prompt)
+        of_prompt = max(1, kept - of_rest)
+        first = self._call(state, "input_ids", row.tokens[:prompt], 0, self._sight(row, 0, prompt), of_prompt)
+        rest = self._call(state, "input_ids", row.tokens, prompt, self._sight(row, prompt, end), of_rest)
+        return torch.cat([first, rest])[-kept:]
+
+    def _sight(self, row: Row, done: int, until: int) -> dict[str, Any]:
+        """What a model that sees pictures takes beside the tokens `done` to `until`."""
+        pictures = row.work.pictures
+        inputs: dict[str, Any] = {}
+        if self._places_differ:
+            # For rows without pictures too: the model would go on from the picture it saw last.
+            places = torch.from_numpy(positions(pictures, done, until)).to(self._device)
+            inputs["position_ids"] = places[None] if places.ndim == 1 else places[:, None]
+        if pictures is not None and self._tower is not None and not done:
+            inputs |= self._tower.inputs(pictures)
+            for name in inputs.keys() & set(TYPE_IDS):
+                inputs[name] = torch.nn.functional.pad(inputs[name], (0, until - len(row.work.prompt)))
+        return inputs
 
     def _call(
         self, state: _State, name: str, tokens: Sequence[int], done: int, inputs: dict[str, Any], kept: int = 1

@@ -129,7 +129,7 @@ class Scheduler:
             row.update_digests(size, len(work.prompt))
             parent = row.digests[page - 1] if page else work.root
             assert parent is not None, "rows without a root have no leader"
-            work.tail = page_digest(parent, work.prompt[page * size :])
+            work.tail = page_digest(parent, work.keys[page * size :])
             self.blocks.register(row.pages[page], work.tail)
         self.release_held(work)
 
@@ -266,13 +266,14 @@ class Scheduler:
             budget = min(budget, _MOST_SCORED - sum(chunk.kept for chunk in batch.prefill))
             if budget <= 0:
                 return 0
-        count = min(remaining, budget)
+        count = row.piece(min(remaining, budget), at_least_one=not batch.prefill)
         if count == remaining and not row.work.take_credit():
-            count -= 1
+            count = row.piece(count - 1, at_least_one=False)
             if not count or not self.limits.chunked_prefill:
                 self._paused.append(row)
                 return 0
-        batch.prefill.append(Chunk(row, count, _kept(row, count)))
+        if count:
+            batch.prefill.append(Chunk(row, count, _kept(row, count)))
         return count
 
     def _admit(self, batch: Batch, budget: int) -> None:

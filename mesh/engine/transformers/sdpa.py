@@ -134,6 +134,9 @@ class SdpaStep(PackedStep):
             hidden = positions > queries
             if window is not None:
                 hidden |= positions <= queries - window
+            if piece.runs is not None:
+                runs = torch.from_numpy(piece.runs)
+                hidden &= (runs[None, :] < 0) | (runs[None, :] != runs[piece.start :, None])
             mask = self._masks[index, window] = self._additive(hidden)
         return mask
 
@@ -174,7 +177,7 @@ def _prefill(
     if piece.start:
         keys, values = step.cache.read(cached, step.piece_pages(index), 1)
         k, v = keys[0, :until], values[0, :until]
-    elif window is None and variant.plain:
+    elif window is None and variant.plain and piece.runs is None:
         q, k, v = (x.transpose(0, 1)[None] for x in (q, k, v))
         out = scaled_dot_product_attention(q, k, v, is_causal=True, scale=variant.scaling, enable_gqa=True)
         return out[0].transpose(0, 1)

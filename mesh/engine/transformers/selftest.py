@@ -66,7 +66,7 @@ def check_packed(
     reason = _refuse_by_config(model.config, config, context_length)
     if reason is not None:
         return Verdict(reason)
-    before: str | None = model.config._attn_implementation  # pyright: ignore[reportPrivateUsage]
+    before: str | None = config._attn_implementation  # pyright: ignore[reportPrivateUsage]
     with _quiet():
         try:
             return _Trial(model, config, vocab_size, context_length, page_size, kernels).run()
@@ -74,8 +74,16 @@ def check_packed(
             reason = str(error)
         except Exception as error:  # whatever an unknown model's code may raise
             reason = f"{type(error).__name__}: {error}"
-        model.set_attn_implementation(cast("Any", before))
+        attend_by(model, before)
     return Verdict(reason)
+
+
+def attend_by(model: PreTrainedModel, name: str | None) -> None:
+    """Set the attention of a model's decoder; what else it has, such as a vision tower, keeps its own."""
+    top: Any = model.config
+    text = top.get_text_config(decoder=True)
+    own: str | None = next((key for key in top.sub_configs if getattr(top, key, None) is text), None)
+    model.set_attn_implementation(cast("Any", name if own is None else {own: name}))
 
 
 def run_packed_once(model: PreTrainedModel, vocab_size: int, page_size: int) -> int:
@@ -163,9 +171,9 @@ class _Trial:
     def run(self) -> Verdict:
         """Compare, and check that every layer's attention was ours."""
         # The attention that models spell out themselves: others may leave out what they have no kernel for.
-        self._model.set_attn_implementation("eager")
+        attend_by(self._model, "eager")
         expected = [self._plain(ids) for ids in self._ids]
-        self._model.set_attn_implementation(NAME)
+        attend_by(self._model, NAME)
         pages_each = [-(-len(ids) // self._page_size) for ids in self._ids]
         cache = KvCache(1 + sum(pages_each), self._page_size, self._model.dtype, self._model.device)
         runner = PackedRunner(self._model, cache, len(self._ids), max(pages_each), self._kernels)

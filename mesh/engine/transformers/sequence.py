@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mesh.engine.sampler import RowState
     from mesh.engine.transformers.drafts import Drafter
     from mesh.engine.transformers.lora import Adapter
+    from mesh.engine.transformers.pictures import Pictures
+    from mesh.engine.transformers.tower import Features
 
 
 class RowPhase(Enum):
@@ -38,11 +40,11 @@ class Work:
     """One request. `order` is its place in the order of arrival; times are of time.monotonic().
 
     `credit` is the number of tokens that may still be sampled over all rows; None is no limit. `root` is the root of
-    its pages' digests; None switches the prefix cache off. `tail` is the digest of the prompt's last page,
-    once the first row has computed it for the others to copy. `scores` are the log probabilities of the prompt's second
-    token, its third, and so on, as far as the first row has computed them; None if nobody asked. The times and the
-    scores are written by the engine's thread before the report that shows their effect, and read by the event loop's
-    thread after it.
+    its pages' digests; None switches the prefix cache off. `tail` is the digest of the prompt's last page, once the
+    first row has computed it for the others to copy. `scores` are the log probabilities of the prompt's second token,
+    its third, and so on, as far as the first row has computed them; None if nobody asked. `features` is what the model
+    saw in the `pictures`, while that is at hand; it can be computed again. The times and the scores are written by the
+    engine's thread before the report that shows their effect, and read by the event loop's thread after it.
     """
 
     key: int
@@ -61,6 +63,8 @@ class Work:
     logprobs: int | None = None
     prompt_logprobs: int = 0
     scores: list[RawLogprob] | None = None
+    pictures: Pictures | None = None
+    features: Features | None = None
     prompt_digests: list[bytes] = field(default_factory=list[bytes])
     cached_tokens: int = 0
     first_step: float | None = None
@@ -70,6 +74,11 @@ class Work:
     def unscored(self) -> int:
         """Tokens of the prompt whose log probabilities are asked for and not known yet."""
         return 0 if self.scores is None else len(self.prompt) - 1 - len(self.scores)
+
+    @property
+    def keys(self) -> list[int]:
+        """What stands for the prompt's tokens in digests: equal pictures are equal, and not all pictures."""
+        return self.prompt if self.pictures is None else self.pictures.keys
 
     @property
     def has_credit(self) -> bool:
@@ -139,7 +148,14 @@ class Row:
             return
         if not self.digests:
             self.digests = self.work.prompt_digests[:]
-        extend_digests(self.digests, root, self.tokens, page_size, upto)
+        work = self.work
+        keys = self.tokens if work.pictures is None else work.keys + self.tokens[len(work.prompt) :]
+        extend_digests(self.digests, root, keys, page_size, upto)
+
+    def piece(self, count: int, *, at_least_one: bool) -> int:
+        """How many of the next `count` tokens may be computed in one step; see `Pictures.piece`."""
+        pictures = self.work.pictures
+        return count if pictures is None else pictures.piece(self.computed, count, at_least_one=at_least_one)
 
     def ends_with(self, token: int, length: int) -> bool:
         """Whether the row is over with `token` as the last of `length` tokens."""
