@@ -256,6 +256,51 @@ def breaking_in_pairs() -> Generator[None]:
         handle.remove()
 
 
+@contextmanager
+def out_of_memory_above(tokens: int, error: Exception) -> Generator[None]:
+    """Every forward raises that computes more tokens than this."""
+
+    def check(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        if isinstance(module, torch.nn.Embedding) and inputs[0].numel() > tokens:
+            raise error
+
+    handle = register_module_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:121] . DefaultCPUAllocator: not enough memory: you tried to allocate 1"
+    ),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("packed", [True, False])
+async def test_out_of_memory_sheds_the_newest(llama: Saved, error: Exception, packed: bool) -> None:
+    path, model = llama
+    async with Driver(path, packed=packed, speculate_tokens=2) as driver:
+        older = [await driver.submit(prompt_of(20 + index, index), tokens=60, credit=60) for index in range(3)]
+        for key in older:
+            await driver.until_tokens(key, 3)
+        with out_of_memory_above(45, error):
+            newer = [await driver.submit(prompt_of(70, 7), sampling={"n": 2}), await driver.submit(prompt_of(5, 8))]
+            failed = (await driver.answer(newer[0])).failed
+            assert failed is not None
+            assert failed.error.kind is ErrorKind.OVERLOADED
+            assert failed.error.retry_after is not None
+            for index, key in enumerate(older):
+                assert (await driver.answer(key)).ids == generate(model, prompt_of(20 + index, index), 60)
+            await driver.answer(newer[1])  # served, or refused as well if it was in the same step
+        assert (await driver.ask(prompt_of(70, 7))).ids == generate(model, prompt_of(70, 7), 16)
+        await driver.until_idle()
+
+
 async def test_an_engine_whose_steps_all_break_gives_up(llama: Saved, caplog: pytest.LogCaptureFixture) -> None:
     async with Driver(llama[0], max_rows=1) as driver:
         with breaking_on(POISON):

@@ -365,8 +365,12 @@ class Core:
     def _break(self, batch: Batch, error: Exception) -> None:
         """A step broke: who breaks alone fails, everybody else is computed again on an empty cache.
 
-        A step whose rows all work alone (it was too large, say) spares each of its requests once.
+        A step whose rows all work alone (it was too large, say) spares each of its requests once. One that ran out of
+        memory takes the newest request with it.
         """
+        if isinstance(error, _ForwardError) and _is_out_of_memory(error.cause):
+            self._shed(batch, error.cause)
+            return
         self.broken_steps += 1
         what = f"a step of {len(batch.rows)} rows and {batch.tokens} tokens broke"
         rows, works = batch.rows, {row.work.key: row.work for row in batch.rows}
@@ -374,10 +378,7 @@ class Core:
         retry = isinstance(error, _ForwardError) and len(works) > 1
         cause = error.cause if isinstance(error, _ForwardError) else error
         if retry:
-            for row in batch.sampled:
-                row.work.give_credit_back()
-            for chunk in batch.prefill:
-                chunk.row.work.give_credit_back(len(chunk.draft))
+            _give_credit_back(batch)
         self.scheduler.restart()
         self._runner.reset()
         failures = self._try_alone(rows) if retry else dict.fromkeys(works, cause)
@@ -388,6 +389,22 @@ class Core:
         log.error("%s: %d of %d requests fail", what, len(failures), len(works), exc_info=cause)
         for key, failure in failures.items():
             self._fail(key, _failure(failure, "a request broke a step"))
+
+    def _shed(self, batch: Batch, error: Exception) -> None:
+        """There was not enough memory for a step: the request that came last goes, the others are computed again."""
+        works = {row.work.key: row.work for row in batch.rows}
+        newest = max(works.values(), key=lambda work: (work.priority, work.order))
+        if len(works) == 1:
+            self.broken_steps += 1  # it is not for the others' sake
+        log.error(
+            "out of memory in a step of %d rows and %d tokens: request %d is refused",
+            *(len(batch.rows), batch.tokens, newest.key),
+            exc_info=error,
+        )
+        _give_credit_back(batch)
+        self.scheduler.recompute(batch.rows)
+        text = "the worker ran out of memory while it computed this request beside others"
+        self._fail(newest.key, MeshError(ErrorKind.OVERLOADED, text, retry_after=self.queue_seconds))
 
     def _try_alone(self, rows: Sequence[Row]) -> dict[int, Exception]:
         """Compute each of these rows by itself, while no other holds a page; the errors of those that break."""
@@ -417,6 +434,21 @@ class Core:
             self._runner.release(trial)
             blocks.distrust(pages, forget=False)
             blocks.release(pages)
+
+
+def _give_credit_back(batch: Batch) -> None:
+    """Of a step that has sampled nothing."""
+    for row in batch.sampled:
+        row.work.give_credit_back()
+    for chunk in batch.prefill:
+        chunk.row.work.give_credit_back(len(chunk.draft))
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # torch has a type for it on accelerators, and a sentence on CPUs.
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "not enough memory" in str(error)
+    )
 
 
 class _ForwardError(Exception):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mesh.engine.base import Load
@@ -148,6 +148,12 @@ class Scheduler:
         for row in work.rows:
             if row.phase is RowPhase.PARKED:
                 self._push(row)
+
+    def recompute(self, rows: Sequence[Row]) -> None:
+        """Let these rows give up their places and be computed again."""
+        for row in rows:
+            if row.phase is RowPhase.RUNNING:
+                self._evict(row)
 
     def restart(self) -> None:
         """Take all pages back, forget all their content, and let every row be computed again."""
