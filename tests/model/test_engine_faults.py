@@ -71,7 +71,7 @@ async def test_random_cancels_leave_nothing(llama: Saved) -> None:
 BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("invalid_request", "regex", {"constraint": Constraint("regex", "(")}),
     ("invalid_request", "resume", {"constraint": Constraint("regex", "a"), "resume": {0: [5]}}),
-    ("unsupported", "adapter", {"adapter": "a"}),
+    ("model_not_found", "model", {"adapter": "a"}),
     ("invalid_request", "resume", {"sampling": {"best_of": 3}, "resume": {1: [3]}}),
     ("invalid_request", "logit_bias", {"sampling": {"logit_bias": {VOCAB: 1.0}}}),
     ("invalid_request", "stop_token_ids", {"sampling": {"stop_token_ids": (VOCAB + 5,)}}),
