@@ -187,7 +187,8 @@ class Session:
         return "frozen" if self.silent or self.stalled else "ready"
 
     def __len__(self) -> int:
-        return len(self._streams)
+        """Streams and inputs that are under way."""
+        return len(self._streams) + self.embedding
 
     # What generations do
 

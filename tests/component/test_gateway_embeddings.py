@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, cast
 
 import httpx
@@ -33,6 +33,16 @@ class Embedding(FakeWorker):
         self.gate = asyncio.Event()
         self.gate.set()
         self.ended = 0
+        self.hang_up = asyncio.Event()
+
+    async def Session(self, requests: AsyncIterator[pb.SessionRequest], context: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        serving = asyncio.create_task(super().Session(requests, context))
+        leaving = asyncio.create_task(self.hang_up.wait())
+        try:
+            await asyncio.wait({serving, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            serving.cancel()
+            leaving.cancel()
 
     async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
         self.embeds.append(request)
@@ -189,6 +199,32 @@ async def test_a_killed_worker_is_replaced() -> None:
         assert (await asked).is_success
         assert gateway.metric("mesh_gateway_attempts_total", model="m", outcome="worker_lost") == 1
         assert gateway.metric("mesh_gateway_attempts_total", model="m", outcome="finished") == 1
+
+
+async def test_a_call_does_not_outlive_the_session() -> None:
+    async with Embedding("a") as one, Embedding("b") as other, GatewayUnderTest() as gateway:
+        await gateway.add(one)
+        one.gate.clear()
+        asked = asyncio.create_task(ask(gateway))
+        await eventually(lambda: one.embeds)
+        await gateway.add(other)
+        one.hang_up.set()
+        assert (await asked).is_success
+        await eventually(lambda: one.ended)
+    assert len(other.embeds) == 1
+
+
+async def test_a_worker_that_leaves_answers_what_it_has() -> None:
+    async with Embedding("a") as worker, GatewayUnderTest(grace_period=0) as gateway:
+        await gateway.add(worker)
+        worker.gate.clear()
+        asked = asyncio.create_task(ask(gateway))
+        await eventually(lambda: worker.embeds)
+        gateway.directory.on_worker("a", None)
+        # The directory looks ten times a second, and the end of the session would be a change.
+        assert not await gateway.directory.changed(0.3)
+        worker.gate.set()
+        assert (await asked).is_success
 
 
 async def test_a_request_waits_for_a_worker_and_not_for_ever() -> None:
