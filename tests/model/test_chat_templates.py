@@ -77,6 +77,13 @@ def test_the_flag_comes_first_and_the_fingerprint_tells_templates_apart(base_mod
     assert len({plain.fingerprint, vicuna.fingerprint, alpaca.fingerprint}) == 3
 
 
+def test_a_template_that_is_not_there_is_said_before_the_weights_are_loaded(base_model: str) -> None:
+    said: list[str] = []
+    with pytest.raises(MeshError, match="'vicunja'"):
+        load(LoadOptions(base_model, device="cpu", threads=1, chat_template="vicunja"), said.append)
+    assert said == []
+
+
 async def test_each_model_of_a_worker_has_its_template(base_model: str) -> None:
     names = ("a", "b")
     engine = make_engine(

@@ -136,6 +136,8 @@ def test_templates_have_names_of_their_own_and_say_what_they_are_for() -> None:
         ("WizardCoder-15B-V1.0", "alpaca"),
         ("WizardLM-13B-V1.2", "vicuna"),
         ("WizardLM-7B-V1.0", "wizardlm"),
+        ("WizardLM-2-7B", "vicuna"),
+        ("hfl/chinese-alpaca-2-7b", "llama-2"),
         ("baize-v2-7b", "baize"),
         ("THUDM/chatglm-6b", "chatglm"),
         ("THUDM/chatglm2-6b-int4", "chatglm2"),

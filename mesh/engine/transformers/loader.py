@@ -34,6 +34,7 @@ from mesh.engine.transformers.quantization import (
 from mesh.engine.transformers.rope import condense_rope
 from mesh.engine.transformers.source import Hub, Source
 from mesh.errors import MeshError, invalid
+from mesh.templates import Template
 
 _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Up to here float32 is affordable on a CPU, and it makes answers equal in the last bit whatever the batch.
@@ -117,6 +118,9 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
     if said := condense_rope(config, names):
         progress(said)
     hf_tokenizer = _tokenizer(folder, gguf, options)
+    # Before the template: it may bring one.
+    processor = None if gguf else find_processor(folder, config, hf_tokenizer)
+    template = _template(options, hf_tokenizer, names, config.model_type, progress)
     context_length = _context_length(options, config)
     check_checkpoint(config, options.quantization)
     dtype = _dtype(options.dtype, device, checkpoint, config)
@@ -127,8 +131,7 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
         progress(f"{int8.quantize(model, vocab_size)} linear layers in 8 bits")
     eos_token_ids = _eos_token_ids(model, hf_tokenizer)
     tokenizer = Tokenizer(hf_tokenizer, eos_token_ids)
-    processor = None if gguf else find_processor(folder, config, hf_tokenizer)
-    chat = _chat(options, tokenizer, names, config.model_type, progress)
+    chat = _chat(options, tokenizer, template)
     progress("computing the fingerprint")
     numbers = number_format(model, options.quantization, config, device)
     return LoadedModel(
@@ -352,12 +355,16 @@ def _vocab_size(model: PreTrainedModel) -> int:
     return int(weight.shape[0]) if weight is not None else int(model.config.get_text_config().vocab_size)
 
 
-def _chat(
-    options: LoadOptions, tokenizer: Tokenizer, names: list[str], model_type: str, progress: Report
-) -> ChatRenderer:
-    choice = choose_template(options.chat_template, tokenizer.hf, names, model_type)
+def _template(
+    options: LoadOptions, tokenizer: Any, names: list[str], model_type: str, progress: Report
+) -> Template | None:
+    choice = choose_template(options.chat_template, tokenizer, names, model_type)
     template = choice.template
     progress(f"chat template: {f'{template.name}, ' if template else ''}{choice.reason}")
+    return template
+
+
+def _chat(options: LoadOptions, tokenizer: Tokenizer, template: Template | None) -> ChatRenderer:
     return ChatRenderer(
         tokenizer,
         template.text if template else None,
