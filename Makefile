@@ -101,6 +101,10 @@ baseline: $(BUF) ## Promise the protos as they are now: later changes must be co
 bench: protos ## Measure gateway and worker CPU per token (benchmarks/RESULTS.md tells how to read it)
 	$(PY) -m benchmarks.load $(ARGS)
 
+.PHONY: test-vllm
+test-vllm: protos .venv-vllm/.installed ## Run the tests of the vLLM engine, in an environment of its own
+	.venv-vllm/bin/python -m pytest -p no:cacheprovider -W default tests/vllm $(ARGS)
+
 # pip must find a torch for CPUs: where it does not by itself, set
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 .PHONY: rivals

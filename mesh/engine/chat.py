@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
-from mesh.engine.base import Chat, Image, Message, Tool
+from mesh.engine.base import Chat, Image, Message, Request, Tool
 from mesh.engine.chat_template import Stops
 from mesh.engine.text import Tokenizer
 from mesh.errors import MeshError, invalid, unsupported
@@ -152,6 +153,18 @@ class ChatRenderer:
             return _PROBE in text and "'type'" not in text
 
         return not shows(_PROBE) and shows([{"type": "text", "text": _PROBE}])
+
+
+def with_template_stops(request: Request, chat: ChatRenderer) -> tuple[Request, tuple[str, ...]]:
+    """The request with the tokens that end answers by the chat template, and the strings that do."""
+    sampling = request.sampling
+    if not isinstance(request.prompt, Chat) or sampling.ignore_eos:
+        return request, ()
+    stops = chat.stops(request.prompt)
+    ids = tuple(dict.fromkeys((*sampling.stop_token_ids, *stops.token_ids)))
+    request = replace(request, sampling=replace(sampling, stop_token_ids=ids))
+    # A grammar says by itself where its text ends, and its strings may hold anything.
+    return request, () if request.constraint else stops.strings
 
 
 def _refusal(error: Exception, chat: Chat) -> MeshError:

@@ -9,17 +9,28 @@ from mesh.worker.flags import engines_of
 from mesh.worker.flags.adapters import AdapterFlags
 from mesh.worker.flags.batching import BatchingFlags
 from mesh.worker.flags.embedding import EmbeddingFlags
-from mesh.worker.flags.model import ModelFlags
+from mesh.worker.flags.model import LoadFlags, ModelFlags
 from mesh.worker.flags.remote import RemoteFlags
 from mesh.worker.flags.scripted import ScriptedFlags
 from mesh.worker.flags.server import ServerFlags
+from mesh.worker.flags.vllm import VllmFlags
 
 # What differs from model to model, and can therefore not be said for several at once.
 _OF_ONE_MODEL = ("revision", "gguf_file", "context_length", "pooling", "lora")
 
 
 @dataclass(frozen=True)
-class WorkerConfig(ScriptedFlags, RemoteFlags, EmbeddingFlags, AdapterFlags, BatchingFlags, ServerFlags, ModelFlags):
+class WorkerConfig(
+    ScriptedFlags,
+    RemoteFlags,
+    VllmFlags,
+    EmbeddingFlags,
+    AdapterFlags,
+    BatchingFlags,
+    ServerFlags,
+    LoadFlags,
+    ModelFlags,
+):
     """Serve a language model to the mesh over gRPC."""
 
     def __post_init__(self) -> None:
@@ -41,6 +52,8 @@ class WorkerConfig(ScriptedFlags, RemoteFlags, EmbeddingFlags, AdapterFlags, Bat
                 )
         if self.engine == "remote" and len(names) > 1:
             raise ConfigError(f"--model-name can be given once with --engine remote, not {len(names)} times")
+        if self.engine == "vllm" and len(paths) > 1:
+            raise ConfigError(f"--model-path can be given once with --engine vllm, not {len(paths)} times")
         if len(set(names)) < len(names):
             raise ConfigError(f"--model-name must differ between models, not be {', '.join(names)}")
         for name in _OF_ONE_MODEL if len(paths) > 1 else ():

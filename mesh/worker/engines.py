@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from mesh.config import ConfigError
@@ -20,6 +21,8 @@ def make_engine(config: WorkerConfig) -> Engine:
     match config.engine:
         case "transformers":
             return _transformers(config)
+        case "vllm":
+            return _vllm(config)
         case "remote":
             return _remote(config)
         case "scripted":
@@ -108,6 +111,22 @@ def _load_options(config: WorkerConfig) -> list[LoadOptions]:
         )
         for path, name, template in zip(config.model_path, names, templates, strict=True)
     ]
+
+
+def _vllm(config: WorkerConfig) -> Engine:
+    try:
+        from mesh.engine.vllm.engine import VllmEngine
+        from mesh.engine.vllm.options import VllmOptions
+
+        if find_spec("vllm") is None:
+            raise ModuleNotFoundError(name="vllm")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("mesh"):
+            raise
+        text = f"the vllm engine needs '{error.name}', best in an environment of its own: see docs/models.md"
+        raise MeshError(ErrorKind.INVALID_REQUEST, text) from None
+    (model,) = _load_options(config)
+    return VllmEngine(VllmOptions(model, config.max_rows, config.max_waiting, arguments=config.vllm_arguments()))
 
 
 def _remote(config: WorkerConfig) -> Engine:

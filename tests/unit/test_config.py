@@ -124,6 +124,24 @@ def test_a_worker_needs_a_model_unless_scripted():
     assert WorkerConfig(engine="scripted").model_path == ()
 
 
+def test_vllm_takes_its_own_arguments_besides_those_of_the_model():
+    given = ("tensor_parallel_size=4", "quantization=awq", 'structured={"a": [1]}', "enforce_eager=true")
+    config = WorkerConfig(engine="vllm", model_path=("m",), dtype="bfloat16", vllm_option=given)
+    assert config.vllm_arguments() == {
+        "tensor_parallel_size": 4,
+        "quantization": "awq",
+        "structured": {"a": [1]},
+        "enforce_eager": True,
+    }
+    for fields, words in (
+        ({"vllm_option": ("a",)}, "--vllm-option must be name=value, not 'a'"),
+        ({"device": "cuda"}, "--device has no effect with --engine vllm"),
+        ({"model_path": ("a", "b")}, "--model-path can be given once with --engine vllm"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            WorkerConfig(**{"engine": "vllm", "model_path": ("m",), **fields})  # pyright: ignore[reportArgumentType]
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

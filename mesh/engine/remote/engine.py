@@ -23,7 +23,6 @@ from mesh.engine.base import (
     Load,
     ModelInfo,
     Request,
-    Step,
     StepListener,
 )
 from mesh.engine.remote.anthropic import Anthropic
@@ -32,6 +31,7 @@ from mesh.engine.remote.google import Google
 from mesh.engine.remote.openai import OpenAI
 from mesh.engine.remote.options import RemoteOptions
 from mesh.engine.remote.provider import OWN_URL, Provider
+from mesh.engine.steps import Steps
 from mesh.errors import ErrorKind, MeshError
 from mesh.log import kv
 
@@ -72,16 +72,14 @@ class RemoteEngine(Engine):
         self._provider: Provider = _PROVIDERS[options.provider](options)
         self._url = (options.base_url or OWN_URL[options.provider]).rstrip("/")
         self._client: httpx.AsyncClient | None = None
-        self._listener: StepListener | None = None
+        self._steps = Steps(self.load)
         self._beat_task: asyncio.Task[None] | None = None
         self._live: dict[int, _Live] = {}
         self._placed: dict[int, Call] = {}  # the ones with a connection of their own
         self._waiting: list[_Live] = []  # a heap
         self._waiting_rows = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._events: list[Event] = []
         self._order = 0
-        self._steps = 0
         names = ("requests", "failures", "prompt_tokens", "cached_tokens", "output_tokens", "answers_without_usage")
         self._counters = dict.fromkeys(names, 0)
 
@@ -122,13 +120,13 @@ class RemoteEngine(Engine):
             raise MeshError(
                 ErrorKind.INVALID_REQUEST, f"--base-url is not a valid URL: {error}", param="base_url"
             ) from None
-        self._listener = listener
+        self._steps.listener = listener
         self._beat_task = asyncio.create_task(self._beat(), name="remote engine")
         log.info("model is remote", extra=kv(provider=self._options.provider, url=self._url, model=self._options.model))
 
     async def stop(self) -> None:
         """See Engine."""
-        self._listener = None
+        self._steps.listener = None
         for key in list(self._live):
             self.cancel(key)
         tasks = [*self._tasks, *([self._beat_task] if self._beat_task else [])]
@@ -144,13 +142,13 @@ class RemoteEngine(Engine):
         while True:
             await asyncio.sleep(_BEAT_SECONDS)
             if self._tasks:
-                self._steps += 1
+                self._steps.number += 1
 
     # Requests
 
     async def submit(self, request: Request) -> None:
         """See Engine."""
-        if self._client is None or self._listener is None:
+        if self._client is None or self._steps.listener is None:
             raise MeshError(ErrorKind.DRAINING, "the engine is not running")
         if request.model and request.model != self._options.name:
             text = f"model '{request.model}' is not served here: the served model is '{self._options.name}'"
@@ -201,12 +199,12 @@ class RemoteEngine(Engine):
         if key in self._live:
             error = MeshError(ErrorKind.DEADLINE_EXCEEDED, "the deadline passed before the answer was complete")
             self._drop(key)
-            self._report(Failed(key, error))
+            self._steps.report([Failed(key, error)])
 
     def cancel(self, key: int) -> None:
         """See Engine. The provider's connection is closed, which is how it learns of it."""
         self._drop(key)
-        self._events = [event for event in self._events if event.key != key]
+        self._steps.discard(key)
 
     def grant(self, key: int, tokens: int) -> None:
         """See Engine."""
@@ -244,7 +242,7 @@ class RemoteEngine(Engine):
             self._count(event)
             self._forget(event.key)
             self._admit()
-        self._report(event)
+        self._steps.report([event])
 
     def _count(self, event: Finished | Failed) -> None:
         if isinstance(event, Failed):
@@ -255,18 +253,6 @@ class RemoteEngine(Engine):
         self._counters["output_tokens"] += event.completion_tokens
         self._counters["answers_without_usage"] += not event.prompt_tokens
 
-    def _report(self, event: Event) -> None:
-        """What arrives in one turn of the event loop makes one step."""
-        if not self._events:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._events.append(event)
-
-    def _flush(self) -> None:
-        events, self._events = self._events, []
-        if events and self._listener is not None:
-            self._steps += 1
-            self._listener(Step(self._steps, events, self.load()))
-
     def load(self) -> Load:
         """See Engine."""
         paused = sum(call.rows for call in self._placed.values() if call.paused)
@@ -275,10 +261,10 @@ class RemoteEngine(Engine):
             waiting=self._waiting_rows,
             paused=paused,
             slots=self._options.slots,
-            steps=self._steps,
+            steps=self._steps.number,
         )
 
     def stats(self) -> dict[str, float]:
         """See Engine."""
         rows = self._rows() + self._waiting_rows
-        return {"steps": self._steps, "rows_live": rows, **self._counters}
+        return {"steps": self._steps.number, "rows_live": rows, **self._counters}

@@ -24,6 +24,7 @@ from mesh.engine.base import (
     Tokens,
 )
 from mesh.engine.best_of import BestOfTracker, generated, picks
+from mesh.engine.chat import with_template_stops
 from mesh.engine.constraint import Grammars, Matcher
 from mesh.engine.output import OutputTracker, check_token_ids
 from mesh.engine.transformers.adapters import Adapters
@@ -154,7 +155,7 @@ class TransformersEngine(Engine):
         if request.constraint is not None:
             # The grammar alone says when it is complete, and an answer that is has no other token than the end.
             request = replace(request, sampling=replace(request.sampling, min_tokens=0, ignore_eos=False))
-        request, stops = _with_template_stops(request, served)
+        request, stops = with_template_stops(request, served.chat)
         every = generated(request)
         self._submitting[request.key] = every.sampling.n
         try:
@@ -395,18 +396,6 @@ def _check_prompt_logprobs(served: Served, request: Request, tokens: int) -> Non
     if tokens > most:
         text = f"'prompt_logprobs' ({wanted}) is served for prompts of at most {most} tokens here, not {tokens}"
         raise invalid("prompt_logprobs", text)
-
-
-def _with_template_stops(request: Request, served: Served) -> tuple[Request, tuple[str, ...]]:
-    """The request with the tokens that end answers by the chat template, and the strings that do."""
-    sampling = request.sampling
-    if not isinstance(request.prompt, Chat) or sampling.ignore_eos:
-        return request, ()
-    stops = served.chat.stops(request.prompt)
-    ids = tuple(dict.fromkeys((*sampling.stop_token_ids, *stops.token_ids)))
-    request = replace(request, sampling=replace(sampling, stop_token_ids=ids))
-    # A grammar says by itself where its text ends, and its strings may hold anything.
-    return request, () if request.constraint else stops.strings
 
 
 def _tracker(

@@ -129,7 +129,7 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
     parameters, vocab_size = sum(parameter.numel() for parameter in model.parameters()), _vocab_size(model)
     if runs_int8(options.quantization, device):
         progress(f"{int8.quantize(model, vocab_size)} linear layers in 8 bits")
-    eos_token_ids = _eos_token_ids(model, hf_tokenizer)
+    eos_token_ids = _eos_token_ids(getattr(model, "generation_config", None), config, hf_tokenizer)
     tokenizer = Tokenizer(hf_tokenizer, eos_token_ids)
     chat = _chat(options, tokenizer, template)
     progress("computing the fingerprint")
@@ -152,6 +152,45 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
         folder=folder,
         generates=not _is_headless(config),
         processor=processor,
+    )
+
+
+@dataclass(frozen=True)
+class TextSide:
+    """What a model's texts are made of, for engines that load the weights by themselves."""
+
+    name: str
+    folder: Path
+    tokenizer: Tokenizer
+    chat: ChatRenderer
+    eos_token_ids: tuple[int, ...]
+    architecture: str
+    fingerprint: str
+
+
+def load_text_side(options: LoadOptions, progress: Report, *, number_format: str) -> TextSide:
+    """Find a model and read all but its weights. `number_format` tells engines apart in the fingerprint.
+
+    Raises invalid_request as `load` does.
+    """
+    folder, gguf = _source(options).find(progress)
+    config = _config(folder, gguf, options)
+    hf_tokenizer = _tokenizer(folder, gguf, options)
+    saved = (folder / "generation_config.json").is_file()
+    generation = transformers.GenerationConfig.from_pretrained(folder) if saved else None
+    eos_token_ids = _eos_token_ids(generation, config, hf_tokenizer)
+    tokenizer = Tokenizer(hf_tokenizer, eos_token_ids)
+    chat = _chat(options, tokenizer, _names(options.path, folder), config.model_type, progress)
+    progress("computing the fingerprint")
+    checkpoint = find_checkpoint(folder, gguf=gguf, allow_pickle=options.allow_pickle)
+    return TextSide(
+        name=options.name or folder_name(options.path),
+        folder=folder,
+        tokenizer=tokenizer,
+        chat=chat,
+        eos_token_ids=eos_token_ids,
+        architecture=next(iter(getattr(config, "architectures", None) or [config.model_type])),
+        fingerprint=fingerprint(checkpoint, config.to_dict(), chat.template, number_format),
     )
 
 
@@ -338,12 +377,11 @@ def _context_length(options: LoadOptions, config: PretrainedConfig) -> int:
     return wanted
 
 
-def _eos_token_ids(model: PreTrainedModel, tokenizer: Any) -> tuple[int, ...]:
+def _eos_token_ids(generation: object, config: PretrainedConfig, tokenizer: Any) -> tuple[int, ...]:
     """Ends of turn: those of the generation settings (else of the configuration), and the tokenizer's own."""
-    generation = getattr(model, "generation_config", None)
     given: Any = getattr(generation, "eos_token_id", None)
     if given is None:
-        given = getattr(model.config.get_text_config(decoder=True), "eos_token_id", None)
+        given = getattr(config.get_text_config(decoder=True), "eos_token_id", None)
     listed: Iterable[Any] = cast(list[Any], given) if isinstance(given, list) else [given]
     ids = [*listed, tokenizer.eos_token_id]
     return tuple(dict.fromkeys(token_id for token_id in ids if isinstance(token_id, int) and token_id >= 0))

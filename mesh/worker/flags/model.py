@@ -11,34 +11,18 @@ from mesh.worker.flags import Flags
 
 @dataclass(frozen=True)
 class ModelFlags(Flags):
-    """What is loaded, and how."""
+    """What is loaded, and how its prompts are made."""
 
-    engines = frozenset({"transformers"})
+    engines = frozenset({"transformers", "vllm"})
 
     model_path: tuple[str, ...] = option(
         (),
         "Folder with a Hugging Face model, its name on the hub, or a file in the GGUF format (*.gguf); repeated for "
         "several models in this worker.",
     )
-    hub: Literal["huggingface", "modelscope"] = option("huggingface", "Hub to take models from by name.")
     revision: str | None = option(None, "Revision of a model on the hub.")
-    gguf_file: str | None = option(None, "Name of the GGUF file to load, in the folder or on the hub.")
-    allow_pickle: bool = option(False, "Load weights in torch's own format (*.bin) where there are no safetensors.")
     trust_remote_code: bool = option(False, "Run the Python code that comes with the model.")
-    device: str = option("auto", "Where to run: auto, cpu, cuda, cuda:N, mps, xpu or npu.")
-    num_gpus: int = option(1, "GPUs over which the model's layers are spread.", low=1)
-    max_gpu_memory: ByteSize | None = option(
-        None, "Most memory that weights take on each GPU, such as 13GiB. Default: what is free."
-    )
-    cpu_offloading: bool = option(False, "Keep the layers that do not fit on the GPUs in main memory; slow.")
     dtype: str = option("auto", "Number format of the weights: auto, float32, bfloat16 or float16.")
-    quantization: Literal["none", "int8", "nf4"] = option(
-        "none",
-        "Quantize linear layers when loading: none, int8 (beyond CPUs by bitsandbytes) or nf4 (4 bits, bitsandbytes).",
-    )
-    load_8bit: bool = option(False, "The same as --quantization int8.")
-    load_4bit: bool = option(False, "The same as --quantization nf4.")
-    threads: int | None = option(None, "Threads of CPU computation. Default: the cores this process may use.", low=1)
     chat_template: tuple[str, ...] = option(
         (),
         "Chat template to use instead of the model's own: a name (`mesh templates` lists them), or a file of jinja; "
@@ -49,6 +33,30 @@ class ModelFlags(Flags):
         "Let requests bring chat templates of their own. These are programs: one can loop without end or take all "
         "memory, so allow them only where all clients are trusted.",
     )
+
+
+@dataclass(frozen=True)
+class LoadFlags(Flags):
+    """How the default engine finds and places weights; vLLM has options of its own."""
+
+    engines = frozenset({"transformers"})
+
+    hub: Literal["huggingface", "modelscope"] = option("huggingface", "Hub to take models from by name.")
+    gguf_file: str | None = option(None, "Name of the GGUF file to load, in the folder or on the hub.")
+    allow_pickle: bool = option(False, "Load weights in torch's own format (*.bin) where there are no safetensors.")
+    device: str = option("auto", "Where to run: auto, cpu, cuda, cuda:N, mps, xpu or npu.")
+    num_gpus: int = option(1, "GPUs over which the model's layers are spread.", low=1)
+    max_gpu_memory: ByteSize | None = option(
+        None, "Most memory that weights take on each GPU, such as 13GiB. Default: what is free."
+    )
+    cpu_offloading: bool = option(False, "Keep the layers that do not fit on the GPUs in main memory; slow.")
+    quantization: Literal["none", "int8", "nf4"] = option(
+        "none",
+        "Quantize linear layers when loading: none, int8 (beyond CPUs by bitsandbytes) or nf4 (4 bits, bitsandbytes).",
+    )
+    load_8bit: bool = option(False, "The same as --quantization int8.")
+    load_4bit: bool = option(False, "The same as --quantization nf4.")
+    threads: int | None = option(None, "Threads of CPU computation. Default: the cores this process may use.", low=1)
 
     def __post_init__(self) -> None:
         if self.load_8bit + self.load_4bit + (self.quantization != "none") > 1:

@@ -28,10 +28,10 @@ class ServerFlags(Flags):
         "Name under which the model is served, repeated like --model-path in the same order. "
         "Default: the last part of the path.",
     )
-    engine: Literal["transformers", "remote", "scripted"] = option(
+    engine: Literal["transformers", "vllm", "remote", "scripted"] = option(
         "transformers",
-        "What runs the model: transformers; remote, a provider behind HTTP; or scripted, which makes up its answers, "
-        "for tests.",
+        "What runs the model: transformers; vllm; remote, a provider behind HTTP; or scripted, which makes up its "
+        "answers, for tests.",
     )
 
     host: str = option("127.0.0.1", "Address to listen on.")

@@ -1,0 +1,21 @@
+"""Runs the vLLM engine as tests/model/driver.py runs the default one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mesh.engine.base import Step
+from mesh.engine.transformers.loader import LoadOptions
+from mesh.engine.vllm.engine import VllmEngine
+from mesh.engine.vllm.options import VllmOptions
+from tests.model.driver import Answer, Driver
+
+
+class VllmDriver(Driver):
+    """An engine for the duration of `async with`."""
+
+    def __init__(self, path: str, **arguments: Any) -> None:
+        given = {"enforce_eager": True, **arguments}
+        self.engine = VllmEngine(VllmOptions(LoadOptions(path, dtype="float32"), max_rows=8, arguments=given))
+        self.answers: dict[int, Answer] = {}
+        self.steps: list[Step] = []
