@@ -61,6 +61,22 @@ def test_a_model_that_reads_its_weights_stays_as_it_is() -> None:
     assert type(model.lm_head) is torch.nn.Linear
 
 
+def test_layers_that_others_have_changed_stay_as_they_are() -> None:
+    model = tiny.make_model("Llama", **WIDE)
+    layers = cast("Any", model).model.layers
+    # As compressed-tensors does it: the weight under another name, and a forward of the module's own.
+    changed, plain = layers[0].mlp.up_proj, layers[1].mlp.up_proj
+    weight = changed.weight.detach()
+    del changed.weight
+    changed.weight_packed = torch.nn.Parameter(weight / 2, requires_grad=False)
+    changed.forward = lambda x: torch.nn.functional.linear(x, changed.weight_packed)
+    before = packed_layers(model)
+    with torch.inference_mode():
+        assert prepack(model, tiny.VOCAB) > before
+    assert layers[0].mlp.up_proj is changed
+    assert layers[1].mlp.up_proj is not plain
+
+
 async def test_answers_through_the_engine(wide: Saved, caplog: pytest.LogCaptureFixture) -> None:
     path, model = wide
     caplog.set_level("INFO")

@@ -114,5 +114,5 @@ def test_layers_may_be_spread(saved: tuple[str, PreTrainedModel], tmp_path: Path
     ids = torch.tensor([prompt_of(40)])
     with torch.inference_mode():
         expected = cast("Any", saved[1])(input_ids=ids).logits
-        assert torch.equal(spread(input_ids=ids).logits, expected)
+        assert torch.allclose(spread(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
         assert check_packed(spread, tiny.VOCAB, 256, 16).reason is None

@@ -75,7 +75,10 @@ def _linear_layers(model: PreTrainedModel) -> Generator[Place]:
     dtype = model.dtype
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
-            # Exactly these: a subclass may do more than multiply.
+            # Exactly these, with their own weight and forward: a subclass, or what quantized checkpoints and accelerate
+            # make of a layer, may do more than multiply.
+            if "forward" in vars(child) or not isinstance(getattr(child, "weight", None), torch.Tensor):
+                continue
             if type(child) is nn.Linear:
                 weight = child.weight.detach()
             elif type(child) is Conv1D:
