@@ -58,8 +58,8 @@ def _add_tokenizer(writer: Any, size: int) -> None:
     tokenizer = tiny.make_tokenizer()
     convert = cast("Callable[[list[int]], list[str]]", tokenizer.convert_ids_to_tokens)
     tokens = convert(list(range(len(tokenizer))))
-    # The format asks for at least one merge: of a byte that no text has.
-    tokens += ["ÿÿ"]
+    # The format asks for merges (transformers 5.17 for two): of a byte that no text has.
+    tokens += ["ÿÿ", "ÿÿÿ"]
     tokens += [f"<unused{place}>" for place in range(size - len(tokens))]
     control, normal, unused = gguf.TokenType.CONTROL, gguf.TokenType.NORMAL, gguf.TokenType.UNUSED
     special = {256: control, 257: control, 258: control}
@@ -69,7 +69,7 @@ def _add_tokenizer(writer: Any, size: int) -> None:
     writer.add_token_types(
         [special.get(place, unused if token.startswith("<unused") else normal) for place, token in enumerate(tokens)]
     )
-    writer.add_token_merges(["ÿ ÿ"])
+    writer.add_token_merges(["ÿ ÿ", "ÿÿ ÿ"])
     writer.add_bos_token_id(256)
     writer.add_eos_token_id(257)
     writer.add_pad_token_id(258)
