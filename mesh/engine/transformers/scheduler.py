@@ -272,7 +272,7 @@ class Scheduler:
             budget = min(budget, _MOST_SCORED - sum(chunk.kept for chunk in batch.prefill))
             if budget <= 0:
                 return 0
-        count = row.piece(min(remaining, budget), at_least_one=not batch.prefill)
+        count = row.piece(min(remaining, budget), at_least_one=all(chunk.draft for chunk in batch.prefill))
         if count == remaining and not row.work.take_credit():
             count = row.piece(count - 1, at_least_one=False)
             if not count or not self.limits.chunked_prefill:
