@@ -15,6 +15,7 @@ from mesh.engine.base import Embeddings, Text, Tokens
 from mesh.errors import MeshError
 from tests.model import tiny, tiny_encoders
 from tests.model.driver import Driver, prompt_of
+from tests.model.test_engine_faults import out_of_memory_above
 from tests.model.tiny_encoders import SIZE, add_modules, make_encoder, make_tokenizer, save
 
 TEXTS = [
@@ -256,3 +257,44 @@ async def test_an_input_whose_vector_is_no_number_fails_alone(tmp_path: Path) ->
     assert bad.code == "engine_failed"
     assert isinstance(good, Embeddings)
     assert close(good.vectors[0], unit(hidden(model, ids_of("good")).mean(dim=0)))
+
+
+async def test_out_of_memory_sheds_what_is_too_long_and_nothing_else(tmp_path: Path) -> None:
+    model = make_encoder("Bert")
+    async with Driver(save(tmp_path, model)) as driver:
+        with out_of_memory_above(60, torch.OutOfMemoryError("CUDA out of memory")):
+            long, short = await asyncio.gather(
+                embed(driver, ["x" * 90]), embed(driver, ["y" * 50, "z" * 51]), return_exceptions=True
+            )
+    assert isinstance(long, MeshError)
+    assert long.code == "overloaded"
+    assert isinstance(short, Embeddings)
+    assert close(short.vectors[1], unit(hidden(model, ids_of("z" * 51)).mean(dim=0)))
+
+
+async def test_a_decoder_with_modules_of_another_kind_generates_and_does_not_embed(tmp_path: Path) -> None:
+    path, model = tiny.save(tmp_path, "Llama")
+    (tmp_path / "modules.json").write_text('[{"type": "sentence_transformers.models.WordWeights", "path": "1"}]')
+    async with Driver(path) as driver:
+        assert "embed" not in driver.engine.models[0].capabilities
+        assert (await driver.ask(prompt_of(5), tokens=4)).ids == tiny.generate(model, prompt_of(5), 4)
+    with pytest.raises(MeshError, match=r"'pooling' cannot be used.*'sentence_transformers.models.WordWeights'"):
+        async with Driver(path, pooling="mean"):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("pooling", "words"),
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}, "the pooling cls, mean, which is not"),
+        ({"pooling_mode": "middle"}, "the pooling middle, which is not"),
+    ],
+)
+async def test_poolings_that_are_not_known_are_refused(pooling: dict[str, Any], words: str, tmp_path: Path) -> None:
+    path = save(tmp_path, make_encoder("Bert"))
+    add_modules(tmp_path, pooling)
+    with pytest.raises(MeshError, match=words):
+        async with Driver(path):
+            pass
+    async with Driver(path, pooling="cls") as driver:
+        assert len((await embed(driver, ["hi"])).vectors) == 1

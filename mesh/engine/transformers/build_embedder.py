@@ -38,7 +38,7 @@ def make_embedder(
     try:
         # A batch comes between two steps: it may take as long as one.
         return _checked(options, loaded, attention, most_batch_tokens=step_tokens)
-    except (AttributeError, TypeError, ValueError, RuntimeError, LookupError) as error:
+    except Exception as error:  # whatever an unknown model's code may raise
         return _not_able(options, loaded, f"{type(error).__name__}: {error}")
 
 

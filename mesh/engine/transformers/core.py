@@ -368,7 +368,7 @@ class Core:
         A step whose rows all work alone (it was too large, say) spares each of its requests once. One that ran out of
         memory takes the newest request with it.
         """
-        if isinstance(error, _ForwardError) and _is_out_of_memory(error.cause):
+        if isinstance(error, _ForwardError) and is_out_of_memory(error.cause):
             self._shed(batch, error.cause)
             return
         self.broken_steps += 1
@@ -444,7 +444,8 @@ def _give_credit_back(batch: Batch) -> None:
         chunk.row.work.give_credit_back(len(chunk.draft))
 
 
-def _is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether less at once might have worked."""
     # torch has a type for it on accelerators, and a sentence on CPUs.
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "not enough memory" in str(error)

@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from mesh.engine.base import Text, Tokens
+from mesh.engine.transformers.core import is_out_of_memory
 from mesh.engine.transformers.loader import LoadedModel
 from mesh.engine.transformers.pooling import Pipeline
 from mesh.engine.transformers.selftest import relative_difference, tolerance
@@ -115,8 +116,7 @@ class Embedder:
         except Exception as error:
             if len(batch) > 1:  # it may be one of them, or all together are too much
                 return [found for ids in batch for found in self.vectors([ids])]
-            log.exception("an input could not be embedded")
-            return [MeshError(ErrorKind.ENGINE_FAILED, f"the engine failed to embed an input: {type(error).__name__}")]
+            return [_failure(error, len(batch[0]))]
         finite = cast("list[bool]", torch.isfinite(rows).all(dim=1).tolist())
         return [row if good else _not_finite() for row, good in zip(rows, finite, strict=True)]
 
@@ -175,6 +175,14 @@ class Embedder:
         if normalize if normalize is not None else self._pipeline.normalizes:
             rows = nn.functional.normalize(rows, dim=1)
         return cast("list[list[float]]", rows.tolist())
+
+
+def _failure(error: Exception, tokens: int) -> MeshError:
+    """What the client sees of an input that could not be computed alone."""
+    if is_out_of_memory(error):
+        return MeshError(ErrorKind.OVERLOADED, f"this worker has no memory for an input of {tokens} tokens now")
+    log.error("an input could not be embedded", exc_info=error)
+    return MeshError(ErrorKind.ENGINE_FAILED, "the engine failed to embed an input")
 
 
 def _not_finite() -> MeshError:
