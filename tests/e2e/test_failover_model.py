@@ -17,7 +17,7 @@ from tests.e2e.faults import Fault, Scene, Strike, check_same, drain, freeze, ki
 
 MODEL = "demo"
 TOKENS = 18
-WORKER = ("--model-path", str(model_path()), "--model-name", MODEL, "--threads", "1")
+WORKER = ("--model-path", str(model_path()), "--model-name", MODEL, "--threads", "1", "--speculate-tokens", "3")
 QUESTION = "Tell me a short story about a fox."
 SCHEMA: Body = {
     "type": "json_schema",
