@@ -180,7 +180,8 @@ def load_text_side(options: LoadOptions, progress: Report, *, number_format: str
     generation = transformers.GenerationConfig.from_pretrained(folder) if saved else None
     eos_token_ids = _eos_token_ids(generation, config, hf_tokenizer)
     tokenizer = Tokenizer(hf_tokenizer, eos_token_ids)
-    chat = _chat(options, tokenizer, _names(options.path, folder), config.model_type, progress)
+    template = _template(options, hf_tokenizer, _names(options.path, folder), config.model_type, progress)
+    chat = _chat(options, tokenizer, template)
     progress("computing the fingerprint")
     checkpoint = find_checkpoint(folder, gguf=gguf, allow_pickle=options.allow_pickle)
     return TextSide(
