@@ -34,13 +34,16 @@ class GatewayClient:
             self._headers["authorization"] = f"Bearer {api_key}"
 
     def models(self) -> list[str]:
-        """Names of the served models. Raises ConnectionError if nobody answers, MeshError if it refuses."""
+        """Names of the served models, adapters last.
+
+        Raises ConnectionError if nobody answers, MeshError if it refuses.
+        """
         answer = self._request("GET", "/v1/models", None)
         try:
             body: dict[str, Any] = json.loads(answer.read())
         finally:
             answer.close()
-        return [str(model["id"]) for model in body["data"]]
+        return [str(model["id"]) for model in sorted(body["data"], key=lambda model: model.get("parent") is not None)]
 
     def stream_chat(self, body: Mapping[str, Any]) -> Generator[str]:
         """The pieces of text of an answer as they come. Closing the iterator hangs up, which ends the generation."""

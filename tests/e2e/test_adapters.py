@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import openai
 import pytest
 
+from mesh.cli.client import GatewayClient
 from tests.e2e.answers import Answer, Body, ask, chat
 from tests.e2e.faults import Scene, check_same, scene_args
 from tests.e2e.tiny_mesh import MODEL, model_folder, tiny_args
@@ -66,6 +67,8 @@ def test_an_adapter_is_a_model(scene: Scene) -> None:
     assert found["verse"] == (MODEL, MODEL)
     assert found[MODEL] == (MODEL, None)
     assert found.keys() == {"law", "verse", MODEL, "another"}
+    # `mesh chat` takes the first one: no adapter.
+    assert GatewayClient(mesh.gateway.url).models() == ["another", MODEL, "law", "verse"]
     with mesh.openai() as client:
         answers = {
             name: client.chat.completions.create(
@@ -124,7 +127,7 @@ async def test_killed_while_answers_are_at_several_places(scene: Scene) -> None:
             answers[name] = group.create_task(ask(scene.url, BODIES[name], on_token))
 
         begin(0)
-    assert len(places) == len(names)
+    assert len(places) >= 3
     assert max(places) < TOKENS
     check_same({name: task.result() for name, task in answers.items()}, scene.undisturbed)
     assert scene.mesh.gateway.metric("mesh_gateway_resumes_total") == len(names)

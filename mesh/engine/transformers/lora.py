@@ -90,7 +90,7 @@ def find_places(model: nn.Module, run: Callable[[], int | None]) -> dict[str, Pl
 
 def _noting(seen: list[int]) -> Callable[[nn.Module, Any, Any], None]:
     def note(_: nn.Module, arguments: Any, output: Any) -> None:
-        if isinstance(output, torch.Tensor):
+        if arguments and isinstance(output, torch.Tensor):
             seen.append(output.numel() // output.shape[-1])
 
     return note
