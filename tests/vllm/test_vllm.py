@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from mesh.engine.base import Constraint, FinishReason, Output, Progress
+from mesh.engine.base import Chat, Constraint, FinishReason, Image, Message, Output, Progress
 from mesh.errors import ErrorKind, MeshError
 from tests.model.driver import prompt_of
 from tests.vllm.driver import VllmDriver
@@ -118,6 +118,12 @@ async def test_a_constraint_is_kept_to(vllm: VllmDriver) -> None:
     bad = await vllm.ask(prompt_of(8), constraint=Constraint("regex", "("))
     assert bad.failed is not None
     assert bad.failed.error.kind is ErrorKind.INVALID_REQUEST
+
+
+async def test_pictures_are_refused(vllm: VllmDriver) -> None:
+    with pytest.raises(MeshError) as caught:
+        await vllm.submit(Chat((Message("user", ("What is it?", Image(b"x", "image/png"))),)))
+    assert (caught.value.kind, caught.value.param) == (ErrorKind.UNSUPPORTED, "messages")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from importlib import import_module
 from typing import Any
 
-from mesh.engine.base import Constraint, Request, Sampling
+from mesh.engine.base import Chat, Constraint, Image, Request, Sampling
 from mesh.engine.uniform import mix, stream
 from mesh.errors import invalid, unsupported
 
@@ -19,6 +19,10 @@ _SEED_MASK = 2**63 - 1
 def check(request: Request) -> None:
     """Refuse what vLLM cannot honour, and what it could not go on with exactly."""
     sampling = request.sampling
+    if isinstance(request.prompt, Chat) and any(
+        isinstance(part, Image) for message in request.prompt.messages for part in message.parts or ()
+    ):
+        raise unsupported("messages", "'messages' holds an image: the vllm engine takes text only")
     if request.adapter is not None:
         raise unsupported("adapter")
     if request.output.prompt_logprobs is not None:
