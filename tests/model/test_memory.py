@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from mesh.engine.transformers.build import build
 from mesh.engine.transformers.loader import LoadOptions, load
-from mesh.engine.transformers.memory import CacheSize, free_memory
+from mesh.engine.transformers.memory import CacheSize, cache_pages, free_memory
 from mesh.engine.transformers.options import EngineOptions
 from mesh.engine.transformers.selftest import check_packed
 from mesh.errors import ErrorKind, MeshError
@@ -102,6 +102,12 @@ def test_a_cache_beyond_what_is_free_is_refused(saved: tuple[str, PreTrainedMode
     with pytest.raises(MeshError, match=r"'kv_cache_memory' takes .* free") as caught:
         engine(saved[0], CacheSize(bytes=2 * free_memory(CPU)))
     assert caught.value.param == "kv_cache_memory"
+
+
+def test_all_that_is_free_may_be_the_cache() -> None:
+    size = CacheSize(share=1.0)
+    pages = cache_pages(size, page_size=16, bytes_per_token=1 << 20, most_tokens=1 << 40, device=CPU)
+    assert pages - 1 == pytest.approx(free_memory(CPU) / (16 << 20), rel=0.2)
 
 
 def test_layers_may_be_spread(saved: tuple[str, PreTrainedModel], tmp_path: Path) -> None:

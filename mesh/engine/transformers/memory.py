@@ -87,7 +87,8 @@ def cache_pages(
             f"'{param}' gives a KV cache of {tokens} tokens ({bytes_per_token} bytes each): "
             f"must be at least {2 * page_size}",
         )
-    if (needed := (pages + 1) * page_size * bytes_per_token) > free:
+    needed = (pages + 1) * page_size * bytes_per_token
+    if param != "kv_cache_share" and needed > free:
         text = f"takes {gib(needed)} at {bytes_per_token} bytes a token, but {device} has {gib(free)} free"
         raise invalid(param, f"the KV cache of '{param}' {text}")
     return pages + 1
