@@ -19,6 +19,7 @@ from gateway.exchange import AsgiApp, Exchanges, current
 from gateway.generation import Dispatch
 from gateway.health import health_routes
 from gateway.hold import HoldQueue
+from gateway.images import ImageLimits
 from gateway.models import model_routes
 from gateway.pace import StallLimits
 from mesh.metrics import GatewayMetrics
@@ -27,6 +28,19 @@ from mesh.metrics import GatewayMetrics
 def stall_limits(config: GatewayConfig) -> StallLimits:
     """The part of the settings that sessions need."""
     return StallLimits(config.stall_factor, config.stall_floor, config.stall_ceiling)
+
+
+def image_limits(config: GatewayConfig) -> ImageLimits:
+    """The part of the settings that images need."""
+    hosts = frozenset(host.strip().lower() for host in config.image_hosts.split(",") if host.strip())
+    return ImageLimits(
+        urls=config.image_urls,
+        hosts=hosts,
+        private=config.allow_private_images,
+        count=config.max_images,
+        size=config.max_image_bytes,
+        seconds=config.image_timeout,
+    )
 
 
 def make_dispatch(config: GatewayConfig, directory: Directory, metrics: GatewayMetrics) -> Dispatch:
@@ -52,7 +66,7 @@ def create_app(config: GatewayConfig, directory: Directory, metrics: GatewayMetr
     exchanges = Exchanges(cast("AsgiApp", app.asgi_app), metrics, limit=config.max_body_bytes)
     app.asgi_app = exchanges  # type: ignore[method-assign]  # Quart's own way to add middleware
     dispatch = make_dispatch(config, directory, metrics)
-    app.register_blueprint(chat_routes(dispatch))
+    app.register_blueprint(chat_routes(dispatch, image_limits(config)))
     app.register_blueprint(completion_routes(dispatch))
     app.register_blueprint(embedding_routes(dispatch))
     app.register_blueprint(model_routes(directory))

@@ -10,6 +10,7 @@ from quart import Blueprint, Response, request
 from gateway.collect import ChatCollector
 from gateway.exchange import current
 from gateway.generation import Dispatch
+from gateway.images import ImageLimits, read_images
 from gateway.logprobs import ChatLogprobs
 from gateway.respond import begin, collected, prompt_reader, read_json, streamed
 from gateway.schema import parse_chat
@@ -17,7 +18,7 @@ from gateway.sse import ChatEvents
 from gateway.translate import to_generate
 
 
-def chat_routes(dispatch: Dispatch) -> Blueprint:
+def chat_routes(dispatch: Dispatch, limits: ImageLimits) -> Blueprint:
     """The routes of the chat API."""
     routes = Blueprint("chat", __name__)
 
@@ -25,7 +26,11 @@ def chat_routes(dispatch: Dispatch) -> Blueprint:
     async def chat_completions() -> Response:  # pyright: ignore[reportUnusedFunction]
         exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
         chat = parse_chat(await read_json())
-        generation, first = await begin(exchange, dispatch, chat, [to_generate(chat, exchange.request_id)])
+        if chat.has_images:
+            dispatch.directory.check_sees(chat.model)
+        images = await read_images(chat, limits) if chat.has_images else {}
+        wire = to_generate(chat, exchange.request_id, images=images)
+        generation, first = await begin(exchange, dispatch, chat, [wire])
         identity = (f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), chat.model, chat.n or 1)
         logprobs = [ChatLogprobs() for _ in range(chat.n or 1)] if chat.logprobs else None
         if chat.stream:

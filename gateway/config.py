@@ -46,6 +46,15 @@ class GatewayConfig:
         low=1,
     )
 
+    image_urls: bool = option(True, "Fetch images that chats name by http or https URL; data URLs are always taken.")
+    image_hosts: str = option("", "Hosts that images are fetched from, comma separated; empty allows all.")
+    allow_private_images: bool = option(
+        False, "Fetch images from private, loopback and link-local addresses too: clients then see what is inside."
+    )
+    max_images: int = option(16, "Most images of a request.", low=1, high=32)
+    max_image_bytes: int = option(8 * 1024 * 1024, "Largest image file.", low=1024, high=32 * 1024 * 1024)
+    image_timeout: float = option(10.0, "Seconds within which the images of a request must be there.", low=0.1)
+
     max_attempts: int = option(
         4, "Most attempts of a request beyond the first one; those because of draining do not count.", low=0
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from gateway.answers import Model
 from gateway.pace import StallLimits
 from gateway.session import Session
-from mesh.errors import ErrorKind, MeshError
+from mesh.errors import ErrorKind, MeshError, unsupported
 from mesh.log import kv
 from mesh.metrics import GatewayMetrics
 from mesh.v1 import inference_pb2 as pb
@@ -215,6 +215,11 @@ class Directory:
                 f"the model '{model[:200]}' does not exist here; served: {shown}",
                 param="model",
             )
+
+    def check_sees(self, model: str) -> None:
+        """Raise unsupported for a model that is here and that no worker can show images."""
+        if self.live(model) and not self.live(model, capability=pb.CAPABILITY_VISION):
+            raise unsupported("messages", f"'messages' holds an image, which the model '{model[:200]}' cannot see")
 
     def models(self) -> list[Model]:
         """All models of workers that are there, by name. A worker that leaves is not counted."""

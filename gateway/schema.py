@@ -26,12 +26,19 @@ SCHEMA_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 ROLES: Final = ("system", "developer", "user", "assistant", "tool")
 
 
+class ImageUrl(msgspec.Struct, forbid_unknown_fields=True):
+    """Where an image is: a data, http or https URL."""
+
+    url: str
+    detail: str | None = None
+
+
 class ContentPart(msgspec.Struct, forbid_unknown_fields=True):
-    """A piece of a message's content. Only `text` parts are served; the others are known in order to be refused."""
+    """A piece of a message's content: `text`, `refusal` or `image_url`. Others are known in order to be refused."""
 
     type: str
     text: str | None = None
-    image_url: Any = None
+    image_url: ImageUrl | str | None = None
     input_audio: Any = None
     file: Any = None
     refusal: str | None = None
@@ -177,6 +184,16 @@ class ChatRequest(GenerationRequest, forbid_unknown_fields=True, kw_only=True):
     tools: None = None
     verbosity: None = None
     web_search_options: None = None
+
+    @property
+    def has_images(self) -> bool:
+        """Whether a message shows an image."""
+        return any(
+            part.type == "image_url"
+            for message in self.messages
+            for part in message.content or ()
+            if not isinstance(part, str)
+        )
 
 
 _decoder = msgspec.json.Decoder(ChatRequest)
@@ -390,17 +407,27 @@ def _check_messages(messages: Sequence[ChatMessage]) -> None:
             if call.type != "function":
                 raise unsupported(f"{where}.tool_calls[{place}].type")
         if isinstance(message.content, list):
-            _check_parts(f"{where}.content", message.content)
+            _check_parts(f"{where}.content", message.content, images=message.role in ("user", "tool"))
         elif message.content is None and message.role != "assistant":
             raise invalid(f"{where}.content", f"'{where}.content' may be null in a message of role assistant only")
 
 
-def _check_parts(where: str, parts: Sequence[ContentPart]) -> None:
+def _check_parts(where: str, parts: Sequence[ContentPart], *, images: bool) -> None:
     if not parts:
         raise invalid(where, f"'{where}' must hold at least one part")
     for index, part in enumerate(parts):
-        if part.type not in ("text", "refusal"):
+        if part.type not in ("text", "refusal", "image_url"):
             param = f"{where}[{index}].type"
-            raise unsupported(param, f"'{param}' must be text, not '{part.type[:64]}'")
-        if (part.text if part.type == "text" else part.refusal) is None:
+            raise unsupported(param, f"'{param}' must be text or image_url, not '{part.type[:64]}'")
+        if getattr(part, part.type) is None:
             raise invalid(f"{where}[{index}].{part.type}", f"'{where}[{index}].{part.type}' is required")
+        if part.type == "image_url":
+            _check_image(f"{where}[{index}]", part.image_url, allowed=images)
+
+
+def _check_image(where: str, image: ImageUrl | str | None, *, allowed: bool) -> None:
+    if not allowed:
+        raise unsupported(f"{where}.type", f"'{where}.type' may be image_url in a message of role user or tool only")
+    if isinstance(image, ImageUrl) and image.detail not in (None, "auto", "low", "high"):
+        param = f"{where}.image_url.detail"
+        raise invalid(param, f"'{param}' must be auto, low or high, not '{image.detail[:64]}'")

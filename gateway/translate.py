@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -13,18 +14,26 @@ from mesh.v1 import inference_pb2 as pb
 
 # What OpenAI's completion API generates if no length is asked for.
 DEFAULT_COMPLETION_TOKENS = 16
+_NONE: Mapping[tuple[int, int], pb.Image] = {}
 
 
-def to_generate(request: ChatRequest, request_id: str, *, seed: int | None = None) -> pb.GenerateRequest:
-    """The request for a worker.
+def to_generate(
+    request: ChatRequest,
+    request_id: str,
+    *,
+    seed: int | None = None,
+    images: Mapping[tuple[int, int], pb.Image] = _NONE,
+) -> pb.GenerateRequest:
+    """The request for a worker. `images` are those of the request by message and part.
 
     A request without a seed gets one (`seed`, else a random one) here and not on the worker, so that every attempt
     draws the same numbers.
     """
     limit = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
     wire = _common(request, request_id, limit, seed)
-    for message in request.messages:
-        _add_message(wire.chat.messages.add(), message)
+    for index, message in enumerate(request.messages):
+        own = {place: image for (other, place), image in images.items() if other == index}
+        _add_message(wire.chat.messages.add(), message, own)
     if request.logprobs:
         wire.output.logprobs = request.top_logprobs or 0
     return wire
@@ -93,13 +102,16 @@ def _json(schema: dict[str, Any]) -> str:
     return msgspec.json.encode(schema).decode()
 
 
-def _add_message(wire: pb.ChatMessage, message: ChatMessage) -> None:
+def _add_message(wire: pb.ChatMessage, message: ChatMessage, images: Mapping[int, pb.Image]) -> None:
     wire.role = message.role
     if isinstance(message.content, str):
         wire.parts.add().text = message.content
     else:
-        for part in message.content or ():
-            wire.parts.add().text = part.text or part.refusal or ""
+        for place, part in enumerate(message.content or ()):
+            if place in images:
+                wire.parts.add().image.CopyFrom(images[place])
+            else:
+                wire.parts.add().text = part.text or part.refusal or ""
     wire.name = message.name or ""
     wire.tool_call_id = message.tool_call_id or ""
     wire.reasoning = message.reasoning or message.reasoning_content or ""

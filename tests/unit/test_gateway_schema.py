@@ -159,11 +159,20 @@ def test_what_is_not_served_is_refused_by_name(fields: dict[str, Any]) -> None:
     assert f"'{error.param}'" in error.message
 
 
-def test_a_picture_is_refused_by_its_type() -> None:
-    part = {"type": "image_url", "image_url": {"url": "data:"}}
-    error = refusal(messages=[{"role": "user", "content": [part]}])
-    assert error.kind is ErrorKind.UNSUPPORTED
-    assert "image_url" in error.message
+@pytest.mark.parametrize(
+    ("role", "part", "param"),
+    [
+        ("user", {"type": "input_audio", "input_audio": {}}, "messages[0].content[0].type"),
+        ("assistant", {"type": "image_url", "image_url": "data:"}, "messages[0].content[0].type"),
+        ("user", {"type": "image_url"}, "messages[0].content[0].image_url"),
+        ("user", {"type": "image_url", "image_url": {"url": "data:", "detail": "fine"}}, "image_url.detail"),
+        ("user", {"type": "image_url", "image_url": {"detail": "low"}}, "image_url"),
+    ],
+)
+def test_parts_are_refused_by_name(role: str, part: dict[str, Any], param: str) -> None:
+    error = refusal(messages=[{"role": role, "content": [part]}])
+    assert error.kind in (ErrorKind.UNSUPPORTED, ErrorKind.INVALID_REQUEST)
+    assert param in error.message
 
 
 def test_a_missing_field_is_named() -> None:
