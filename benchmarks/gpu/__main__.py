@@ -72,7 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 32, 128], help="batch sizes (1 32 128)")
     parser.add_argument("--prompt-tokens", type=int, default=512, help="length of each prompt (512)")
     parser.add_argument("--new-tokens", type=int, default=256, help="length of each answer (256)")
-    parser.add_argument("--only", nargs="+", default=[], help="contenders whose names contain one of these words")
+    parser.add_argument("--parts", action="store_true", help="our engine with some of its parts switched off, too")
+    parser.add_argument("--minutes", type=float, default=7.0, help="no contender is begun after so long (7)")
     parser.add_argument("--small", action="store_true", help="a tiny model, to try the program")
     parser.add_argument("--json", type=Path, help="keep the table here, too")
     return parser
@@ -103,15 +104,14 @@ def _contenders(folder: Path, place: model.Place, options: argparse.Namespace) -
     def mesh(name: str, **changes: object) -> MeshEngine:
         return MeshEngine(folder, threads=4, most_streams=most, place=place, name=name, **changes)
 
-    contenders: list[Contender] = [
-        StaticBatch(folder, place),
+    parts = [mesh("mesh, no graphs", cuda_graphs=False), mesh("mesh, sdpa", attention="sdpa")]
+    return [
         mesh("mesh"),
         mesh("mesh, compiled", compile=True),
-        mesh("mesh, no graphs", cuda_graphs=False),
-        mesh("mesh, sdpa", attention="sdpa"),
+        *(parts if options.parts else []),
+        StaticBatch(folder, place),
         GpuBatching(folder, place),
     ]
-    return [one for one in contenders if not options.only or any(word in one.name for word in options.only)]
 
 
 class _Result:
@@ -123,14 +123,19 @@ class _Result:
 
 async def _measure(contenders: Sequence[Contender], options: argparse.Namespace, shape: model.Shape) -> list[_Result]:
     results: list[_Result] = []
+    first = perf_counter()
     for contender in contenders:
         begin = perf_counter()
+        if begin - first > 60 * options.minutes:
+            _say(f"{contender.name}: left out, no time")
+            continue
         try:
             await contender.start()
             start = perf_counter() - begin
             for streams in options.streams:
                 results.append(_Result(contender.name, streams, await _run(contender, streams, options, shape), start))
-                _say(f"{contender.name}, {streams}: {results[-1].run.throughput:.0f} tokens/s")
+                run = results[-1].run
+                _say(f"{contender.name}, {streams}: {run.throughput:.0f} tokens/s, step {run.step * 1e3:.2f} ms")
         except Exception:  # one that fails is a result, too, and must not take the others with it
             _say(f"{contender.name} failed:\n{traceback.format_exc(limit=4)}")
         finally:

@@ -13,7 +13,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from benchmarks.engine.contender import Contender, Late, Run
 from benchmarks.engine.model import Place, load
 
-_RESULT_TIMEOUT = 90.0
+_RESULT_TIMEOUT = 60.0
 _PAGE = 256
 
 

@@ -8,8 +8,9 @@ cost nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, cast
 
 import numpy as np
@@ -25,6 +26,8 @@ from mesh.errors import MeshError
 
 RowLogprob = tuple[float, list[tuple[int, float]]]
 """A chosen token's logprob and the most likely (token id, logprob), most likely first."""
+
+OnTokens = Callable[[torch.Tensor], None]
 
 # Logits divided by less than this differ by more than float32's exponential can tell apart: greedy.
 _GREEDY_BELOW: Final = 1e-5
@@ -182,8 +185,11 @@ class Sampler:
         if row in self._rows:
             self._rows, self._plan = [], None
 
-    def sample(self, rows: Sequence[RowState], logits: torch.Tensor) -> SampledBatch:
+    def sample(self, rows: Sequence[RowState], logits: torch.Tensor, on_tokens: OnTokens | None = None) -> SampledBatch:
         """Choose one token per row and advance the rows, except failed ones.
+
+        `on_tokens` is called with the token ids [len(rows)] on the device before the host waits for them; those of
+        failed rows mean nothing.
 
         `logits` is [len(rows), vocab_size] of any float type and may be overwritten. One transfer from the device;
         one more when some row uses top_k or top_p.
@@ -194,12 +200,13 @@ class Sampler:
         self._constrain(rows, logits)
         self._edit(rows, logits)
         token_ids, finite = self._choose(self._planned(rows), rows, logits)
+        then = None if on_tokens is None else partial(on_tokens, token_ids)
         if raw is None:
-            return self._batch(rows, _transfer([token_ids, finite]), [], 0)
+            return self._batch(rows, _transfer([token_ids, finite], then), [], 0)
         width = min(max(row.logprobs or 0 for row in rows), self._vocab_size)
         chosen, top_values, top_ids = self._logprobs(raw, token_ids[self._index(asked)], width)
         parts = [token_ids, finite, chosen, top_values.flatten(), top_ids.flatten()]
-        return self._batch(rows, _transfer(parts), asked, width)
+        return self._batch(rows, _transfer(parts, then), asked, width)
 
     def score(self, logits: torch.Tensor, token_ids: Sequence[int], top: int) -> list[RowLogprob]:
         """Log probabilities of given tokens, one per row of `logits` [N, vocab_size], and of the `top` likeliest."""
@@ -357,6 +364,18 @@ def _most_likely(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return token_ids, logits.gather(1, token_ids[:, None])[:, 0].isfinite()
 
 
-def _transfer(parts: list[torch.Tensor]) -> list[float]:
-    """One transfer for all results; float64 holds ids and logprobs exactly."""
-    return cast(list[float], torch.cat([part.double() for part in parts]).tolist())
+def _transfer(parts: list[torch.Tensor], then: Callable[[], None] | None = None) -> list[float]:
+    """One transfer for all results; float64 holds ids and logprobs exactly. `then` is called while it is under way."""
+    whole = torch.cat([part.double() for part in parts])
+    if then is None:
+        return cast("list[float]", whole.tolist())
+    if not whole.is_cuda:
+        then()
+        return cast("list[float]", whole.tolist())
+    host = torch.empty(whole.shape, dtype=whole.dtype, pin_memory=True)
+    host.copy_(whole, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+    then()
+    arrived.synchronize()
+    return cast("list[float]", host.tolist())

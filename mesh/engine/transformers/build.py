@@ -86,8 +86,10 @@ def build(options: EngineOptions) -> tuple[Core, Served]:
     sight = find_sight(loaded)
     choice = _try_packed(options, loaded, sight)
     page_size = choice.page_size
-    blocks, runner = _make_runner(options, loaded, choice, sight)
     step_tokens = options.step_tokens or max(options.max_rows, _STEP_TOKENS.get(loaded.device.type, 512))
+    blocks, runner = _make_runner(options, loaded, choice, sight)
+    if isinstance(runner, PackedRunner) and loaded.device.type == "cuda":
+        _speed_up(options, loaded, runner, step_tokens)
     if options.speculate_tokens and not runner.chunks:
         log.warning("no speculation: the cache of %s cannot take back a wrong guess", loaded.architecture)
     limits = Limits(options.max_rows, step_tokens, runner.chunks, options.speculate_tokens if runner.chunks else 0)
@@ -207,30 +209,32 @@ def _make_runner(
     cache.reserve(verdict.shapes)
     most_pages = min(blocks.total, blocks.pages_for(loaded.context_length))
     tower = sight.tower if sight else None
-    runner = PackedRunner(loaded.model, cache, options.max_rows, most_pages, choice.kernels, tower)
-    if loaded.device.type == "cuda":
-        _speed_up(options, loaded, runner)
-    return blocks, runner
+    return blocks, PackedRunner(
+        loaded.model, cache, options.max_rows, most_pages, choice.kernels, tower, look_ahead=options.look_ahead
+    )
 
 
-def _speed_up(options: EngineOptions, loaded: LoadedModel, runner: PackedRunner) -> None:
+def _speed_up(options: EngineOptions, loaded: LoadedModel, runner: PackedRunner, step_tokens: int) -> None:
     """What makes steps on CUDA shorter and changes no answer; what a model does not take is left away."""
-    if runner.kernels is not None and runner.kernels.name == "triton":
+    if runner.kernels is None:
+        return
+    if runner.kernels.name == "triton":
         log.info("single rows by a kernel of their own", extra=kv(layers=use_row_linear(loaded.model)))
     if options.compile:
-        _try_compiled(loaded, runner)
-    if options.cuda_graphs and runner.kernels is not None:
+        _try_compiled(loaded, runner, step_tokens)
+    if options.cuda_graphs:
         try:
+            runner.warm_up(step_tokens)
             runner.capture(options.max_rows)
         except Exception as error:  # whatever a model's code may raise when it is recorded
             log.warning("%s is not recorded as CUDA graphs: %s", loaded.architecture, error)
 
 
-def _try_compiled(loaded: LoadedModel, runner: PackedRunner) -> None:
+def _try_compiled(loaded: LoadedModel, runner: PackedRunner, step_tokens: int) -> None:
     began = time.monotonic()
     layers = compile_layers(loaded.model)
     try:
-        runner.warm_up()
+        runner.warm_up(step_tokens)
     except Exception as error:  # whatever a model's code, or a missing compiler, may raise
         undo_compile(layers)
         log.warning("%s is not compiled: %s", loaded.architecture, error)

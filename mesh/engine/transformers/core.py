@@ -11,12 +11,13 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
 from mesh.engine.base import Load
 from mesh.engine.output import RawLogprob
-from mesh.engine.sampler import Sampler
+from mesh.engine.sampler import OnTokens, Sampler
 from mesh.engine.transformers.runner import Runner
 from mesh.engine.transformers.sampling import Outcome, sample_step
 from mesh.engine.transformers.scheduler import Scheduler
@@ -69,6 +70,7 @@ class Counters:
     schedule_seconds: float = 0.0
     prompt_tokens: int = 0
     output_tokens: int = 0
+    ahead_steps: int = 0  # begun before the tokens of the step before were known
     drafted_tokens: int = 0
     accepted_tokens: int = 0
     row_seconds: float = 0.0  # a moving average: how long a row takes from its request's first step on
@@ -204,6 +206,7 @@ class Core:
             "schedule_seconds": own.schedule_seconds,
             "prompt_tokens": own.prompt_tokens,
             "output_tokens": own.output_tokens,
+            "ahead_steps": own.ahead_steps,
             "drafted_tokens": own.drafted_tokens,
             "accepted_tokens": own.accepted_tokens,
             "prefix_hit_tokens": scheduled.prefix_hit_tokens,
@@ -257,7 +260,7 @@ class Core:
         forwarded = time.perf_counter()
         counters.forward_seconds += forwarded - begun
         spoilt = self._score(batch, logits)
-        outcomes = sample_step(self._sampler, batch, logits)
+        outcomes = sample_step(self._sampler, batch, logits, self._look_ahead(batch))
         done = time.perf_counter()
         counters.sample_seconds += done - forwarded
         for outcome in outcomes:
@@ -268,6 +271,28 @@ class Core:
             self._fail_spoilt(row)
         counters.schedule_seconds += time.perf_counter() - done
         return tokens
+
+    def _look_ahead(self, batch: Batch) -> OnTokens | None:
+        """What begins the next step as soon as this one's tokens are known to the device, if that is of use."""
+        if self.scheduler.limits.draft_tokens or not self._runner.looks_ahead(batch):
+            return None
+        going = [
+            (place, row)
+            for place, row in enumerate(batch.decode)
+            if len(row.tokens) + 1 < row.most and self.scheduler.has_room_after(row)
+        ]
+        # Pages that were taken just now are used before the next step wipes what it takes.
+        if stale := self.scheduler.blocks.take_stale():
+            self._runner.wipe(stale)
+        return partial(self._launch, going) if going else None
+
+    def _launch(self, rows: Sequence[tuple[int, Row]], token_ids: torch.Tensor) -> None:
+        try:
+            self._runner.launch(rows, token_ids)
+        except Exception as error:  # it breaks again, with whoever is to blame, when the step's turn has come
+            log.warning("a step could not be begun early: %s", error)
+            return
+        self.counters.ahead_steps += 1
 
     def _note_starts(self, batch: Batch) -> None:
         for chunk in batch.prefill:

@@ -92,11 +92,16 @@ class DecodeGraphs:
         """Whether a step can be replayed: it only decodes, and no adapter changes a layer."""
         return not batch.prefill and not batch.has_adapters and len(batch.decode) <= self.max_rows
 
-    def replay(self, inputs: IntArray) -> torch.Tensor:
-        """Logits [rows, vocabulary] of a step with `inputs` [5, rows], valid until the next one."""
+    def replay(self, inputs: IntArray, tokens: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits [rows, vocabulary] of a step with `inputs` [5, rows], valid until the next one.
+
+        `tokens` [rows] int64 on the device stand in for those of the inputs.
+        """
         rows = inputs.shape[1]
         recorded = self._graphs[self._sizes[bisect_left(self._sizes, rows)]]
         recorded.inputs[:, :rows].copy_(torch.from_numpy(inputs), non_blocking=True)
+        if tokens is not None:
+            recorded.inputs[0, :rows] = tokens
         if rows < recorded.inputs.shape[1]:
             recorded.inputs[:, rows:] = self._padding
         recorded.graph.replay()

@@ -23,7 +23,8 @@ class EngineOptions:
     hidden states, None for what the model's files say. `speculate_tokens` are the most that a row guesses ahead from
     its own text; 0 is off.
     `attention` names the kernels (see kernels.py). On CUDA, `cuda_graphs` records decoding steps as graphs, and
-    `compile` sends the layers through torch.compile, which adapters exclude.
+    `compile` sends the layers through torch.compile, which adapters exclude. `look_ahead` begins a decoding step before
+    the tokens of the step before are known: with CUDA graphs always, elsewhere for tests, as it gains nothing there.
     """
 
     model: LoadOptions
@@ -42,6 +43,7 @@ class EngineOptions:
     attention: str = "auto"
     cuda_graphs: bool = True
     compile: bool = False
+    look_ahead: bool = False
 
     def __post_init__(self) -> None:
         for name in ("max_rows", "page_size", "step_tokens", "max_waiting"):

@@ -6,12 +6,13 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from mesh.engine.transformers.ahead import Ahead
 from mesh.engine.transformers.attention import IntArray, PackedStep, Piece, running
 from mesh.engine.transformers.block_table import BlockTable
 from mesh.engine.transformers.cuda_graphs import DecodeGraphs, DecodeInputs
@@ -27,7 +28,7 @@ from mesh.engine.transformers.sequence import Batch, Row
 from mesh.engine.transformers.tower import Tower
 
 _computed = attrgetter("computed")
-# Tokens of the prompt that the runner warms up with: a number like any other.
+# Tokens of a short prompt to warm up with: a number like any other.
 _WARM_UP = 200
 
 
@@ -70,7 +71,10 @@ class PackedRunner(Runner):
         max_pages: int,
         kernels: PagedKernels | None = None,
         tower: Tower | None = None,
+        *,
+        look_ahead: bool = False,
     ) -> None:
+        """`look_ahead` starts decoding steps early also without CUDA graphs."""
         self.cache = cache
         self._model = model
         self._tower = tower
@@ -84,6 +88,8 @@ class PackedRunner(Runner):
         # Where layers are spread over devices, the last ones could not use indices that lie on the first.
         self._slices_logits = not is_spread(model) and "logits_to_keep" in inspect.signature(model.forward).parameters
         self._graphs: DecodeGraphs | None = None
+        self._look_ahead = look_ahead
+        self._ahead: Ahead | None = None
         self.last_step: PackedStep | None = None
 
     def capture(self, max_rows: int) -> None:
@@ -92,13 +98,13 @@ class PackedRunner(Runner):
         graphs.capture()
         self._graphs = graphs
 
-    def warm_up(self) -> None:
-        """Compute a row and a small prompt of padding, so that what is made at first use is made now."""
-        for count in (1, _WARM_UP):
-            padding = self._table.padding
+    def warm_up(self, tokens: int) -> None:
+        """Compute a row and prompts of up to `tokens` padding tokens, so that what is made at first use is made now."""
+        padding, most = self._table.padding, min(tokens, self._most_keys)
+        none = np.zeros(0, np.int64)
+        for count in (1, min(_WARM_UP, most), most):
             pages = self._table.host[padding, : -(-count // self.cache.page_size)]
             piece = Piece(0, count, 0, padding, pages)
-            none = np.zeros(0, np.int64)
             slots = np.zeros(count, np.int64)
             facts = _Facts([0] * count, np.arange(count), slots, [count - 1], none, none, [piece])
             self._run(*self._prepare(facts))
@@ -114,16 +120,56 @@ class PackedRunner(Runner):
         return self._table.host.shape[1] * self.cache.page_size
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """See Runner. One call of the model for all tokens."""
+        """See Runner. One call of the model for all tokens, less those that were computed ahead."""
         batch.decode.sort(key=_computed, reverse=True)
+        ahead, self._ahead = self._ahead, None
+        logits = ahead.logits_of(batch.decode) if ahead is not None and batch.decode else None
+        if logits is None:
+            return self._forward(batch)
+        return torch.cat([logits, self._forward(Batch(prefill=batch.prefill))]) if batch.prefill else logits
+
+    def _forward(self, batch: Batch) -> torch.Tensor:
         facts = self._facts(batch)
         if self._graphs is not None and self._graphs.take(batch):
-            self._table.on_device()
-            inputs = np.stack([np.array(facts.tokens), facts.positions, facts.slots, facts.lines, facts.lengths])
-            return self._graphs.replay(inputs)
+            return self._replay(facts)
         tokens, places, step, keep = self._prepare(facts)
         with shown_in(batch, self._tower):
             return self._run(tokens, places, step, keep, shares_of(batch, self._device))[: batch.kept]
+
+    def _replay(self, facts: _Facts, tokens: torch.Tensor | None = None) -> torch.Tensor:
+        assert self._graphs is not None, "nothing was captured"
+        self._table.on_device()
+        inputs = np.stack([np.array(facts.tokens), facts.positions, facts.slots, facts.lines, facts.lengths])
+        return self._graphs.replay(inputs, tokens)
+
+    def looks_ahead(self, batch: Batch) -> bool:
+        """See Runner. Steps that only decode, by rows that no adapter changes."""
+        if self._graphs is not None:
+            return self._graphs.take(batch)
+        return self._look_ahead and not batch.prefill and not batch.has_adapters
+
+    def launch(self, rows: Sequence[tuple[int, Row]], token_ids: torch.Tensor) -> None:
+        """See Runner."""
+        self._table.fill(row for _, row in rows)
+        places = torch.tensor([place for place, _ in rows], device=token_ids.device)
+        going = [row for _, row in rows]
+        lines = np.array([row.slot for row in going], dtype=np.int64)
+        later = np.array([row.computed + 1 for row in going], dtype=np.int64)
+        placed = later if self._tower is None else later + shifts(going)
+        count = len(rows)
+        facts = _Facts([0] * count, placed, self._slots(lines, later), list(range(count)), lines, later + 1, [])
+        if self._graphs is not None:
+            logits = self._replay(facts, token_ids[places])
+        else:
+            facts.tokens[:] = cast("list[int]", token_ids[places].tolist())
+            logits = self._run(*self._prepare(facts))[:count]
+        expected = {row: (place, row.computed + 1) for place, (_, row) in enumerate(rows)}
+        self._ahead = Ahead(expected, logits)
+
+    def _slots(self, lines: int | IntArray, positions: IntArray) -> IntArray:
+        """Where the keys and values of these positions go."""
+        size = self.cache.page_size
+        return self._table.host[lines, positions // size] * size + positions % size
 
     def _run(
         self,
@@ -147,6 +193,8 @@ class PackedRunner(Runner):
     def release(self, row: Row) -> None:
         """See Runner."""
         self._table.clear(row.slot)
+        if self._ahead is not None:
+            self._ahead.rows.pop(row, None)
 
     def wipe(self, pages: Sequence[int]) -> None:
         """See Runner."""
@@ -158,6 +206,7 @@ class PackedRunner(Runner):
 
     def reset(self) -> None:
         """See Runner."""
+        self._ahead = None
         self.cache.wipe_all()
 
     def _facts(self, batch: Batch) -> _Facts:
@@ -168,7 +217,7 @@ class PackedRunner(Runner):
         lines = np.array([row.slot for row in decode], dtype=np.int64)
         tokens = [row.tokens[-1] for row in decode]
         placed = [computed if self._tower is None else computed + shifts(decode)]
-        slots = [table[lines, computed // size] * size + computed % size]
+        slots = [self._slots(lines, computed)]
         keep = list(range(len(decode)))
         pieces: list[Piece] = []
         for chunk in batch.prefill:
@@ -177,7 +226,7 @@ class PackedRunner(Runner):
             tokens += chunk.draft
             places = np.arange(start, start + chunk.count)
             placed.append(positions(row.work.pictures, start, start + chunk.count))
-            slots.append(table[row.slot, places // size] * size + places % size)
+            slots.append(self._slots(row.slot, places))
             pages = table[row.slot, : -(-(start + chunk.count) // size)]
             runs = runs_of(row, start, start + chunk.count)
             pieces.append(Piece(first, len(tokens), start, row.slot, pages, runs))

@@ -31,6 +31,17 @@ class Runner(ABC):
         May reorder `batch.decode`.
         """
 
+    def looks_ahead(self, batch: Batch) -> bool:
+        """Whether `launch` may follow this step."""
+        del batch
+        return False
+
+    def launch(self, rows: Sequence[tuple[int, Row]], token_ids: torch.Tensor) -> None:
+        """Begin the next step of decoding rows, each with its place in the sampled `token_ids`, before the tokens are
+        in the rows and counted as computed. Their pages must hold one token more. `forward` takes up the result.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def release(self, row: Row) -> None:
         """The row is about to lose its slot and pages."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from mesh.engine.output import RawLogprob
-from mesh.engine.sampler import Sampler
+from mesh.engine.sampler import OnTokens, Sampler
 from mesh.engine.transformers.sequence import Batch, Row
 from mesh.errors import MeshError
 
@@ -36,8 +36,12 @@ class Outcome:
         return not self.row.ends_with(self.tokens[-1], len(self.row.tokens) + count)
 
 
-def sample_step(sampler: Sampler, batch: Batch, logits: torch.Tensor) -> list[Outcome]:
+def sample_step(
+    sampler: Sampler, batch: Batch, logits: torch.Tensor, on_tokens: OnTokens | None = None
+) -> list[Outcome]:
     """Sample a token for each row, then one more for the rows whose guess it was, and so on.
+
+    `on_tokens` is for steps without guesses: see Sampler.sample.
 
     So every token is drawn as without guesses: from the same distribution, after the same tokens, with the number of
     its own position. `logits` are the runner's and may be overwritten.
@@ -47,7 +51,7 @@ def sample_step(sampler: Sampler, batch: Batch, logits: torch.Tensor) -> list[Ou
     while live:
         places = [outcome.place for outcome in live]
         here = logits if len(places) == len(logits) else logits[torch.tensor(places, device=logits.device)]
-        _sample(sampler, live, here)
+        _sample(sampler, live, here, on_tokens)
         live = [outcome for outcome in live if outcome.goes_on]
     return outcomes
 
@@ -63,9 +67,9 @@ def _outcomes(batch: Batch) -> list[Outcome]:
     return outcomes
 
 
-def _sample(sampler: Sampler, outcomes: list[Outcome], logits: torch.Tensor) -> None:
+def _sample(sampler: Sampler, outcomes: list[Outcome], logits: torch.Tensor, on_tokens: OnTokens | None) -> None:
     states = [outcome.row.sampler for outcome in outcomes if outcome.row.sampler is not None]
-    sampled = sampler.sample(states, logits)
+    sampled = sampler.sample(states, logits, on_tokens)
     for index in sampled.failed:
         outcomes[index].spoilt = True
     for index, error in sampled.stuck.items():

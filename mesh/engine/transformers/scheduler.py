@@ -261,6 +261,16 @@ class Scheduler:
             work.credit -= len(draft)
         return draft
 
+    def has_room_after(self, row: Row) -> bool:
+        """Whether a decoding row has a page for the token after its next one, taken now if nobody would lack it."""
+        size = self.blocks.page_size
+        if row.computed + 1 < len(row.pages) * size:
+            return True
+        if self.blocks.available <= len(self._running):
+            return False
+        row.pages += self.blocks.allocate(1) or []
+        return True
+
     def _prefill(self, row: Row, batch: Batch, budget: int) -> int:
         """Add the next piece of a prompt and return its length, 0 if there is no use in one now."""
         remaining = row.remaining
