@@ -10,8 +10,8 @@ import transformers
 from transformers import PretrainedConfig
 
 from benchmarks.table import markdown
-from mesh.engine.transformers.kernels import CHOICES, find_kernels
-from mesh.engine.transformers.selftest import check_packed
+from mesh.engine.transformers.attention.kernels import CHOICES, find_kernels
+from mesh.engine.transformers.runners.selftest import check_packed
 from mesh.errors import MeshError
 
 _VOCABULARY = 512

@@ -13,7 +13,7 @@ from mesh.errors import ErrorKind, MeshError
 from mesh.worker.config import WorkerConfig
 
 if TYPE_CHECKING:
-    from mesh.engine.transformers.loader import LoadOptions
+    from mesh.engine.transformers.loading.loader import LoadOptions
 
 
 def make_engine(config: WorkerConfig) -> Engine:
@@ -31,13 +31,13 @@ def make_engine(config: WorkerConfig) -> Engine:
 
 def _transformers(config: WorkerConfig) -> Engine:
     try:
-        from mesh.engine.transformers.source import local_model
+        from mesh.engine.transformers.loading.source import local_model
 
         for path in config.model_path:
             local_model(path, config.gguf_file)  # what is plainly wrong is said before torch is imported
         from mesh.engine.transformers.engine import TransformersEngine
-        from mesh.engine.transformers.lora_config import AdapterSource
-        from mesh.engine.transformers.memory import CacheSize
+        from mesh.engine.transformers.loading.memory import CacheSize
+        from mesh.engine.transformers.lora.config import AdapterSource
         from mesh.engine.transformers.options import EngineOptions
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("mesh"):
@@ -82,8 +82,8 @@ def _one_of(engines: Iterable[Engine]) -> Engine:
 
 def _load_options(config: WorkerConfig) -> list[LoadOptions]:
     """What to load, model by model. They share the cores, as each computes on a thread of its own."""
-    from mesh.engine.transformers.device import default_threads
-    from mesh.engine.transformers.loader import LoadOptions
+    from mesh.engine.transformers.loading.device import default_threads
+    from mesh.engine.transformers.loading.loader import LoadOptions
 
     count = len(config.model_path)
     threads = config.threads if count == 1 else max(1, (config.threads or default_threads()) // count)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mesh.engine.transformers.selftest import check_packed
-from mesh.engine.transformers.triton_attention import TritonKernels
+from mesh.engine.transformers.attention.triton_attention import TritonKernels
+from mesh.engine.transformers.runners.selftest import check_packed
 from tests.kernels.test_triton_attention import DEVICE
 from tests.model import tiny
 

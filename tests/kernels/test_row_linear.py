@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mesh.engine.transformers.row_linear import row_linear
+from mesh.engine.transformers.layers.row_linear import row_linear
 from tests.kernels.test_triton_attention import DEVICE, HALF
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from mesh.engine.transformers.attention import Piece, Variant
-from mesh.engine.transformers.kv_cache import LayerCache, LayerShape
-from mesh.engine.transformers.paged import PagedRows
-from mesh.engine.transformers.triton_attention import TritonKernels, splits_for
+from mesh.engine.transformers.attention.interface import Piece, Variant
+from mesh.engine.transformers.attention.kv_cache import LayerCache, LayerShape
+from mesh.engine.transformers.attention.paged import PagedRows
+from mesh.engine.transformers.attention.triton_attention import TritonKernels, splits_for
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 # Triton's interpreter knows no products of bfloat16.

@@ -25,8 +25,8 @@ from mesh.engine.base import (
     Tokens,
 )
 from mesh.engine.transformers.engine import TransformersEngine
-from mesh.engine.transformers.loader import LoadOptions
-from mesh.engine.transformers.memory import CacheSize
+from mesh.engine.transformers.loading.loader import LoadOptions
+from mesh.engine.transformers.loading.memory import CacheSize
 from mesh.engine.transformers.options import EngineOptions
 
 LIMIT = 30.0

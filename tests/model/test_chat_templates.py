@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mesh.engine.base import Chat, Constraint, Message
-from mesh.engine.transformers.loader import LoadedModel, LoadOptions, load
+from mesh.engine.transformers.loading.loader import LoadedModel, LoadOptions, load
 from mesh.errors import ErrorKind, MeshError
 from mesh.worker.config import WorkerConfig
 from mesh.worker.engines import make_engine

@@ -10,11 +10,11 @@ import torch
 
 from mesh.engine.base import Sampling
 from mesh.engine.sampler import Sampler
-from mesh.engine.transformers.blocks import BlockManager
 from mesh.engine.transformers.core import Core
-from mesh.engine.transformers.runner import Runner
-from mesh.engine.transformers.scheduler import Limits, Scheduler
-from mesh.engine.transformers.sequence import Batch, Row, Work
+from mesh.engine.transformers.runners.runner import Runner
+from mesh.engine.transformers.scheduling.blocks import BlockManager
+from mesh.engine.transformers.scheduling.scheduler import Limits, Scheduler
+from mesh.engine.transformers.scheduling.sequence import Batch, Row, Work
 from mesh.engine.transformers.thread import EngineThread
 from mesh.errors import ErrorKind, MeshError
 from tests.model.tiny import VOCAB

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig, PreTrainedModel
 
-from mesh.engine.transformers.per_sequence import PerSequenceRunner, bytes_per_token
+from mesh.engine.transformers.runners.per_sequence import PerSequenceRunner, bytes_per_token
 from tests.model.driver import Driver, prompt_of
 from tests.model.tiny import VOCAB, generate
 

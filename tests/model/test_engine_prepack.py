@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from mesh.engine.base import Output
-from mesh.engine.transformers.prepack import PackedLinear, prepack
+from mesh.engine.transformers.layers.prepack import PackedLinear, prepack
 from tests.model import tiny
 from tests.model.driver import Driver, prompt_of
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from mesh.engine.transformers.int8 import Int8Linear, quantize
-from mesh.engine.transformers.loader import LoadOptions, load
+from mesh.engine.transformers.layers.int8 import Int8Linear, quantize
+from mesh.engine.transformers.loading.loader import LoadOptions, load
 from mesh.errors import MeshError
 from tests.model import tiny
 from tests.model.driver import Driver, prompt_of

@@ -17,9 +17,9 @@ import safetensors.torch
 import torch
 
 from mesh.engine.base import Chat, Message
-from mesh.engine.transformers.checkpoint import find_checkpoint
-from mesh.engine.transformers.fingerprint import fingerprint
-from mesh.engine.transformers.loader import LoadedModel, LoadOptions, load
+from mesh.engine.transformers.loading.checkpoint import find_checkpoint
+from mesh.engine.transformers.loading.fingerprint import fingerprint
+from mesh.engine.transformers.loading.loader import LoadedModel, LoadOptions, load
 from mesh.errors import ErrorKind, MeshError
 from mesh.worker.config import WorkerConfig
 from mesh.worker.engines import make_engine
@@ -279,7 +279,7 @@ def test_a_file_is_no_model(model_folder: Path) -> None:
 
 def test_default_threads_is_what_this_process_may_use() -> None:
     program = (
-        "import os; from mesh.engine.transformers.device import default_threads as threads\n"
+        "import os; from mesh.engine.transformers.loading.device import default_threads as threads\n"
         "print(threads()); os.environ['OMP_NUM_THREADS'] = '7'; print(threads())\n"
         "del os.environ['OMP_NUM_THREADS']; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); print(threads())"
     )

@@ -12,8 +12,8 @@ import pytest
 from transformers import PreTrainedModel
 
 from mesh.engine.base import Chat, Message, Text
-from mesh.engine.transformers.lora import Adapter
-from mesh.engine.transformers.lora_config import AdapterSource
+from mesh.engine.transformers.lora.config import AdapterSource
+from mesh.engine.transformers.lora.hooks import Adapter
 from mesh.errors import ErrorKind, MeshError
 from tests.harness import eventually
 from tests.model import tiny

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from mesh.engine.transformers.lora import Adapter, LoraHooks, Share, find_places
-from mesh.engine.transformers.lora_files import Base, read_adapter
+from mesh.engine.transformers.lora.files import Base, read_adapter
+from mesh.engine.transformers.lora.hooks import Adapter, LoraHooks, Share, find_places
 from mesh.errors import MeshError
 from tests.model import tiny
 from tests.model.adapters import make_adapter, read, write

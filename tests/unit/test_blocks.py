@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.engine.transformers.blocks import BlockManager, extend_digests, page_digest, scope_digest
+from mesh.engine.transformers.scheduling.blocks import BlockManager, extend_digests, page_digest, scope_digest
 
 ROOT = scope_digest("test")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.engine.transformers.drafts import Drafter
+from mesh.engine.transformers.scheduling.drafts import Drafter
 
 
 def plain_guess(tokens: list[int], most: int) -> list[int]:

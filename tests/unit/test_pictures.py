@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.engine.base import Image, Sampling
-from mesh.engine.transformers.blocks import BlockManager
-from mesh.engine.transformers.pictures import Pictures, decode, positions
-from mesh.engine.transformers.scheduler import Limits, Scheduler
-from mesh.engine.transformers.sequence import Row, Work
+from mesh.engine.transformers.scheduling.blocks import BlockManager
+from mesh.engine.transformers.scheduling.scheduler import Limits, Scheduler
+from mesh.engine.transformers.scheduling.sequence import Row, Work
+from mesh.engine.transformers.vision.pictures import Pictures, decode, positions
 
 
 def _file(format: str, size: tuple[int, int] = (8, 8), **options: Any) -> bytes:

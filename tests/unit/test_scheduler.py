@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.engine.base import Sampling
-from mesh.engine.transformers.blocks import BlockManager, scope_digest
-from mesh.engine.transformers.scheduler import Limits, Scheduler
-from mesh.engine.transformers.sequence import Batch, Row, RowPhase, Work
+from mesh.engine.transformers.scheduling.blocks import BlockManager, scope_digest
+from mesh.engine.transformers.scheduling.scheduler import Limits, Scheduler
+from mesh.engine.transformers.scheduling.sequence import Batch, Row, RowPhase, Work
 
 PAGE = 4
 _MOST = 1000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mesh.engine.base import Step
-from mesh.engine.transformers.loader import LoadOptions
+from mesh.engine.transformers.loading.loader import LoadOptions
 from mesh.engine.vllm.engine import VllmEngine
 from mesh.engine.vllm.options import VllmOptions
 from tests.model.driver import Answer, Driver

@@ -14,10 +14,10 @@ from dataclasses import replace
 
 from mesh.engine.base import ModelInfo
 from mesh.engine.transformers.build import Served, chat_capabilities
-from mesh.engine.transformers.lora import Adapter
-from mesh.engine.transformers.lora_config import AdapterSource
-from mesh.engine.transformers.lora_files import read_adapter
-from mesh.engine.transformers.source import find_adapter
+from mesh.engine.transformers.loading.source import find_adapter
+from mesh.engine.transformers.lora.config import AdapterSource
+from mesh.engine.transformers.lora.files import read_adapter
+from mesh.engine.transformers.lora.hooks import Adapter
 from mesh.errors import ErrorKind, MeshError, invalid, unsupported
 from mesh.log import kv
 

@@ -12,28 +12,28 @@ from mesh.engine.chat import ChatRenderer
 from mesh.engine.constraint import Grammars
 from mesh.engine.sampler import Sampler
 from mesh.engine.text import Codec
-from mesh.engine.transformers.blocks import BlockManager
-from mesh.engine.transformers.build_embedder import make_embedder, make_headless
-from mesh.engine.transformers.compiling import compile_layers, undo_compile
+from mesh.engine.transformers.attention.kernels import find_kernels
+from mesh.engine.transformers.attention.kv_cache import KvCache
+from mesh.engine.transformers.attention.paged import PagedKernels
 from mesh.engine.transformers.core import Core
-from mesh.engine.transformers.embedder import Embedder, PlainAttention
-from mesh.engine.transformers.kernels import find_kernels
-from mesh.engine.transformers.kv_cache import KvCache
-from mesh.engine.transformers.loader import LoadedModel, load
-from mesh.engine.transformers.lora import Adapter, LoraHooks, find_places
-from mesh.engine.transformers.lora_files import Base
-from mesh.engine.transformers.memory import cache_pages, short_cache
+from mesh.engine.transformers.embedding.build import make_embedder, make_headless
+from mesh.engine.transformers.embedding.embedder import Embedder, PlainAttention
+from mesh.engine.transformers.layers.compiling import compile_layers, undo_compile
+from mesh.engine.transformers.layers.prepack import prepack
+from mesh.engine.transformers.layers.row_linear import use_row_linear
+from mesh.engine.transformers.loading.loader import LoadedModel, load
+from mesh.engine.transformers.loading.memory import cache_pages, short_cache
+from mesh.engine.transformers.lora.files import Base
+from mesh.engine.transformers.lora.hooks import Adapter, LoraHooks, find_places
 from mesh.engine.transformers.options import EngineOptions
-from mesh.engine.transformers.packed import PackedRunner, is_spread
-from mesh.engine.transformers.paged import PagedKernels
-from mesh.engine.transformers.per_sequence import PerSequenceRunner, bytes_per_token
-from mesh.engine.transformers.pictures import PictureReader
-from mesh.engine.transformers.prepack import prepack
-from mesh.engine.transformers.row_linear import use_row_linear
-from mesh.engine.transformers.runner import Runner
-from mesh.engine.transformers.scheduler import Limits, Scheduler
-from mesh.engine.transformers.selftest import Verdict, check_packed, run_packed_once
-from mesh.engine.transformers.sight import Sight, find_sight
+from mesh.engine.transformers.runners.packed import PackedRunner, is_spread
+from mesh.engine.transformers.runners.per_sequence import PerSequenceRunner, bytes_per_token
+from mesh.engine.transformers.runners.runner import Runner
+from mesh.engine.transformers.runners.selftest import Verdict, check_packed, run_packed_once
+from mesh.engine.transformers.runners.sight import Sight, find_sight
+from mesh.engine.transformers.scheduling.blocks import BlockManager
+from mesh.engine.transformers.scheduling.scheduler import Limits, Scheduler
+from mesh.engine.transformers.vision.pictures import PictureReader
 from mesh.errors import invalid
 from mesh.log import kv
 

@@ -18,10 +18,10 @@ import torch
 from mesh.engine.base import Load
 from mesh.engine.output import RawLogprob
 from mesh.engine.sampler import OnTokens, Sampler
-from mesh.engine.transformers.runner import Runner
-from mesh.engine.transformers.sampling import Outcome, sample_step
-from mesh.engine.transformers.scheduler import Scheduler
-from mesh.engine.transformers.sequence import Batch, Chunk, Row, Work
+from mesh.engine.transformers.runners.runner import Runner
+from mesh.engine.transformers.scheduling.sampling import Outcome, sample_step
+from mesh.engine.transformers.scheduling.scheduler import Scheduler
+from mesh.engine.transformers.scheduling.sequence import Batch, Chunk, Row, Work
 from mesh.errors import ErrorKind, MeshError
 
 log = logging.getLogger(__name__)

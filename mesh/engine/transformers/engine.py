@@ -28,17 +28,17 @@ from mesh.engine.chat import with_template_stops
 from mesh.engine.constraint import Grammars, Matcher
 from mesh.engine.output import OutputTracker, check_token_ids
 from mesh.engine.transformers.adapters import Adapters
-from mesh.engine.transformers.blocks import extend_digests, scope_digest
 from mesh.engine.transformers.build import Served, build
 from mesh.engine.transformers.core import Core, Report
-from mesh.engine.transformers.embed_queue import EmbedQueue
-from mesh.engine.transformers.embedder import Embedder
-from mesh.engine.transformers.lora_config import AdapterSource
+from mesh.engine.transformers.embedding.embedder import Embedder
+from mesh.engine.transformers.embedding.queue import EmbedQueue
+from mesh.engine.transformers.lora.config import AdapterSource
 from mesh.engine.transformers.options import EngineOptions
-from mesh.engine.transformers.pictures import Pictures
 from mesh.engine.transformers.reporter import Reporter
-from mesh.engine.transformers.sequence import Row, Work
+from mesh.engine.transformers.scheduling.blocks import extend_digests, scope_digest
+from mesh.engine.transformers.scheduling.sequence import Row, Work
 from mesh.engine.transformers.thread import Command, EngineThread
+from mesh.engine.transformers.vision.pictures import Pictures
 from mesh.errors import ErrorKind, MeshError, invalid, unsupported
 from mesh.log import kv
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from mesh.engine.base import Event, Failed, Step
 from mesh.engine.output import OutputTracker
 from mesh.engine.transformers.core import NewToken, Report
-from mesh.engine.transformers.sequence import Work
+from mesh.engine.transformers.scheduling.sequence import Work
 from mesh.engine.transformers.thread import Command
 from mesh.errors import ErrorKind, MeshError
 

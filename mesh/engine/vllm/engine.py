@@ -31,7 +31,7 @@ from mesh.engine.base import (
 from mesh.engine.chat import with_template_stops
 from mesh.engine.output import OutputTracker, check_token_ids
 from mesh.engine.steps import Steps
-from mesh.engine.transformers.loader import TextSide, load_text_side
+from mesh.engine.transformers.loading.loader import TextSide, load_text_side
 from mesh.engine.vllm.live import Live
 from mesh.engine.vllm.options import VllmOptions
 from mesh.engine.vllm.sampling import check, module, to_params

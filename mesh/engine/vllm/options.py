@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mesh.engine.transformers.loader import LoadOptions
+from mesh.engine.transformers.loading.loader import LoadOptions
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Embeddings, computed between the steps of generation."""

@@ -1,0 +1,1 @@
+"""Faster ways to compute a model's layers, each checked against the plain one."""

@@ -1,0 +1,1 @@
+"""Pictures in prompts: read, laid out in tokens, and seen by the model."""
