@@ -9,7 +9,7 @@ import heapq
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -18,10 +18,17 @@ import torch
 from mesh.engine.base import Load
 from mesh.engine.output import RawLogprob
 from mesh.engine.sampler import OnTokens, Sampler
+from mesh.engine.transformers.recovery import (
+    ForwardError,
+    failure_of,
+    give_credit_back,
+    is_out_of_memory,
+    try_alone,
+)
 from mesh.engine.transformers.runners.runner import Runner
 from mesh.engine.transformers.scheduling.sampling import Outcome, sample_step
 from mesh.engine.transformers.scheduling.scheduler import Scheduler
-from mesh.engine.transformers.scheduling.sequence import Batch, Chunk, Row, Work
+from mesh.engine.transformers.scheduling.sequence import Batch, Row, Work
 from mesh.errors import ErrorKind, MeshError
 
 log = logging.getLogger(__name__)
@@ -111,7 +118,7 @@ class Core:
                 )
         except Exception as error:
             self._forget_sampler_rows(work.rows)
-            self._failures.append((work.key, _failure(error, "refusing a request")))
+            self._failures.append((work.key, failure_of(error, "refusing a request")))
             return
         self._works[work.key] = work
         if work.deadline is not None:
@@ -256,7 +263,7 @@ class Core:
         try:
             logits = self._runner.forward(batch)
         except Exception as error:
-            raise _ForwardError(error) from error
+            raise ForwardError(error) from error
         forwarded = time.perf_counter()
         counters.forward_seconds += forwarded - begun
         spoilt = self._score(batch, logits)
@@ -393,27 +400,30 @@ class Core:
         A step whose rows all work alone (it was too large, say) spares each of its requests once. One that ran out of
         memory takes the newest request with it.
         """
-        if isinstance(error, _ForwardError) and is_out_of_memory(error.cause):
+        if isinstance(error, ForwardError) and is_out_of_memory(error.cause):
             self._shed(batch, error.cause)
             return
         self.broken_steps += 1
         what = f"a step of {len(batch.rows)} rows and {batch.tokens} tokens broke"
         rows, works = batch.rows, {row.work.key: row.work for row in batch.rows}
         # What broke after the forward may have counted a token already: those rows cannot be computed once more.
-        retry = isinstance(error, _ForwardError) and len(works) > 1
-        cause = error.cause if isinstance(error, _ForwardError) else error
+        retry = isinstance(error, ForwardError) and len(works) > 1
+        cause = error.cause if isinstance(error, ForwardError) else error
         if retry:
-            _give_credit_back(batch)
+            give_credit_back(batch)
         self.scheduler.restart()
         self._runner.reset()
-        failures = self._try_alone(rows) if retry else dict.fromkeys(works, cause)
+        failures: Mapping[int, Exception] = dict.fromkeys(works, cause)
+        if retry:
+            failures, worked = try_alone(rows, self.scheduler, self._runner)
+            self.broken_steps = 0 if worked else self.broken_steps
         if not failures:
             failures = {key: cause for key, work in works.items() if work.spared}
             for work in works.values():
                 work.spared = True
         log.error("%s: %d of %d requests fail", what, len(failures), len(works), exc_info=cause)
         for key, failure in failures.items():
-            self._fail(key, _failure(failure, "a request broke a step"))
+            self._fail(key, failure_of(failure, "a request broke a step"))
 
     def _shed(self, batch: Batch, error: Exception) -> None:
         """There was not enough memory for a step: the request that came last goes, the others are computed again."""
@@ -426,68 +436,7 @@ class Core:
             *(len(batch.rows), batch.tokens, newest.key),
             exc_info=error,
         )
-        _give_credit_back(batch)
+        give_credit_back(batch)
         self.scheduler.recompute(batch.rows)
         text = "the worker ran out of memory while it computed this request beside others"
         self._fail(newest.key, MeshError(ErrorKind.OVERLOADED, text, retry_after=self.queue_seconds))
-
-    def _try_alone(self, rows: Sequence[Row]) -> dict[int, Exception]:
-        """Compute each of these rows by itself, while no other holds a page; the errors of those that break."""
-        failures: dict[int, Exception] = {}
-        for row in rows:
-            if row.work.key in failures:
-                continue
-            try:
-                self._compute_alone(row)
-                self.broken_steps = 0
-            except Exception as error:
-                failures[row.work.key] = error
-        return failures
-
-    def _compute_alone(self, row: Row) -> None:
-        blocks, limits = self.scheduler.blocks, self.scheduler.limits
-        pages = blocks.allocate(blocks.pages_for(len(row.tokens)))
-        assert pages is not None, "a row's tokens fit into the whole pool"
-        trial = Row(row.work, row.choice, row.tokens, row.most, row.least, row.stop_ids, slot=0, pages=pages)
-        self._runner.wipe(blocks.take_stale())
-        try:
-            while trial.remaining:
-                count = min(trial.remaining, limits.step_tokens) if limits.chunked_prefill else trial.remaining
-                self._runner.forward(Batch(prefill=[Chunk(trial, count, kept=1)]))
-                trial.computed += count
-        finally:
-            self._runner.release(trial)
-            blocks.distrust(pages, forget=False)
-            blocks.release(pages)
-
-
-def _give_credit_back(batch: Batch) -> None:
-    """Of a step that has sampled nothing."""
-    for row in batch.sampled:
-        row.work.give_credit_back()
-    for chunk in batch.prefill:
-        chunk.row.work.give_credit_back(len(chunk.draft))
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether less at once might have worked."""
-    # torch has a type for it on accelerators, and a sentence on CPUs.
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        isinstance(error, RuntimeError) and "not enough memory" in str(error)
-    )
-
-
-class _ForwardError(Exception):
-    """The model broke, before anything of the step was counted."""
-
-    def __init__(self, cause: Exception) -> None:
-        super().__init__(str(cause))
-        self.cause = cause
-
-
-def _failure(error: Exception, what: str) -> MeshError:
-    """The error that clients see: their own mistake as it is, anything else without its details."""
-    if isinstance(error, MeshError):
-        return error
-    log.error("%s", what, exc_info=error)
-    return MeshError(ErrorKind.ENGINE_FAILED, "the engine failed in a step of this request")

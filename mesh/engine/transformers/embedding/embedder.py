@@ -18,9 +18,9 @@ from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from mesh.engine.base import Text, Tokens
-from mesh.engine.transformers.core import is_out_of_memory
 from mesh.engine.transformers.loading.loader import LoadedModel
 from mesh.engine.transformers.loading.pooling import Pipeline
+from mesh.engine.transformers.recovery import is_out_of_memory
 from mesh.engine.transformers.runners.selftest import relative_difference, tolerance
 from mesh.errors import ErrorKind, MeshError, out_of_range
 
