@@ -1,8 +1,8 @@
 """Random mixes: a row gets the tokens that it gets alone, whoever is beside it.
 
 A pool of requests with options drawn at random is answered one by one. Then, in engines with little memory, small
-steps, small pages or speculation, many random choices of them run together: they join and leave at any time, are
-cancelled, resumed anywhere, preempted, forked, and find each other's prefixes.
+steps, small pages, speculation or steps begun early, many random choices of them run together: they join and leave at
+any time, are cancelled, resumed anywhere, preempted, forked, use adapters, and find each other's prefixes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import pytest
 from transformers import PreTrainedModel
 
 from mesh.engine.base import Constraint, Output
+from mesh.engine.transformers.lora.config import AdapterSource
+from tests.model.adapters import make_adapter
 from tests.model.driver import Answer, Driver, prompt_of
 
 Saved = tuple[str, PreTrainedModel]
@@ -64,6 +66,8 @@ def draw_spec(draw: random.Random) -> Spec:
         fields["constraint"] = draw.choice([Constraint("json_schema", SCHEMA), Constraint("regex", "[a-f]{2,5}")])
     if draw.random() < 0.3:
         fields["output"] = Output(logprobs=draw.choice([None, 2]), prompt_logprobs=draw.choice([None, 1]))
+    if draw.random() < 0.3:
+        fields["adapter"] = draw.choice(["a0", "a1"])
     # Some begin alike, some repeat themselves, some are one token.
     start = draw.choice([prompt_of(40), prompt_of(40), prompt_of(7) * 5, prompt_of(16, 3), []])
     return Spec((*start, *prompt_of(draw.randint(1, 20), draw.randrange(3))), fields)
@@ -84,13 +88,20 @@ def facts(answer: Answer) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def pool(llama: Saved) -> list[tuple[Spec, Answer]]:
+def adapters(llama: Saved, tmp_path_factory: pytest.TempPathFactory) -> tuple[AdapterSource, ...]:
+    folder = tmp_path_factory.mktemp("adapters")
+    made = [make_adapter(folder / str(rank), llama[1], rank=rank, alpha=2 * rank, seed=rank) for rank in (2, 5)]
+    return tuple(AdapterSource(f"a{index}", each.path) for index, each in enumerate(made))
+
+
+@pytest.fixture(scope="module")
+def pool(llama: Saved, adapters: tuple[AdapterSource, ...]) -> list[tuple[Spec, Answer]]:
     """Requests, and what each gets alone."""
     draw = random.Random(7)
     specs = [draw_spec(draw) for _ in range(48)]
 
     async def answers() -> list[tuple[Spec, Answer]]:
-        async with Driver(llama[0], prefix_cache=False) as driver:
+        async with Driver(llama[0], prefix_cache=False, adapters=adapters) as driver:
             return [(spec, await driver.ask(spec.prompt, **spec.fields)) for spec in specs]
 
     return asyncio.run(answers())
@@ -102,18 +113,23 @@ ENGINES: list[dict[str, Any]] = [
     {"speculate_tokens": 2, "kv_tokens": 240, "page_size": 2, "step_tokens": 40},
     {"kv_tokens": 200, "page_size": 1, "prefix_cache": False},
     {"speculate_tokens": 4, "kv_tokens": 400, "page_size": 4, "step_tokens": 64},
+    {"look_ahead": True},
+    {"look_ahead": True, "kv_tokens": 200, "page_size": 1, "prefix_cache": False},
 ]
 
 
 @pytest.mark.parametrize("options", ENGINES, ids=str)
-async def test_mixes(llama: Saved, pool: list[tuple[Spec, Answer]], options: dict[str, Any]) -> None:
+async def test_mixes(
+    llama: Saved, adapters: tuple[AdapterSource, ...], pool: list[tuple[Spec, Answer]], options: dict[str, Any]
+) -> None:
     draw = random.Random(str(options))
-    async with Driver(llama[0], max_rows=MOST, **options) as driver:
+    async with Driver(llama[0], max_rows=MOST, adapters=adapters, **options) as driver:
         for _ in range(MIXES):
             await one_mix(driver, draw, pool)
         await driver.until_idle()
         assert driver.stat("kv_pages_copied") > 0
         assert (driver.stat("preemptions") > 0) is (options.get("kv_tokens", 999) < 300)
+        assert (driver.stat("ahead_steps") > 0) is options.get("look_ahead", False)
         assert (driver.stat("accepted_tokens") > 0) is ("speculate_tokens" in options)
 
 
