@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import ceil
 from pathlib import Path
 from time import perf_counter
@@ -66,31 +66,35 @@ class StaticBatch(Contender):
 
 @dataclass(frozen=True, slots=True)
 class BatchingSettings:
-    """What can be chosen on a CPU. The cache is always sized to the load, since its mask spans the whole cache."""
+    """What can be chosen. The cache is always sized to the load, since the mask of sdpa spans the whole cache.
+
+    `asynchronous` None leaves that to transformers, as CUDA graphs always are.
+    """
 
     attention: str = "sdpa"
     page_size: int = 256
     batch_tokens: int = 512
-    asynchronous: bool = False
+    asynchronous: bool | None = False
 
     def label(self) -> str:
         """For tables."""
-        mode = "asynchronous" if self.asynchronous else "synchronous"
+        mode = {True: "asynchronous", False: "synchronous", None: "its own choice of mode"}[self.asynchronous]
         return f"{self.attention}, page {self.page_size}, {self.batch_tokens} tokens a batch, {mode}"
 
 
 class ContinuousBatching(Contender):
     """transformers' continuous batching. The manager is kept between runs, so that no run pays for its start."""
 
-    def __init__(self, folder: Path, settings: BatchingSettings, *, name: str) -> None:
+    def __init__(self, folder: Path, settings: BatchingSettings, *, name: str, place: Place = CPU) -> None:
         self.name = name
         self._folder = folder
+        self._place = place
         self._settings = settings
         self._model: Any = None
         self._manager: Any = None
 
     async def start(self) -> None:
-        self._model = load(self._folder)
+        self._model = load(self._folder, self._place)
         self._model.set_attn_implementation(self._settings.attention)
 
     async def prepare(self, streams: int, prompt_tokens: int, new_tokens: int) -> None:
@@ -98,15 +102,16 @@ class ContinuousBatching(Contender):
         page = self._settings.page_size
         # One page of slack a row: a request is admitted only if its next page is free too.
         blocks = streams * (ceil((prompt_tokens + new_tokens + 1) / page) + 1)
+        settings: dict[str, Any] = {
+            _page_field(): page,
+            "num_blocks": blocks,
+            "max_batch_tokens": max(self._settings.batch_tokens, streams),
+            "max_requests_per_batch": streams,
+            "use_async_batching": self._settings.asynchronous,
+        }
         self._manager = self._model.init_continuous_batching(
             generation_config=_greedy(new_tokens, pad_token_id=0, eos_token_id=-1),
-            continuous_batching_config=ContinuousBatchingConfig(
-                page_size=page,
-                num_blocks=blocks,
-                max_batch_tokens=max(self._settings.batch_tokens, streams),
-                max_requests_per_batch=streams,
-                use_async_batching=self._settings.asynchronous,
-            ),
+            continuous_batching_config=ContinuousBatchingConfig(**settings),
         )
         self._manager.warmup()
         self._manager.start()
@@ -137,6 +142,12 @@ class ContinuousBatching(Contender):
             self._manager.stop(block=True, timeout=30)
             self._manager.destroy()
             self._manager = None
+
+
+def _page_field() -> str:
+    """What the size of a page is called: transformers changed that after 5.17."""
+    names = {field.name for field in fields(ContinuousBatchingConfig)}
+    return "page_size" if "page_size" in names else "block_size"
 
 
 def _greedy(new_tokens: int, **token_ids: int) -> GenerationConfig:

@@ -23,9 +23,8 @@ from transformers.utils import logging as transformers_logging
 from benchmarks.engine import model
 from benchmarks.engine.contender import Contender, Run
 from benchmarks.engine.mesh_engine import MeshEngine
-from benchmarks.engine.transformers_contenders import StaticBatch
+from benchmarks.engine.transformers_contenders import BatchingSettings, ContinuousBatching, StaticBatch
 from benchmarks.gpu import numerics
-from benchmarks.gpu.batching import GpuBatching
 from benchmarks.machine import describe
 from benchmarks.table import markdown, number
 
@@ -35,6 +34,7 @@ _HEADER = (
 )
 _WARM_UP_TOKENS = 8
 _COPY_BYTES = 8 << 30
+_BATCHING = BatchingSettings(batch_tokens=4096, asynchronous=None)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -110,7 +110,7 @@ def _contenders(folder: Path, place: model.Place, options: argparse.Namespace) -
         mesh("mesh, compiled", compile=True),
         *(parts if options.parts else []),
         StaticBatch(folder, place),
-        GpuBatching(folder, place),
+        ContinuousBatching(folder, _BATCHING, name="transformers continuous batching", place=place),
     ]
 
 
