@@ -16,6 +16,7 @@ from tests.e2e.faults import FAULTS, Fault, Scene, Strike, check_same, late_stop
 from tests.harness import MODEL, eventually
 
 TOKENS = 20
+ROUNDS = 3
 WORKER = (
     "--engine",
     "scripted",
@@ -52,13 +53,22 @@ async def test_the_client_sees_no_difference(scene: Scene, fault: Fault, k: int)
     CASES["stop string"] = chat(MODEL, stop=["never", late_stop(greedy.texts[0])])
     await scene.learn(CASES)
     assert TOKENS // 2 < scene.undisturbed["stop string"].tokens < TOKENS
+    for _ in range(ROUNDS):
+        if await interrupted(scene, fault, k) or k >= TOKENS - 1:
+            return
+    pytest.fail(f"hardly a stream was interrupted in {ROUNDS} rounds")
+
+
+async def interrupted(scene: Scene, fault: Fault, k: int) -> bool:
+    """Compare all answers of one round; whether the fault struck while they were under way.
+
+    A machine that stands still for a moment lets the worker finish before the fault is there.
+    """
+    await scene.ready()
     attempts = scene.attempts()
-    answers = await disturbed(scene, fault, k)
-    check_same(answers, scene.undisturbed)
-    if k < TOKENS - 1:
-        moved = scene.attempts() - attempts - len(CASES)
-        # The one with a stop string may have ended, and one may be a step ahead of the others.
-        assert moved >= len(CASES) - 2, "hardly a stream was interrupted"
+    check_same(await disturbed(scene, fault, k), scene.undisturbed)
+    # The one with a stop string may have ended, and one may be a step ahead of the others.
+    return scene.attempts() - attempts - len(CASES) >= len(CASES) - 2
 
 
 async def disturbed(scene: Scene, fault: Fault, k: int) -> dict[str, Answer]:
