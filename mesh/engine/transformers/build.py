@@ -21,6 +21,7 @@ from mesh.engine.transformers.embedding.embedder import Embedder, PlainAttention
 from mesh.engine.transformers.layers.compiling import compile_layers, undo_compile
 from mesh.engine.transformers.layers.prepack import prepack
 from mesh.engine.transformers.layers.row_linear import use_row_linear
+from mesh.engine.transformers.loading.device import find_device
 from mesh.engine.transformers.loading.loader import LoadedModel, load
 from mesh.engine.transformers.loading.memory import cache_pages, short_cache
 from mesh.engine.transformers.lora.files import Base
@@ -76,6 +77,7 @@ class Served:
 
 def build(options: EngineOptions) -> tuple[Core, Served]:
     """Load the model and make everything around it. Blocks; to be called on the engine's thread."""
+    _check_device(options)
     loaded = load(options.model, log.info)
     attention = PlainAttention(loaded.model)
     if not loaded.generates:
@@ -88,7 +90,7 @@ def build(options: EngineOptions) -> tuple[Core, Served]:
     page_size = choice.page_size
     step_tokens = options.step_tokens or max(options.max_rows, _STEP_TOKENS.get(loaded.device.type, 512))
     blocks, runner = _make_runner(options, loaded, choice, sight)
-    if isinstance(runner, PackedRunner) and loaded.device.type == "cuda":
+    if loaded.device.type == "cuda":
         _speed_up(options, loaded, runner, step_tokens)
     if options.speculate_tokens and not runner.chunks:
         log.warning("no speculation: the cache of %s cannot take back a wrong guess", loaded.architecture)
@@ -214,15 +216,25 @@ def _make_runner(
     )
 
 
-def _speed_up(options: EngineOptions, loaded: LoadedModel, runner: PackedRunner, step_tokens: int) -> None:
+def _check_device(options: EngineOptions) -> None:
+    """Refuse before the load what the device cannot honour."""
+    device = find_device(options.model.device)
+    find_kernels(options.attention, device)
+    if options.compile and device.type != "cuda":
+        raise invalid("compile", f"'compile' needs a CUDA device, and the device is '{device}'")
+
+
+def _speed_up(options: EngineOptions, loaded: LoadedModel, runner: Runner, step_tokens: int) -> None:
     """What makes steps on CUDA shorter and changes no answer; what a model does not take is left away."""
-    if runner.kernels is None:
+    if not isinstance(runner, PackedRunner):
+        if options.compile:
+            log.warning("%s is not compiled: it does not run packed", loaded.architecture)
         return
-    if runner.kernels.name == "triton":
+    if runner.kernels is not None and runner.kernels.name == "triton":
         log.info("single rows by a kernel of their own", extra=kv(layers=use_row_linear(loaded.model)))
     if options.compile:
         _try_compiled(loaded, runner, step_tokens)
-    if options.cuda_graphs:
+    if options.cuda_graphs and runner.kernels is not None:
         try:
             runner.warm_up(step_tokens)
             runner.capture(options.max_rows)
