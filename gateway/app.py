@@ -9,19 +9,19 @@ from quart import Quart, Response, request
 from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 
 from gateway import errors
-from gateway.balance import Policy, least_loaded, prefer_zone
-from gateway.chat import chat_routes
-from gateway.completions import completion_routes
 from gateway.config import GatewayConfig
-from gateway.directory import Directory
-from gateway.embeddings import embedding_routes
 from gateway.exchange import AsgiApp, Exchanges, current
-from gateway.generation import Dispatch
 from gateway.health import health_routes
-from gateway.hold import HoldQueue
-from gateway.images import ImageLimits
-from gateway.models import model_routes
-from gateway.pace import StallLimits
+from gateway.openai.chat import chat_routes
+from gateway.openai.completions import completion_routes
+from gateway.openai.embeddings import embedding_routes
+from gateway.openai.images import ImageLimits
+from gateway.openai.models import model_routes
+from gateway.routing.balance import Policy, least_loaded, prefer_zone
+from gateway.routing.directory import Directory
+from gateway.routing.generation import Dispatch
+from gateway.routing.hold import HoldQueue
+from gateway.routing.pace import StallLimits
 from mesh.metrics import GatewayMetrics
 
 

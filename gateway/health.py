@@ -6,8 +6,8 @@ import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from quart import Blueprint, Response
 
-from gateway.directory import Directory
 from gateway.exchange import Exchanges
+from gateway.routing.directory import Directory
 from mesh.metrics import GatewayMetrics
 
 

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 
 from gateway.app import create_app, stall_limits
 from gateway.config import GatewayConfig
-from gateway.directory import Directory
+from gateway.routing.directory import Directory
 from gateway.server import HttpServer, listen
 from mesh.log import kv
 from mesh.metrics import GatewayMetrics

@@ -11,9 +11,9 @@ from typing import Any, cast
 
 import grpc.aio
 
-import gateway.directory
+import gateway.routing.directory
 from gateway.__main__ import main
-from gateway.session import Session, Stream
+from gateway.routing.session import Session, Stream
 from mesh import wire
 from mesh.v1 import inference_pb2 as pb
 from mesh.v1.inference_pb2_grpc import InferenceServiceStub
@@ -65,5 +65,5 @@ class PerRequestSession(Session):
 
 
 if __name__ == "__main__":
-    gateway.directory.Session = PerRequestSession
+    gateway.routing.directory.Session = PerRequestSession
     main()

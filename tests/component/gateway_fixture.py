@@ -11,7 +11,7 @@ import httpx
 
 from gateway.app import create_app, stall_limits
 from gateway.config import GatewayConfig
-from gateway.directory import Directory
+from gateway.routing.directory import Directory
 from gateway.server import HttpServer, listen
 from mesh.metrics import GatewayMetrics
 from tests.component.gateway_worker import FakeWorker

@@ -54,7 +54,10 @@ async def test_headers_of_a_stream_and_of_every_answer() -> None:
         await gateway.add(worker)
         mine = {"x-request-id": "mine-1"}
         streamed = await gateway.http.post(CHAT, json=body(stream=True), headers=mine)
-        first, second = await gateway.chat(), await gateway.http.get("/v1/models", headers={"x-request-id": "not mine"})
+        first, second = (
+            await gateway.chat(),
+            await gateway.http.get("/v1/models", headers={"x-request-id": "not mine"}),
+        )
         assert [start.request.request_id for start in worker.starts] == ["mine-1", first.headers["x-request-id"]]
     assert streamed.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert streamed.headers["cache-control"] == "no-cache"

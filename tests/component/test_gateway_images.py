@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.images import is_public
+from gateway.openai.images import is_public
 from mesh.v1 import inference_pb2 as pb
 from tests.component.gateway_fixture import GatewayUnderTest
 from tests.component.gateway_worker import FakeWorker

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from gateway.balance import least_loaded, prefer_zone
-from gateway.pace import StallLimits
-from gateway.session import Session
+from gateway.routing.balance import least_loaded, prefer_zone
+from gateway.routing.pace import StallLimits
+from gateway.routing.session import Session
 from mesh.v1 import inference_pb2 as pb
 from mesh.v1.registry_pb2 import WorkerRecord
 

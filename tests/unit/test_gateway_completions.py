@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.collect import CompletionCollector
-from gateway.completion_schema import CompletionRequest, parse_completion
-from gateway.generation import Event
-from gateway.logprobs import CompletionLogprobs, prompt_logprobs, with_top
-from gateway.sse import CompletionEvents
-from gateway.translate import to_generates
+from gateway.openai.collect import CompletionCollector
+from gateway.openai.completion_schema import CompletionRequest, parse_completion
+from gateway.openai.logprobs import CompletionLogprobs, prompt_logprobs, with_top
+from gateway.openai.sse import CompletionEvents
+from gateway.openai.translate import to_generates
+from gateway.routing.generation import Event
 from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import inference_pb2 as pb
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.pace import Pace, StallLimits
+from gateway.routing.pace import Pace, StallLimits
 from mesh.v1 import inference_pb2 as pb
 
 LIMITS = StallLimits(factor=20, floor=0.5, ceiling=30)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.schema import ChatRequest, parse_chat
+from gateway.openai.schema import ChatRequest, parse_chat
 from mesh.errors import ErrorKind, MeshError
 
 MINIMAL: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}

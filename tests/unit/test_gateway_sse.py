@@ -8,10 +8,10 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.collect import ChatCollector
-from gateway.generation import Event
-from gateway.logprobs import ChatLogprobs
-from gateway.sse import ChatEvents
+from gateway.openai.collect import ChatCollector
+from gateway.openai.logprobs import ChatLogprobs
+from gateway.openai.sse import ChatEvents
+from gateway.routing.generation import Event
 from mesh.v1 import inference_pb2 as pb
 
 STARTED = pb.Started(prompt_tokens=5, cached_tokens=2, fingerprint="sha256:0123456789abcdef")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from gateway.schema import parse_chat
-from gateway.translate import to_generate
+from gateway.openai.schema import parse_chat
+from gateway.openai.translate import to_generate
 from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import inference_pb2 as pb
 

@@ -12,9 +12,9 @@ from typing import ClassVar
 
 import msgspec
 
-from gateway.answers import PromptTokensDetails, Usage
-from gateway.generation import Event
-from gateway.logprobs import LogprobBuffer
+from gateway.openai.answers import PromptTokensDetails, Usage
+from gateway.openai.logprobs import LogprobBuffer
+from gateway.routing.generation import Event
 from mesh.v1 import inference_pb2 as pb
 
 DONE = b"data: [DONE]\n\n"

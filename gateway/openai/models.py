@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 from quart import Blueprint, Response
 
-from gateway.answers import ModelList
-from gateway.directory import Directory
+from gateway.openai.answers import Model, ModelList
+from gateway.routing.directory import Directory, Offer
 from mesh.errors import ErrorKind, MeshError
 
 
@@ -16,16 +16,20 @@ def model_routes(directory: Directory) -> Blueprint:
 
     @routes.get("/v1/models")
     async def list_models() -> Response:  # pyright: ignore[reportUnusedFunction]
-        return _json(ModelList(directory.models()))
+        return _json(ModelList([_model(offer) for offer in directory.models()]))
 
     @routes.get("/v1/models/<path:model_id>")  # names of models may contain slashes
     async def get_model(model_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        for model in directory.models():
-            if model.id == model_id:
-                return _json(model)
+        for offer in directory.models():
+            if offer.name == model_id:
+                return _json(_model(offer))
         raise MeshError(ErrorKind.MODEL_NOT_FOUND, f"the model '{model_id[:200]}' does not exist here", param="model")
 
     return routes
+
+
+def _model(offer: Offer) -> Model:
+    return Model(offer.name, offer.created, offer.context_length, offer.base or offer.name, offer.base or None)
 
 
 def _json(body: msgspec.Struct) -> Response:

@@ -9,8 +9,8 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from gateway.generation import Dispatch
-from gateway.session import Session
+from gateway.routing.generation import Dispatch
+from gateway.routing.session import Session
 from mesh.errors import ErrorKind, MeshError, unsupported
 from mesh.v1 import inference_pb2 as pb
 

@@ -6,8 +6,8 @@ from typing import Final
 
 import msgspec
 
-from gateway.inputs import Inputs, check_inputs, each_input
-from gateway.schema import UINT32, decode
+from gateway.openai.inputs import Inputs, check_inputs, each_input
+from gateway.openai.schema import UINT32, decode
 from mesh.errors import invalid, out_of_range
 from mesh.v1 import inference_pb2 as pb
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from collections.abc import Callable, Iterable, Sequence
 
-from gateway.answers import Logprobs, PromptLogprob, PromptLogprobs, TextLogprobs, TokenLogprob, TopLogprob
+from gateway.openai.answers import Logprobs, PromptLogprob, PromptLogprobs, TextLogprobs, TokenLogprob, TopLogprob
 from mesh.v1 import inference_pb2 as pb
 
 

@@ -9,14 +9,14 @@ from quart import Response, request
 from werkzeug.exceptions import UnsupportedMediaType
 
 from gateway import errors
-from gateway.answers import PromptLogprobs
-from gateway.collect import ChatCollector, CompletionCollector
 from gateway.exchange import Exchange
-from gateway.generation import Dispatch, Event, Generation
-from gateway.group import GenerationGroup
-from gateway.logprobs import prompt_logprobs, with_top
-from gateway.schema import GenerationRequest
-from gateway.sse import AnswerEvents
+from gateway.openai.answers import PromptLogprobs
+from gateway.openai.collect import ChatCollector, CompletionCollector
+from gateway.openai.logprobs import prompt_logprobs, with_top
+from gateway.openai.schema import GenerationRequest
+from gateway.openai.sse import AnswerEvents
+from gateway.routing.generation import Dispatch, Event, Generation
+from gateway.routing.group import GenerationGroup
 from mesh.v1 import inference_pb2 as pb
 
 SSE_HEADERS = {

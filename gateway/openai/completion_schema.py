@@ -6,8 +6,8 @@ from typing import Final
 
 import msgspec
 
-from gateway.inputs import Inputs, check_inputs, each_input
-from gateway.schema import GenerationRequest, check_common, check_ranges, decode
+from gateway.openai.inputs import Inputs, check_inputs, each_input
+from gateway.openai.schema import GenerationRequest, check_common, check_ranges, decode
 from mesh.errors import invalid, out_of_range
 
 MAX_COMPLETIONS: Final = 128

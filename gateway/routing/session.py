@@ -18,7 +18,7 @@ from typing import Self
 
 import grpc.aio
 
-from gateway.pace import Pace, StallLimits
+from gateway.routing.pace import Pace, StallLimits
 from mesh import wire
 from mesh.errors import ErrorKind, MeshError
 from mesh.log import kv

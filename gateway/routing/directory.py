@@ -12,9 +12,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from gateway.answers import Model
-from gateway.pace import StallLimits
-from gateway.session import Session
+from gateway.routing.pace import StallLimits
+from gateway.routing.session import Session
 from mesh.errors import ErrorKind, MeshError, unsupported
 from mesh.log import kv
 from mesh.metrics import GatewayMetrics
@@ -26,6 +25,17 @@ log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 0.1
 _STATES = ("connecting", "ready", "frozen", "draining")
+
+
+@dataclass(slots=True)
+class Offer:
+    """A model that the mesh serves: since when, in seconds since 1970; the shortest context of its workers in tokens,
+    None if nobody knows; the model that it adapts, or empty."""
+
+    name: str
+    created: int
+    context_length: int | None
+    base: str
 
 
 @dataclass(slots=True, eq=False)
@@ -207,7 +217,7 @@ class Directory:
 
     def check_known(self, model: str) -> None:
         """Raise model_not_found for a model that never was here while others are; else there may be hope."""
-        served = [each.id for each in self.models()]
+        served = [each.name for each in self.models()]
         if model not in self._known and served:
             shown = ", ".join(served[:20]) + (", …" if len(served) > 20 else "")
             raise MeshError(
@@ -221,20 +231,20 @@ class Directory:
         if self.live(model) and not self.live(model, capability=pb.CAPABILITY_VISION):
             raise unsupported("messages", f"'messages' holds an image, which the model '{model[:200]}' cannot see")
 
-    def models(self) -> list[Model]:
+    def models(self) -> list[Offer]:
         """All models of workers that are there, by name. A worker that leaves is not counted."""
-        found: dict[str, Model] = {}
+        found: dict[str, Offer] = {}
         for entry in self._entries.values():
             if entry.session.draining:
                 continue
             created = entry.record.started_at.seconds
             for name, served in entry.models.items():
                 length = served.context_length or None
-                known = found.setdefault(name, Model(name, created, length, served.base or name, served.base or None))
+                known = found.setdefault(name, Offer(name, created, length, served.base))
                 known.created = min(known.created, created)
                 lengths = [each for each in (known.context_length, length) if each is not None]
                 known.context_length = min(lengths, default=None)
-        return sorted(found.values(), key=lambda model: model.id)
+        return sorted(found.values(), key=lambda offer: offer.name)
 
     def sessions(self) -> Sequence[Session]:
         """The sessions of all workers that are there."""

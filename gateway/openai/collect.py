@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from gateway.answers import (
+from gateway.openai.answers import (
     AnswerMessage,
     ChatAnswer,
     Choice,
@@ -16,9 +16,9 @@ from gateway.answers import (
     TextChoice,
     Usage,
 )
-from gateway.generation import Event
-from gateway.logprobs import ChatLogprobs, CompletionLogprobs, LogprobBuffer
-from gateway.sse import finish_reason, system_fingerprint, usage
+from gateway.openai.logprobs import ChatLogprobs, CompletionLogprobs, LogprobBuffer
+from gateway.openai.sse import finish_reason, system_fingerprint, usage
+from gateway.routing.generation import Event
 from mesh.v1 import inference_pb2 as pb
 
 Buffer = TypeVar("Buffer", bound=LogprobBuffer)

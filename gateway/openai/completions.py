@@ -8,15 +8,15 @@ from functools import partial
 
 from quart import Blueprint, Response, request
 
-from gateway.collect import CompletionCollector
-from gateway.completion_schema import CompletionRequest, parse_completion
 from gateway.exchange import current
-from gateway.generation import Dispatch, Generation
-from gateway.group import GenerationGroup
-from gateway.logprobs import CompletionLogprobs, with_top
-from gateway.respond import begin, collected, prompt_reader, read_json, streamed
-from gateway.sse import CompletionEvents
-from gateway.translate import to_generates
+from gateway.openai.collect import CompletionCollector
+from gateway.openai.completion_schema import CompletionRequest, parse_completion
+from gateway.openai.logprobs import CompletionLogprobs, with_top
+from gateway.openai.respond import begin, collected, prompt_reader, read_json, streamed
+from gateway.openai.sse import CompletionEvents
+from gateway.openai.translate import to_generates
+from gateway.routing.generation import Dispatch, Generation
+from gateway.routing.group import GenerationGroup
 from mesh.v1 import inference_pb2 as pb
 
 

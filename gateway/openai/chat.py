@@ -7,15 +7,15 @@ import uuid
 
 from quart import Blueprint, Response, request
 
-from gateway.collect import ChatCollector
 from gateway.exchange import current
-from gateway.generation import Dispatch
-from gateway.images import ImageLimits, read_images
-from gateway.logprobs import ChatLogprobs
-from gateway.respond import begin, collected, prompt_reader, read_json, streamed
-from gateway.schema import parse_chat
-from gateway.sse import ChatEvents
-from gateway.translate import to_generate
+from gateway.openai.collect import ChatCollector
+from gateway.openai.images import ImageLimits, read_images
+from gateway.openai.logprobs import ChatLogprobs
+from gateway.openai.respond import begin, collected, prompt_reader, read_json, streamed
+from gateway.openai.schema import parse_chat
+from gateway.openai.sse import ChatEvents
+from gateway.openai.translate import to_generate
+from gateway.routing.generation import Dispatch
 
 
 def chat_routes(dispatch: Dispatch, limits: ImageLimits) -> Blueprint:

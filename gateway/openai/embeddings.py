@@ -11,11 +11,11 @@ from collections.abc import Iterable
 import msgspec
 from quart import Blueprint, Response, request
 
-from gateway.embedding_schema import parse_embedding, to_embed
 from gateway.exchange import current
-from gateway.generation import Dispatch
-from gateway.respond import read_json
-from gateway.unary import EmbedCall
+from gateway.openai.embedding_schema import parse_embedding, to_embed
+from gateway.openai.respond import read_json
+from gateway.routing.generation import Dispatch
+from gateway.routing.unary import EmbedCall
 from mesh.v1 import inference_pb2 as pb
 
 

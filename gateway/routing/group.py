@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from gateway.generation import Event, Generation
+from gateway.routing.generation import Event, Generation
 from mesh.errors import MeshError
 from mesh.v1 import inference_pb2 as pb
 

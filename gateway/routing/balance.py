@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from gateway.session import Session
+from gateway.routing.session import Session
 
 # From at least one live session to the one to use.
 Policy = Callable[[Sequence[Session]], Session]

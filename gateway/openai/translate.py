@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from gateway.completion_schema import CompletionRequest
-from gateway.schema import INT64, ChatMessage, ChatRequest, GenerationRequest, stops
+from gateway.openai.completion_schema import CompletionRequest
+from gateway.openai.schema import INT64, ChatMessage, ChatRequest, GenerationRequest, stops
 from mesh.v1 import inference_pb2 as pb
 
 # What OpenAI's completion API generates if no length is asked for.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from gateway.schema import UINT32
+from gateway.openai.schema import UINT32
 from mesh.errors import invalid, out_of_range
 
 Inputs = str | list[str | int | list[int]]

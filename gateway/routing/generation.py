@@ -17,10 +17,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from gateway.balance import Policy
-from gateway.directory import Directory
-from gateway.hold import HoldQueue
-from gateway.session import Session, Stream, Trouble
+from gateway.routing.balance import Policy
+from gateway.routing.directory import Directory
+from gateway.routing.hold import HoldQueue
+from gateway.routing.session import Session, Stream, Trouble
 from mesh.errors import ErrorKind, MeshError
 from mesh.log import kv
 from mesh.metrics import GatewayMetrics

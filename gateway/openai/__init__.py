@@ -1,0 +1,1 @@
+"""OpenAI's REST API: bodies in, bodies and streams out."""
