@@ -84,6 +84,7 @@ class Exchange:
         self.path: str = scope["path"]
         self.route = "unknown"
         self.model = ""
+        self.tenant = ""  # id of the API key that it came with; "" without keys
         self.streamed = False
         self.status = CLIENT_CLOSED
         self.error = ""
