@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack
 from gateway.app import create_app, stall_limits
 from gateway.config import GatewayConfig
 from gateway.routing.directory import Directory
+from gateway.routing.session import dialler
 from gateway.server import HttpServer, listen
 from mesh.log import kv
 from mesh.metrics import GatewayMetrics
@@ -37,7 +38,7 @@ async def run(config: GatewayConfig) -> None:
             grace=config.grace_period,
             limits=stall_limits(config),
             metrics=metrics,
-            tls=tls,
+            dial=dialler(tls),
         )
         app, exchanges = create_app(config, directory, metrics)
         async with asyncio.TaskGroup() as group:

@@ -8,18 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from gateway.routing import clock
 from gateway.routing.pace import StallLimits
-from gateway.routing.session import Session
+from gateway.routing.session import Dial, Session, dialler
 from mesh.errors import ErrorKind, MeshError, unsupported
 from mesh.log import kv
 from mesh.metrics import GatewayMetrics
 from mesh.v1 import inference_pb2 as pb
 from mesh.v1.registry_pb2 import WORKER_STATE_DRAINING, ServedModel, WorkerRecord
-from mesh.wire import Tls
 
 log = logging.getLogger(__name__)
 
@@ -53,11 +52,11 @@ class Directory:
     """The workers by id. `run` must be running; all methods are called on its event loop."""
 
     def __init__(
-        self, *, client: str, grace: float, limits: StallLimits, metrics: GatewayMetrics, tls: Tls | None = None
+        self, *, client: str, grace: float, limits: StallLimits, metrics: GatewayMetrics, dial: Dial | None = None
     ) -> None:
         self.loaded = False
         self._client = client
-        self._tls = tls
+        self._dial = dial or dialler(None)
         self._grace = grace
         self._limits = limits
         self._metrics = metrics
@@ -107,7 +106,7 @@ class Directory:
         session = Session(
             record,
             client=self._client,
-            tls=self._tls,
+            dial=self._dial,
             limits=self._limits,
             on_change=self._changed,
             on_message=self._metrics.session_messages.inc,
@@ -133,7 +132,7 @@ class Directory:
         if entry.record.state == WORKER_STATE_DRAINING or entry.session.draining or not self._grace:
             self._remove(entry, "it left")
         else:
-            entry.vanished_at = time.monotonic()
+            entry.vanished_at = clock.now()
             log.warning(
                 "worker vanished from the registry, kept while it answers",
                 extra=kv(worker=entry.record.worker_id, seconds=self._grace),
@@ -148,10 +147,10 @@ class Directory:
     # The watch
 
     async def _watch(self) -> None:
-        before = time.monotonic()
+        before = clock.now()
         while True:
             await asyncio.sleep(_TICK_SECONDS)
-            now = time.monotonic()
+            now = clock.now()
             late = max(0.0, now - before - 2 * _TICK_SECONDS)
             before = now
             for entry in list(self._entries.values()):

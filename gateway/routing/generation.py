@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from gateway.routing import clock
 from gateway.routing.balance import Policy
 from gateway.routing.directory import Directory
 from gateway.routing.hold import HoldQueue
@@ -339,7 +339,7 @@ class Generation:
     def _look_for_trouble(self, stream: Stream) -> None:
         """Leave a frozen or draining worker if there is another one; without one, wait for as long as is sensible."""
         session = stream.session
-        found = session.trouble(stream, time.monotonic())
+        found = session.trouble(stream, clock.now())
         if found is None:
             return
         trouble, seconds = found
@@ -376,7 +376,7 @@ class Generation:
     async def _choose(self) -> Session:
         """A worker for the next attempt. Raises MeshError if there is none in time, or if each has refused."""
         if self._deadline is None:
-            self._deadline = time.monotonic() + self._dispatch.hold.timeout
+            self._deadline = clock.now() + self._dispatch.hold.timeout
         while True:
             if self._error is not None:
                 raise self._error
@@ -385,7 +385,7 @@ class Generation:
             fresh = self._fresh(live) or [session for session in live if self._tried.get(session.epoch) is None]
             if fresh:
                 return self._dispatch.policy(fresh)
-            left = self._deadline - time.monotonic()
+            left = self._deadline - clock.now()
             if live:
                 await self._after_refusals(live, left)
             else:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from enum import Enum
 from typing import Self
 
 import grpc.aio
 
+from gateway.routing import clock
 from gateway.routing.pace import Pace, StallLimits
 from mesh import wire
 from mesh.errors import ErrorKind, MeshError
@@ -33,8 +34,21 @@ log = logging.getLogger(__name__)
 OPEN_LIMIT_SECONDS = 5.0
 # When a worker announces none.
 _DEFAULT_HEARTBEAT = 2.0
+# From a worker's address to what speaks to it, for as long as the block lasts. Tests put a simulated wire here.
+Dial = Callable[[str], AbstractAsyncContextManager[InferenceServiceStub]]
 # Never reused: a worker that came back is another place than the one that was left.
 _epochs = itertools.count(1)
+
+
+def dialler(tls: wire.Tls | None) -> Dial:
+    """Speaks to workers over gRPC, with TLS if it is given."""
+
+    @asynccontextmanager
+    async def dial(address: str) -> AsyncGenerator[InferenceServiceStub]:
+        async with wire.channel(address, tls=tls) as channel:
+            yield InferenceServiceStub(channel)
+
+    return dial
 
 
 class Trouble(Enum):
@@ -63,7 +77,7 @@ class Stream:
         self.lost: MeshError | None = None
         self.ended = False
         self.confirmed = False
-        self.active_at = time.monotonic()
+        self.active_at = clock.now()
 
     @property
     def session(self) -> Session:
@@ -90,7 +104,7 @@ class Stream:
         """Allow the worker more tokens."""
         if self.credit is not None and not self.ended:
             self.credit += tokens
-            self.active_at = time.monotonic()
+            self.active_at = clock.now()
             self._session.send(pb.SessionRequest(credit=pb.StreamCredit(stream_id=self.id, tokens=tokens)))
 
     def close(self) -> None:
@@ -137,7 +151,7 @@ class Session:
         record: WorkerRecord,
         *,
         client: str,
-        tls: wire.Tls | None,
+        dial: Dial,
         limits: StallLimits,
         on_change: Callable[[], None],
         on_message: Callable[[], None],
@@ -160,7 +174,7 @@ class Session:
         self.embedding = 0
         self.heartbeat = _DEFAULT_HEARTBEAT
         self._client = client
-        self._tls = tls
+        self._dial = dial
         self._limits = limits
         self._on_change = on_change
         self._on_message = on_message
@@ -273,7 +287,7 @@ class Session:
                 self._complain(error.message)
             except Exception:
                 log.exception("a session broke", extra=self._facts())
-            if self.epoch and time.monotonic() - self._heard_at < OPEN_LIMIT_SECONDS:
+            if self.epoch and clock.now() - self._heard_at < OPEN_LIMIT_SECONDS:
                 backoff.reset()
             await asyncio.sleep(backoff.next())
 
@@ -283,9 +297,9 @@ class Session:
             client=self._client, expected_worker_id=self.worker_id, expected_incarnation=self.incarnation
         )
         outbox = _Outbox(pb.SessionRequest(open=opening))
-        async with wire.channel(self.address, tls=self._tls) as channel:
+        async with self._dial(self.address) as stub:
             try:
-                self._stub = InferenceServiceStub(channel)
+                self._stub = stub
                 call = self._stub.Session(outbox)
                 async with asyncio.timeout(OPEN_LIMIT_SECONDS) as limit:
                     async for message in call:
@@ -309,7 +323,7 @@ class Session:
                 f"at {self.address} is worker '{opened.worker_id}' ({opened.incarnation}) instead of "
                 f"'{self.worker_id}' ({self.incarnation})",
             )
-        now = time.monotonic()
+        now = clock.now()
         self.heartbeat = opened.heartbeat or _DEFAULT_HEARTBEAT
         self.epoch = next(_epochs)
         self.open, self.silent, self.stalled = True, False, False
@@ -324,7 +338,7 @@ class Session:
 
     def _receive(self, message: pb.SessionResponse) -> None:
         """The hot path: once per engine step, and once per token in the loop."""
-        now = time.monotonic()
+        now = clock.now()
         self._heard_at = now
         if message.events:
             streams = self._streams

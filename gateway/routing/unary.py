@@ -6,9 +6,9 @@ Nothing of an attempt is kept: a worker that is lost, drains or refuses is left,
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Sequence
 
+from gateway.routing import clock
 from gateway.routing.generation import Dispatch
 from gateway.routing.session import Session
 from mesh.errors import ErrorKind, MeshError, unsupported
@@ -28,7 +28,7 @@ class EmbedCall:
         self._request = request
         self._dispatch = dispatch
         self._tried: dict[int, MeshError] = {}  # by the epoch of the session
-        self._deadline = time.monotonic() + dispatch.hold.timeout
+        self._deadline = clock.now() + dispatch.hold.timeout
         self._task: asyncio.Task[pb.EmbedResponse] | None = None
         self._error: MeshError | None = None
 
@@ -110,7 +110,7 @@ class EmbedCall:
         directory.check_known(self.model)
         if directory.live(self.model):
             raise unsupported("model", f"the model '{self.model}' does not embed")
-        left = self._deadline - time.monotonic()
+        left = self._deadline - clock.now()
         with hold.place(begun=False):
             if left > 0 and await directory.changed(left):
                 return

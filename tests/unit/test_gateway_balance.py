@@ -6,7 +6,7 @@ from collections import Counter
 
 from gateway.routing.balance import least_loaded, prefer_zone
 from gateway.routing.pace import StallLimits
-from gateway.routing.session import Session
+from gateway.routing.session import Session, dialler
 from mesh.v1 import inference_pb2 as pb
 from mesh.v1.registry_pb2 import WorkerRecord
 
@@ -14,7 +14,7 @@ from mesh.v1.registry_pb2 import WorkerRecord
 def session(worker_id: str, *, running: int = 0, waiting: int = 0, slots: int = 8, zone: str = "") -> Session:
     record = WorkerRecord(worker_id=worker_id, incarnation="i", address="127.0.0.1:1", slots=slots, zone=zone)
     made = Session(
-        record, client="test", tls=None, limits=StallLimits(), on_change=lambda: None, on_message=lambda: None
+        record, client="test", dial=dialler(None), limits=StallLimits(), on_change=lambda: None, on_message=lambda: None
     )
     made.load = pb.WorkerLoad(running=running, waiting=waiting, slots=slots)
     return made
