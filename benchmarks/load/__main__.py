@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.load import engine_only, report
-from benchmarks.load.processes import ProcessFailed
 from benchmarks.load.wire_cost import PER_REQUEST, SESSION, Plan, WireCost, measure
 from benchmarks.machine import Machine, cores, describe
+from benchmarks.processes import ProcessFailed
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -11,7 +11,8 @@ from statistics import quantiles
 from tempfile import TemporaryDirectory
 
 from benchmarks.load import script
-from benchmarks.load.processes import Load, Process, ProcessFailed, free_port, load_generator, wait_http
+from benchmarks.load.processes import Load, load_generator
+from benchmarks.processes import Process, ProcessFailed, free_port, python, wait_http
 from mesh import wire
 from mesh.v1 import admin_pb2, inference_pb2
 from mesh.v1.admin_pb2_grpc import AdminServiceStub
@@ -94,10 +95,10 @@ def measure(mode: Mode, plan: Plan) -> WireCost:
 def _measure(mode: Mode, plan: Plan, folder: Path) -> WireCost:
     port, registry = free_port(), free_port()
     arguments = ["--port", str(port), "--registry-port", str(registry)]
-    with Process("gateway", mode.module, arguments, folder, core=plan.gateway_core) as gateway:
+    with Process("gateway", python(mode.module, *arguments), folder, core=plan.gateway_core) as gateway:
         ready = wait_http(gateway, port, "/healthz")
         memory_ready = gateway.memory()
-        with Process("worker", "mesh.worker", _worker(plan, registry), folder, core=plan.other_core) as worker:
+        with Process("worker", _worker(plan, registry), folder, core=plan.other_core) as worker:
             address = str(worker.wait_logged("worker is ready")["address"])
             wait_http(gateway, port, "/readyz")
             with load_generator(port, script.MODEL, core=plan.other_core) as load:
@@ -124,7 +125,7 @@ def _measure(mode: Mode, plan: Plan, folder: Path) -> WireCost:
 
 def _worker(plan: Plan, registry: int) -> list[str]:
     place = ["--port", "0", "--no-metrics", "--etcd", f"127.0.0.1:{registry}"]
-    return [*place, *script.flags(plan.streams, plan.step)]
+    return python("mesh.worker", *place, *script.flags(plan.streams, plan.step))
 
 
 async def _window(gateway: Process, worker: Process, address: str, load: Load, plan: Plan) -> tuple[Sample, Sample]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.faults.tcp_proxy import TcpProxy
 from mesh.registry import EmbeddedRegistry, EtcdClient, EtcdOptions, encode, key_for
 from tests.component.registry_rig import Mirrored, announced, make_record, mirrored, records
 from tests.etcd_server import EtcdServer
 from tests.harness import eventually, free_port
-from tests.tcp_proxy import TcpProxy
 
 TTL = 2
 

@@ -16,12 +16,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from benchmarks.faults.tcp_proxy import TcpProxy
 from mesh.registry.records import WORKERS_PREFIX
 from tests.e2e.answers import ask, chat
 from tests.e2e.traffic import Traffic
 from tests.etcd_server import EtcdServer, etcdctl_keys
 from tests.harness import MODEL, Gateway, Worker, eventually
-from tests.tcp_proxy import TcpProxy
 
 DEAD = 60.0
 FROZEN = 30.0

@@ -1,4 +1,4 @@
-"""A TCP proxy for tests, to cut what runs through it in the ways networks do."""
+"""A TCP proxy, to cut what runs through it in the ways networks do."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class TcpProxy:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 await self._open.wait()
-                while owner in self._dead:
-                    await asyncio.sleep(3600)
+                if owner in self._dead:
+                    await asyncio.Event().wait()
                 writer.write(data)
                 await writer.drain()
