@@ -16,6 +16,7 @@
     wrong_model              FAILED_PRECONDITION   502  yes
     no_worker                UNAVAILABLE           503  no
     deadline_exceeded        DEADLINE_EXCEEDED     504  no
+    taken_over               ABORTED               409  no
 
 Cancellation by the client is not an error. Import-light on purpose: the engine uses it too, and knows nothing of gRPC.
 """
@@ -60,6 +61,7 @@ class ErrorKind(Enum):
     WRONG_MODEL = ErrorSpec("wrong_model", "FAILED_PRECONDITION", 502, "server_error", retry_elsewhere=True)
     NO_WORKER = ErrorSpec("no_worker", "UNAVAILABLE", 503, "server_error")
     DEADLINE_EXCEEDED = ErrorSpec("deadline_exceeded", "DEADLINE_EXCEEDED", 504, "server_error")
+    TAKEN_OVER = ErrorSpec("taken_over", "ABORTED", 409, "invalid_request_error")
 
 
 _BY_CODE: Final = {kind.value.code: kind for kind in ErrorKind}

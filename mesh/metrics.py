@@ -73,6 +73,9 @@ class WorkerMetrics:
         r = self.registry
         self.streams = Counter("mesh_worker_streams", "Streams ended, by outcome.", ["outcome"], registry=r)
         self.live_streams = Gauge("mesh_worker_live_streams", "Streams being served.", registry=r)
+        self.kept_streams = Gauge(
+            "mesh_worker_kept_streams", "Streams that a client can take over, live or ended.", registry=r
+        )
         self.sessions = Gauge("mesh_worker_sessions", "Open sessions.", registry=r)
         self.session_messages = Counter(
             "mesh_worker_session_messages", "Session messages sent that carry events.", registry=r

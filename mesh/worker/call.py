@@ -13,7 +13,8 @@ from mesh.engine.base import Event, Failed, Finished, Step
 from mesh.errors import MeshError
 from mesh.v1 import inference_pb2 as pb
 from mesh.worker.events import fill_event
-from mesh.worker.streams import Stream, Streams
+from mesh.worker.stream import Stream
+from mesh.worker.streams import Streams
 
 Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
 

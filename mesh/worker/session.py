@@ -1,7 +1,8 @@
 """One session: many streams of one gateway on one gRPC stream, one message per engine step.
 
 While a write is blocked by a slow gateway, later steps gather in the next message; the credits that the gateway gave
-bound it. When the session ends, for whatever reason, all its streams are cancelled in the engine at once.
+bound it. When the session ends, for whatever reason, all its streams are cancelled in the engine at once, but for those
+that are kept for a client that may come back over another session.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from collections.abc import AsyncIterator
 
 import grpc.aio
 
-from mesh.engine.base import Delta, Event, Failed, Finished, Step
+from mesh.engine.base import Delta, Event, Failed, Finished, Started, Step
 from mesh.errors import ErrorKind, MeshError, invalid
 from mesh.log import bind_request_id, kv
 from mesh.metrics import WorkerMetrics
 from mesh.v1 import inference_pb2 as pb
 from mesh.worker.events import fill_delta, fill_event, fill_failure, fill_load
 from mesh.worker.identity import Identity
-from mesh.worker.streams import Stream, Streams
+from mesh.worker.stream import Stream
+from mesh.worker.streams import Streams
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ class Session:
             log.info("session closed", extra=kv(client=self._client, streams=len(self._mine), messages=self.messages))
             self._streams.detach(self)
             for stream in list(self._mine.values()):
-                self._streams.cancel(stream)
+                self._streams.lose(stream)
 
     async def _open(self, commands: AsyncIterator[pb.SessionRequest]) -> None:
         command = await anext(aiter(commands), None)
@@ -89,8 +91,9 @@ class Session:
             case "cancel":
                 stream = self._mine.pop(command.cancel.stream_id, None)
                 if stream is not None:
-                    self._streams.cancel(stream)
-                    self._drop_events(stream.stream_id)
+                    end = self._streams.lose if command.cancel.keep else self._streams.cancel
+                    end(stream)
+                    self._drop_events(command.cancel.stream_id)
             case "credit":
                 stream = self._mine.get(command.credit.stream_id)
                 if stream is not None:
@@ -103,15 +106,31 @@ class Session:
     def _start(self, start: pb.StreamStart, group: asyncio.TaskGroup) -> None:
         if start.stream_id in self._mine:
             raise invalid("stream_id", f"'stream_id' {start.stream_id} is in use on this session")
+        stream = self._streams.take_over(start)
+        if stream is not None:
+            self._go_on(stream, start.stream_id)
+            return
         stream = self._streams.open(self, start.stream_id)
         self._mine[start.stream_id] = stream
         group.create_task(self._submit(stream, start))
+
+    def _go_on(self, stream: Stream, stream_id: int) -> None:
+        """Serve a stream that was kept: all its events so far go into the next message."""
+        assert stream.kept is not None
+        stream.sink, stream.stream_id = self, stream_id
+        self._mine[stream_id] = stream
+        for event in stream.kept.events:
+            self.add(stream, event)
+            if isinstance(event, Started):
+                self._message().events[-1].started.kept = True
+        self._wake.set()
 
     async def _submit(self, stream: Stream, start: pb.StreamStart) -> None:
         bind_request_id(start.request.request_id)
         credit = start.credit if start.HasField("credit") else None
         try:
-            await self._streams.submit(stream, start.request, credit=credit)
+            keep = start.keep if start.HasField("keep") else None
+            await self._streams.submit(stream, start.request, credit=credit, keep=keep)
         except MeshError as error:
             self.fail(stream, error)
 

@@ -1,7 +1,4 @@
-"""All live streams of a worker, whichever way they came: from here events find their way back, and here they end.
-
-A stream is one request of one client. Its sink is what serves that client: a session (many streams) or a plain call.
-"""
+"""All live streams of a worker, whichever way they came: from here events find their way back, and here they end."""
 
 from __future__ import annotations
 
@@ -11,53 +8,20 @@ import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
 
-from mesh.engine.base import Engine, Event, Failed, Finished, Step
+from mesh.engine.base import Engine, Failed, Finished, Step
 from mesh.errors import ErrorKind, MeshError
 from mesh.log import kv
 from mesh.metrics import WorkerMetrics
 from mesh.v1 import inference_pb2 as pb
 from mesh.worker.convert import find_model, to_request
+from mesh.worker.keeper import Keeper
+from mesh.worker.stream import Sink, Stream
 
 log = logging.getLogger(__name__)
 
 Outcome = Literal["finished", "cancelled", "failed"]
-
-
-class Sink(Protocol):
-    """Serves the events of its streams to a client. Methods are quick and never wait."""
-
-    def add(self, stream: Stream, event: Event) -> None:
-        """Take an event of a stream."""
-        ...
-
-    def fail(self, stream: Stream, error: MeshError) -> None:
-        """Take the end of a stream that broke outside the engine's steps."""
-        ...
-
-    def flush(self, step: Step) -> None:
-        """Send what was taken: all events of this step are there."""
-        ...
-
-    def drain(self) -> None:
-        """Tell the client, if there is a way to, that the worker takes no more streams."""
-        ...
-
-
-class Stream:
-    """One request of one client. `stream_id` is the sink's own number for it."""
-
-    __slots__ = ("early_credit", "fingerprint", "key", "live", "sink", "stream_id", "submitted")
-
-    def __init__(self, key: int, sink: Sink, stream_id: int) -> None:
-        self.key = key
-        self.sink = sink
-        self.stream_id = stream_id
-        self.fingerprint = ""
-        self.live = True
-        self.submitted = False
-        self.early_credit = 0  # granted before the engine knew the request
 
 
 @dataclass(slots=True)
@@ -84,6 +48,8 @@ class Streams:
         self._outcomes = {name: metrics.streams.labels(name) for name in ("finished", "cancelled", "failed")}
         self._empty = asyncio.Event()
         self._empty.set()
+        self._keeper = Keeper(self.cancel)
+        metrics.kept_streams.set_function(lambda: len(self._keeper))
         metrics.live_streams.set_function(lambda: len(self._live))
 
     def __len__(self) -> int:
@@ -115,7 +81,13 @@ class Streams:
         return stream
 
     async def submit(
-        self, stream: Stream, wire: pb.GenerateRequest, *, credit: int | None = None, deadline: float | None = None
+        self,
+        stream: Stream,
+        wire: pb.GenerateRequest,
+        *,
+        credit: int | None = None,
+        deadline: float | None = None,
+        keep: pb.Keep | None = None,
     ) -> None:
         """Hand a request to the engine. Raises MeshError, and then the stream has ended.
 
@@ -123,6 +95,8 @@ class Streams:
         call's own, a time of time.monotonic(); the earlier one counts.
         """
         try:
+            if keep is not None:
+                self._keeper.keep(stream, keep, wire, credit)
             await self._submit(stream, wire, credit, deadline)
         except MeshError:
             self._end(stream, "failed")
@@ -153,6 +127,10 @@ class Streams:
 
     def grant(self, stream: Stream, tokens: int) -> None:
         """Allow more tokens. Does nothing if the stream has ended."""
+        if stream.kept is not None:
+            tokens = stream.kept.grant(tokens)
+            if not tokens:
+                return
         if not stream.submitted:
             stream.early_credit += tokens
         elif stream.live:
@@ -164,6 +142,24 @@ class Streams:
             self._end(stream, "cancelled")
             self.engine.cancel(stream.key)
 
+    def lose(self, stream: Stream) -> None:
+        """The client is gone and may come back: a stream that is not kept for that is cancelled."""
+        if stream.live and (self.draining or not self._keeper.leave(stream)):
+            self.cancel(stream)
+
+    def take_over(self, start: pb.StreamStart) -> Stream | None:
+        """The kept stream that a start asks for, taken from the client that it has had so far; None if there is none.
+
+        The caller becomes its sink, and has its events so far to send.
+        """
+        stream = self._keeper.find(start) if start.HasField("keep") and start.HasField("credit") else None
+        if stream is None or stream.kept is None:
+            return None
+        if stream.live:
+            stream.sink.fail(stream, MeshError(ErrorKind.TAKEN_OVER, "the client goes on over another connection"))
+            self.engine.grant(stream.key, stream.kept.replay(start.credit))
+        return stream
+
     def on_step(self, step: Step) -> None:
         """The engine's listener: one call per step."""
         live = self._live
@@ -174,6 +170,8 @@ class Streams:
                 continue
             try:
                 stream.sink.add(stream, event)
+                if stream.kept is not None:
+                    self._keeper.record(stream, event)
             except Exception as error:
                 self._broken(stream, error)
             touched[stream.sink] = None
@@ -200,6 +198,7 @@ class Streams:
     def drain(self) -> None:
         """Refuse new streams from now on, and say so to everybody."""
         self.draining = True
+        self._keeper.drain()
         for sink in self._sinks:
             sink.drain()
 
@@ -219,6 +218,10 @@ class Streams:
             return
         stream.live = False
         del self._live[stream.key]
+        if outcome == "finished":
+            self._keeper.ended(stream)
+        else:
+            self._keeper.forget(stream)
         self._note_if_empty()
         setattr(self.counts, outcome, getattr(self.counts, outcome) + 1)
         self._outcomes[outcome].inc()

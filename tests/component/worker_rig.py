@@ -89,11 +89,16 @@ class SessionClient:
         await self.call.write(pb.SessionRequest(**command))  # pyright: ignore[reportArgumentType]
 
     async def start(
-        self, stream_id: int, request: pb.GenerateRequest | None = None, *, credit: int | None = None
+        self,
+        stream_id: int,
+        request: pb.GenerateRequest | None = None,
+        *,
+        credit: int | None = None,
+        keep: pb.Keep | None = None,
     ) -> None:
         """Start a stream."""
         wanted = request or pb.GenerateRequest(text=f"prompt {stream_id}")
-        await self.send(start=pb.StreamStart(stream_id=stream_id, request=wanted, credit=credit))
+        await self.send(start=pb.StreamStart(stream_id=stream_id, request=wanted, credit=credit, keep=keep))
 
     async def cancel(self, stream_id: int) -> None:
         """Cancel a stream."""
