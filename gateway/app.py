@@ -10,6 +10,7 @@ from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 
 from gateway import errors
 from gateway.config import GatewayConfig
+from gateway.deadline import HEADER, deadline_seconds
 from gateway.exchange import AsgiApp, Exchanges, current
 from gateway.health import health_routes
 from gateway.openai.chat import chat_routes
@@ -88,9 +89,13 @@ async def _on_error(config: GatewayConfig, error: Exception) -> Response:
 
 
 async def _before_request() -> None:
+    exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
     rule = request.url_rule
     if rule is not None:
-        current(request.scope).route = rule.rule  # pyright: ignore[reportArgumentType]
+        exchange.route = rule.rule
+    deadline = request.headers.get(HEADER)
+    if deadline is not None:
+        exchange.expire_in(deadline_seconds(deadline))
 
 
 async def _after_request(response: Response) -> Response:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from gateway import errors
-from mesh.errors import MeshError
+from mesh.errors import MeshError, deadline_passed
 from mesh.log import bind_request_id, kv
 from mesh.metrics import GatewayMetrics
 from mesh.v1 import inference_pb2 as pb
@@ -85,6 +85,8 @@ class Exchange:
         self.route = "unknown"
         self.model = ""
         self.tenant = ""  # id of the API key that it came with; "" without keys
+        self.priority = 0  # lower is served earlier
+        self.deadline: float | None = None  # when the answer is of no use any more, by the event loop's clock
         self.streamed = False
         self.status = CLIENT_CLOSED
         self.error = ""
@@ -93,6 +95,7 @@ class Exchange:
         self.began_at = time.monotonic()
         self.first_token_at: float | None = None
         self.last_token_at: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def token(self) -> None:
         """Tokens have arrived now."""
@@ -100,8 +103,20 @@ class Exchange:
         if self.first_token_at is None:
             self.first_token_at = self.last_token_at
 
+    def expire_in(self, seconds: float) -> None:
+        """Set the deadline. Whatever is under way then fails with deadline_exceeded."""
+        loop = asyncio.get_running_loop()
+        self.deadline = loop.time() + seconds
+        self._timer = loop.call_at(self.deadline, self._expire, seconds)
+
+    def _expire(self, seconds: float) -> None:
+        if self.generation is not None:
+            self.generation.abort(deadline_passed(seconds))
+
     def close(self) -> None:
         """Let go of everything."""
+        if self._timer is not None:
+            self._timer.cancel()
         if self.generation is not None:
             self.generation.close()
 

@@ -111,3 +111,10 @@ def unsupported(param: str, message: str | None = None) -> MeshError:
 def out_of_range(param: str, value: object, low: float | int, high: float | int) -> MeshError:
     """A number outside its limits."""
     return invalid(param, f"'{param}' must be between {low} and {high}, not {value}")
+
+
+def deadline_passed(seconds: float) -> MeshError:
+    """A client's own limit of so many seconds is over."""
+    return MeshError(
+        ErrorKind.DEADLINE_EXCEEDED, f"the deadline of {seconds:g} s passed before the answer was complete"
+    )

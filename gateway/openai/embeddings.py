@@ -13,7 +13,7 @@ from quart import Blueprint, Response, request
 
 from gateway.exchange import current
 from gateway.openai.embedding_schema import parse_embedding, to_embed
-from gateway.openai.respond import read_json
+from gateway.openai.respond import claim_of, read_json
 from gateway.routing.generation import Dispatch
 from gateway.routing.unary import EmbedCall
 from mesh.v1 import inference_pb2 as pb
@@ -53,7 +53,7 @@ def embedding_routes(dispatch: Dispatch) -> Blueprint:
         body = parse_embedding(await read_json())
         if dispatch.directory.knows(body.model):
             exchange.model = body.model
-        call = EmbedCall(to_embed(body, exchange.request_id), dispatch)
+        call = EmbedCall(to_embed(body, exchange.request_id), dispatch, claim_of(exchange))
         exchange.generation = call
         response = await call.run()
         # Another thread writes them: they can be millions of numbers.

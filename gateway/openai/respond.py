@@ -15,6 +15,7 @@ from gateway.openai.collect import ChatCollector, CompletionCollector
 from gateway.openai.logprobs import prompt_logprobs, with_top
 from gateway.openai.schema import GenerationRequest
 from gateway.openai.sse import AnswerEvents
+from gateway.routing.claim import Claim
 from gateway.routing.generation import Dispatch, Event, Generation
 from gateway.routing.group import GenerationGroup
 from mesh.v1 import inference_pb2 as pb
@@ -46,12 +47,19 @@ async def begin(
     exchange.streamed = bool(body.stream)
     if dispatch.directory.knows(body.model):
         exchange.model = body.model
-    members = [Generation(wire, dispatch, streamed=exchange.streamed) for wire in wires]
+    exchange.priority = body.priority or 0
+    claim = claim_of(exchange)
+    members = [Generation(wire, dispatch, streamed=exchange.streamed, claim=claim) for wire in wires]
     generation = members[0] if len(members) == 1 else GenerationGroup(members, body.n or 1)
     exchange.generation = generation
     first = await generation.next()
     exchange.model = body.model
     return generation, first
+
+
+def claim_of(exchange: Exchange) -> Claim:
+    """What of an exchange decides when it is served."""
+    return Claim(exchange.tenant, exchange.priority, exchange.deadline)
 
 
 def prompt_reader(generation: Generation | GenerationGroup, top: int | None) -> Callable[[int], PromptLogprobs] | None:

@@ -144,6 +144,7 @@ class GenerationRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True
     stop_token_ids: list[int] | None = None
     structured_outputs: StructuredOutputs | None = None
     prompt_logprobs: int | None = None
+    priority: int | None = None
 
     # Accepted; it changes nothing here.
     user: str | None = None
@@ -252,6 +253,7 @@ _RANGES: Final[tuple[tuple[str, float, float], ...]] = (
     ("repetition_penalty", 0.01, 10),
     ("min_tokens", 0, UINT32),
     ("prompt_logprobs", 0, 20),
+    ("priority", -100, 100),
 )
 _CHAT_RANGES: Final = (("max_completion_tokens", 1, UINT32), ("top_logprobs", 0, 20))
 _ABOVE_ZERO: Final[tuple[tuple[str, float], ...]] = (("typical_p", 1),)

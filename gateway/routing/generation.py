@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from gateway.routing import clock
 from gateway.routing.balance import Policy
+from gateway.routing.claim import Claim
 from gateway.routing.directory import Directory
 from gateway.routing.hold import HoldQueue
 from gateway.routing.session import Session, Stream, Trouble
@@ -70,12 +71,15 @@ class Generation:
     `streamed`: whether a client reads along, whose pace must then be told with `delivered`.
     """
 
-    def __init__(self, request: pb.GenerateRequest, dispatch: Dispatch, *, streamed: bool) -> None:
+    def __init__(
+        self, request: pb.GenerateRequest, dispatch: Dispatch, *, streamed: bool, claim: Claim | None = None
+    ) -> None:
         self.done = False
         self.started: pb.Started | None = None
         self.attempts = 0
         self.resumes = 0
         self._request = request
+        self._claim = claim or Claim()
         self._dispatch = dispatch
         self._directory = dispatch.directory
         choices = max(1, request.sampling.n)
@@ -163,8 +167,10 @@ class Generation:
 
     async def _begin(self) -> Stream:
         """Start an attempt on a worker; waits for one if need be."""
+        self._claim.check()
         session = await self._choose()
         request = self._attempt_request() if self.started is not None else self._request
+        self._claim.limit(request)
         self.attempts += 1
         self._undelivered = self._read = 0
         stream = session.start(request, rows=self._open_rows(), credit=self._credit)

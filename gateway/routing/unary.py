@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Sequence
 
 from gateway.routing import clock
+from gateway.routing.claim import Claim
 from gateway.routing.generation import Dispatch
 from gateway.routing.session import Session
 from mesh.errors import ErrorKind, MeshError, unsupported
@@ -21,11 +22,12 @@ class EmbedCall:
     resumes = 0
     completion_tokens = 0
 
-    def __init__(self, request: pb.EmbedRequest, dispatch: Dispatch) -> None:
+    def __init__(self, request: pb.EmbedRequest, dispatch: Dispatch, claim: Claim | None = None) -> None:
         self.attempts = 0
         # With the prompt's tokens, once they are known.
         self.started: pb.Started | None = None
         self._request = request
+        self._claim = claim or Claim()
         self._dispatch = dispatch
         self._tried: dict[int, MeshError] = {}  # by the epoch of the session
         self._deadline = clock.now() + dispatch.hold.timeout
@@ -67,6 +69,7 @@ class EmbedCall:
     # Attempts
 
     async def _until_answered(self) -> pb.EmbedResponse:
+        self._claim.check()
         metrics = self._dispatch.metrics
         while True:
             session = await self._choose()

@@ -88,6 +88,7 @@ def test_null_equals_absent(field: str) -> None:
         ("top_k", -2, "-1", "2147483647"),
         ("min_p", 1.5, "0", "1"),
         ("min_tokens", -1, "0", "4294967295"),
+        ("priority", -101, "-100", "100"),
         ("repetition_penalty", 1e-40, "0.01", "10"),
         ("typical_p", 1.1, "0", "1"),
         ("logit_bias", {"3": 101}, "-100", "100"),
