@@ -16,6 +16,9 @@ from gateway.openai.schema import parse_chat
 from gateway.openai.sse import ChatEvents
 from gateway.openai.translate import to_generate
 from gateway.routing.generation import Dispatch
+from mesh.v1 import inference_pb2 as pb
+
+_SIGHT = frozenset({pb.CAPABILITY_VISION})
 
 
 def chat_routes(dispatch: Dispatch, limits: ImageLimits) -> Blueprint:
@@ -27,7 +30,7 @@ def chat_routes(dispatch: Dispatch, limits: ImageLimits) -> Blueprint:
         exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
         chat = parse_chat(await read_json())
         if chat.has_images:
-            dispatch.directory.check_sees(chat.model)
+            dispatch.directory.check_can(chat.model, _SIGHT)  # before any is fetched
         images = await read_images(chat, limits) if chat.has_images else {}
         wire = to_generate(chat, exchange.request_id, images=images)
         generation, first = await begin(exchange, dispatch, chat, [wire])

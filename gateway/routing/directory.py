@@ -10,8 +10,10 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from gateway.routing import clock
+from gateway.routing.capability import refusal
 from gateway.routing.pace import StallLimits
 from gateway.routing.session import Dial, Session, dialler
 from mesh.errors import ErrorKind, MeshError, unsupported
@@ -48,6 +50,29 @@ class Entry:
     vanished_at: float | None = None
 
 
+@dataclass(slots=True, eq=False)
+class _Model:
+    """A model that is or was here: who serves it, and who can take a request for it now, by what it asks for.
+
+    With a thousand workers the registry has news some hundred times a second. Each concerns the models of one worker:
+    the answers for other models stay, and who waits for another model is not woken.
+    """
+
+    entries: dict[str, Entry] = field(default_factory=dict[str, Entry])
+    live: dict[_Asked, list[Session]] = field(default_factory=dict["_Asked", "list[Session]"])
+    change: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def touch(self) -> None:
+        """Something about its workers is new: let all that wait look again."""
+        self.live.clear()
+        self.change.set()
+        self.change = asyncio.Event()
+
+
+# A fingerprint or empty, and capabilities.
+_Asked = tuple[str, frozenset[pb.Capability]]
+
+
 class Directory:
     """The workers by id. `run` must be running; all methods are called on its event loop."""
 
@@ -63,9 +88,12 @@ class Directory:
         self._entries: dict[str, Entry] = {}
         # Replaced or removed, but with streams that may end in place.
         self._leaving: list[Entry] = []
-        self._known: set[str] = set()
+        self._models: dict[str, _Model] = {}
+        # Set when a model appears that was not here before.
         self._change = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
+        for state in _STATES:
+            metrics.workers.labels(state).set_function(partial(self._count, state))
 
     async def run(self) -> None:
         """Own the sessions and watch over them until cancelled."""
@@ -92,13 +120,11 @@ class Directory:
             self._add(record)
         else:
             self._update(entry, record)
-        self._changed()
 
     def on_state(self, connected: bool) -> None:
         """The mirror of the registry is complete, or has lost touch."""
         self.loaded = self.loaded or connected
         self._metrics.registry_connected.set(connected)
-        self._changed()
 
     def _add(self, record: WorkerRecord) -> None:
         if self._group is None:
@@ -108,7 +134,7 @@ class Directory:
             client=self._client,
             dial=self._dial,
             limits=self._limits,
-            on_change=self._changed,
+            on_change=partial(self._session_changed, record.worker_id),
             on_message=self._metrics.session_messages.inc,
         )
         entry = Entry(record, session, self._group.create_task(session.run()))
@@ -117,14 +143,14 @@ class Directory:
         log.info("worker appeared", extra=kv(worker=record.worker_id, models=sorted(entry.models)))
 
     def _update(self, entry: Entry, record: WorkerRecord) -> None:
-        before = entry.models.keys()
+        before, entry.models = entry.models, {model.name: model for model in record.models}
         entry.record = record
         entry.vanished_at = None
-        entry.models = {model.name: model for model in record.models}
-        self._known.update(entry.models)
-        if gone := before - entry.models.keys():
-            # Let go by a worker that is there, as an adapter is: there is no hope for it, unless others have it.
-            self._known -= gone.difference(*(other.models for other in self._entries.values()))
+        for name in before.keys() - entry.models.keys():
+            self._let_go(entry, name)
+        for name in entry.models:
+            self._model(name).entries[record.worker_id] = entry
+        self._touch(entry)
         if record.state == WORKER_STATE_DRAINING:
             entry.session.stop_routing()
 
@@ -140,9 +166,42 @@ class Directory:
 
     def _remove(self, entry: Entry, why: str) -> None:
         del self._entries[entry.record.worker_id]
+        for name in entry.models:
+            del self._models[name].entries[entry.record.worker_id]
+        self._touch(entry)
         self._leaving.append(entry)
         entry.session.retire()
         log.info("worker removed", extra=kv(worker=entry.record.worker_id, why=why))
+
+    # The models
+
+    def _model(self, name: str) -> _Model:
+        model = self._models.get(name)
+        if model is None:
+            model = self._models[name] = _Model()
+            self._change.set()
+            self._change = asyncio.Event()
+        return model
+
+    def _let_go(self, entry: Entry, name: str) -> None:
+        """Let go by a worker that is there, as an adapter is: there is no hope for it, unless others have it."""
+        model = self._models[name]
+        del model.entries[entry.record.worker_id]
+        model.touch()
+        if not model.entries:
+            del self._models[name]
+
+    def _touch(self, entry: Entry) -> None:
+        for name in entry.models:
+            self._models[name].touch()
+
+    def _session_changed(self, worker_id: str) -> None:
+        entry = self._entries.get(worker_id)
+        if entry is not None:
+            self._touch(entry)
+
+    def _count(self, state: str) -> int:
+        return sum(entry.session.state == state for entry in self._entries.values())
 
     # The watch
 
@@ -157,7 +216,6 @@ class Directory:
                 entry.session.tick(now, late)
                 if entry.vanished_at is not None and now - entry.vanished_at > self._grace:
                     self._remove(entry, "its grace period is over")
-                    self._changed()
             for entry in list(self._leaving):
                 self._leave(entry, now, late)
 
@@ -168,24 +226,25 @@ class Directory:
             self._leaving.remove(entry)
             entry.task.cancel()
 
-    def _changed(self) -> None:
-        self.wake()
-        counts: dict[str, int] = dict.fromkeys(_STATES, 0)
-        for entry in self._entries.values():
-            counts[entry.session.state] += 1
-        for state, count in counts.items():
-            self._metrics.workers.labels(state).set(count)
+    def wake(self, model: str) -> None:
+        """Let all that wait for a worker of the model look again."""
+        found = self._models.get(model)
+        if found is not None:
+            found.touch()
+        else:
+            self._change.set()
+            self._change = asyncio.Event()
 
-    def wake(self) -> None:
-        """Let all that wait for a change look again."""
-        self._change.set()
-        self._change = asyncio.Event()
+    async def changed(self, model: str, timeout: float) -> bool:
+        """Wait until a worker of the model came, changed or left; False if none did within `timeout` seconds.
 
-    async def changed(self, timeout: float) -> bool:
-        """Wait until a worker came, changed or left; False if none did within `timeout` seconds."""
+        For a model that never was here: until any such model appears.
+        """
+        found = self._models.get(model)
+        change = found.change if found is not None else self._change
         try:
             async with asyncio.timeout(timeout):
-                await self._change.wait()
+                await change.wait()
         except TimeoutError:
             return False
         return True
@@ -193,31 +252,32 @@ class Directory:
     # Questions
 
     def live(
-        self, model: str, *, fingerprint: str = "", resumable: bool = False, capability: pb.Capability | None = None
-    ) -> list[Session]:
+        self, model: str, *, fingerprint: str = "", needs: frozenset[pb.Capability] = frozenset()
+    ) -> Sequence[Session]:
         """Sessions of the workers that can take a request for the model now."""
-        found: list[Session] = []
-        for entry in self._entries.values():
-            served = entry.models.get(model)
-            if served is None or not entry.session.live:
-                continue
-            if fingerprint and served.fingerprint != fingerprint:
-                continue
-            if resumable and pb.CAPABILITY_RESUME not in served.capabilities:
-                continue
-            if capability is not None and capability not in served.capabilities:
-                continue
-            found.append(entry.session)
-        return found
+        found = self._models.get(model)
+        if found is None:
+            return ()
+        asked = (fingerprint, needs)
+        sessions = found.live.get(asked)
+        if sessions is None:
+            sessions = found.live[asked] = [
+                entry.session
+                for entry in found.entries.values()
+                if entry.session.live and _offers(entry.models[model], fingerprint, needs)
+            ]
+        return sessions
 
     def knows(self, model: str) -> bool:
-        """Whether the model is or ever was here: a name that may label metrics."""
-        return model in self._known
+        """Whether the model is or was here: a name that may label metrics."""
+        return model in self._models
 
     def check_known(self, model: str) -> None:
         """Raise model_not_found for a model that never was here while others are; else there may be hope."""
+        if model in self._models:
+            return
         served = [each.name for each in self.models()]
-        if model not in self._known and served:
+        if served:
             shown = ", ".join(served[:20]) + (", …" if len(served) > 20 else "")
             raise MeshError(
                 ErrorKind.MODEL_NOT_FOUND,
@@ -225,10 +285,22 @@ class Directory:
                 param="model",
             )
 
-    def check_sees(self, model: str) -> None:
-        """Raise unsupported for a model that is here and that no worker can show images."""
-        if self.live(model) and not self.live(model, capability=pb.CAPABILITY_VISION):
-            raise unsupported("messages", f"'messages' holds an image, which the model '{model[:200]}' cannot see")
+    def check_can(self, model: str, needs: frozenset[pb.Capability]) -> None:
+        """Raise unsupported for a model that is here, if none of its workers announces one of the capabilities."""
+        found = self._models.get(model)
+        if found is None or not found.entries:
+            return
+        served = [entry.models[model] for entry in found.entries.values()]
+        if any(_offers(each, "", needs) for each in served):
+            return
+        lacking = [one for one in sorted(needs) if not any(one in each.capabilities for each in served)]
+        raise (
+            refusal(model, lacking[0])
+            if lacking
+            else unsupported(
+                "model", f"no single worker of the model '{model[:200]}' can do all that the request asks for"
+            )
+        )
 
     def models(self) -> list[Offer]:
         """All models of workers that are there, by name. A worker that leaves is not counted."""
@@ -248,6 +320,11 @@ class Directory:
     def sessions(self) -> Sequence[Session]:
         """The sessions of all workers that are there."""
         return [entry.session for entry in self._entries.values()]
+
+
+def _offers(served: ServedModel, fingerprint: str, needs: frozenset[pb.Capability]) -> bool:
+    """Whether it is this model, or any if there is no fingerprint, and can do what is needed."""
+    return (not fingerprint or served.fingerprint == fingerprint) and needs.issubset(served.capabilities)
 
 
 def _is_another(old: WorkerRecord, new: WorkerRecord) -> bool:

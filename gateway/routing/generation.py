@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from gateway.routing import clock
 from gateway.routing.balance import Policy
+from gateway.routing.capability import needs
 from gateway.routing.claim import Claim
 from gateway.routing.directory import Directory
 from gateway.routing.hold import HoldQueue
@@ -86,6 +87,7 @@ class Generation:
         self._credit = max(dispatch.credit, choices * _LEAST_STEPS_AHEAD) if streamed else None
         self._choices = [Choice() for _ in range(choices)]
         self._rows = max(choices, request.sampling.best_of)
+        self._needs = needs(request)
         self._stream: Stream | None = None
         self._read = 0
         self._undelivered = 0
@@ -155,7 +157,7 @@ class Generation:
         self._error = error
         if self._stream is not None:
             self._stream.wake()
-        self._directory.wake()
+        self._directory.wake(self.model)
 
     def close(self) -> None:
         """End it, whatever its state: the worker is told within the same moment."""
@@ -366,12 +368,11 @@ class Generation:
         """Workers that can take the request as far as it has come; those that run another model in truth cannot."""
         if self._pinned:
             return []
-        started = self.started
-        live = self._directory.live(
-            self.model,
-            fingerprint=started.fingerprint if started is not None else "",
-            resumable=any(choice.token_ids or choice.finished for choice in self._choices),
-        )
+        fingerprint = self.started.fingerprint if self.started is not None else ""
+        wanted = self._needs
+        if any(choice.token_ids or choice.finished for choice in self._choices):
+            wanted |= {pb.CAPABILITY_RESUME}
+        live = self._directory.live(self.model, fingerprint=fingerprint, needs=wanted)
         return [session for session in live if session.epoch not in self._impostors]
 
     def _fresh(self, live: Sequence[Session]) -> list[Session]:
@@ -412,8 +413,9 @@ class Generation:
         begun = self.started is not None
         if not begun:
             self._directory.check_known(self.model)
+            self._directory.check_can(self.model, self._needs)
         with self._dispatch.hold.place(begun=begun):
-            if left > 0 and await self._directory.changed(left):
+            if left > 0 and await self._directory.changed(self.model, left):
                 return
         timeout = self._dispatch.hold.timeout
         if begun:

@@ -12,8 +12,10 @@ from gateway.routing import clock
 from gateway.routing.claim import Claim
 from gateway.routing.generation import Dispatch
 from gateway.routing.session import Session
-from mesh.errors import ErrorKind, MeshError, unsupported
+from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import inference_pb2 as pb
+
+_NEEDS = frozenset({pb.CAPABILITY_EMBED})
 
 
 class EmbedCall:
@@ -94,7 +96,7 @@ class EmbedCall:
     async def _choose(self) -> Session:
         """A worker for the next attempt. Raises MeshError if there is none in time, or if each has refused."""
         while True:
-            live = self._dispatch.directory.live(self.model, capability=pb.CAPABILITY_EMBED)
+            live = self._dispatch.directory.live(self.model, needs=_NEEDS)
             fresh = [session for session in live if session.epoch not in self._tried]
             if fresh:
                 return self._dispatch.policy(fresh)
@@ -111,11 +113,10 @@ class EmbedCall:
         """Wait in the hold queue until something changes."""
         directory, hold = self._dispatch.directory, self._dispatch.hold
         directory.check_known(self.model)
-        if directory.live(self.model):
-            raise unsupported("model", f"the model '{self.model}' does not embed")
+        directory.check_can(self.model, _NEEDS)
         left = self._deadline - clock.now()
         with hold.place(begun=False):
-            if left > 0 and await directory.changed(left):
+            if left > 0 and await directory.changed(self.model, left):
                 return
         raise MeshError(
             ErrorKind.NO_WORKER,

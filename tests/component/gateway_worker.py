@@ -23,6 +23,16 @@ from mesh.v1.registry_pb2 import WORKER_STATE_READY, ServedModel, WorkerRecord
 PROMPT_TOKENS = 5
 # The second choice ends by itself after so many tokens, whatever the limit.
 SECOND_CHOICE_ENDS = 6
+# All but embeddings and sight.
+CAPABILITIES = (
+    pb.CAPABILITY_COMPLETION,
+    pb.CAPABILITY_CHAT,
+    pb.CAPABILITY_RESUME,
+    pb.CAPABILITY_LOGPROBS,
+    pb.CAPABILITY_CONSTRAINT,
+    pb.CAPABILITY_TOOLS,
+    pb.CAPABILITY_PROMPT_LOGPROBS,
+)
 
 
 def token_at(seed: int, choice: int, position: int) -> int:
@@ -132,7 +142,7 @@ class FakeWorker(pb_grpc.InferenceServiceServicer):
         heartbeat: float = 2.0,
         slots: int = 8,
         padding: int = 0,
-        capabilities: Sequence[pb.Capability] = (pb.CAPABILITY_CHAT, pb.CAPABILITY_RESUME),
+        capabilities: Sequence[pb.Capability] = CAPABILITIES,
     ) -> None:
         self.worker_id = worker_id
         self.models = models

@@ -222,7 +222,7 @@ async def test_a_worker_that_leaves_answers_what_it_has() -> None:
         await eventually(lambda: worker.embeds)
         gateway.directory.on_worker("a", None)
         # The directory looks ten times a second, and the end of the session would be a change.
-        assert not await gateway.directory.changed(0.3)
+        assert not await gateway.directory.changed("m", 0.3)
         worker.gate.set()
         assert (await asked).is_success
 

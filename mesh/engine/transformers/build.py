@@ -99,8 +99,12 @@ def build(options: EngineOptions) -> tuple[Core, Served]:
     sampler = Sampler(loaded.vocab_size, loaded.device, loaded.eos_token_ids)
     grammars = _grammars(loaded)
     embedder = make_embedder(options, loaded, attention, step_tokens)
+    scored_tokens = _scored_tokens(loaded, runner)
     there = {"constraint": grammars, "embed": embedder, "vision": sight}
-    info = _describe(loaded, runner, blocks, {name for name, part in there.items() if part is not None})
+    more = {name for name, part in there.items() if part is not None}
+    if scored_tokens != 0:
+        more.add("prompt_logprobs")
+    info = _describe(loaded, runner, blocks, more)
     log.info(
         "model ready",
         extra=kv(model=info.name, execution=info.execution, kv_tokens=blocks.total * page_size, rows=options.max_rows),
@@ -112,7 +116,7 @@ def build(options: EngineOptions) -> tuple[Core, Served]:
         page_size,
         _token_limit(loaded),
         runner.shares_prefix,
-        _scored_tokens(loaded, runner),
+        scored_tokens,
         grammars,
         embedder,
         _prepare_lora(options, loaded, runner, page_size),
