@@ -9,6 +9,8 @@ from quart import Quart, Response, request
 from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 
 from gateway import errors
+from gateway.access.book import Book
+from gateway.access.guard import Guard
 from gateway.config import GatewayConfig
 from gateway.deadline import HEADER, deadline_seconds
 from gateway.exchange import AsgiApp, Exchanges, current
@@ -59,8 +61,10 @@ def make_dispatch(config: GatewayConfig, directory: Directory, metrics: GatewayM
     )
 
 
-def create_app(config: GatewayConfig, directory: Directory, metrics: GatewayMetrics) -> tuple[Quart, Exchanges]:
-    """The application, and the exchanges that are under way on it."""
+def create_app(
+    config: GatewayConfig, directory: Directory, metrics: GatewayMetrics, book: Book | None = None
+) -> tuple[Quart, Exchanges]:
+    """The application, and the exchanges that are under way on it. `book` has the keys, if requests need one."""
     app = Quart(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["BODY_TIMEOUT"] = config.body_timeout
@@ -71,10 +75,12 @@ def create_app(config: GatewayConfig, directory: Directory, metrics: GatewayMetr
     app.register_blueprint(completion_routes(dispatch))
     app.register_blueprint(embedding_routes(dispatch))
     app.register_blueprint(model_routes(directory))
-    app.register_blueprint(health_routes(directory, exchanges, metrics))
+    app.register_blueprint(health_routes(directory, exchanges, metrics, book))
     app.register_error_handler(Exception, partial(_on_error, config))
     app.before_request(_before_request)
     app.after_request(_after_request)
+    if book is not None:
+        Guard(book, config.open_routes, shared_cache=config.share_prefix_cache).attach(app)
     return app, exchanges
 
 

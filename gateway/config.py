@@ -26,6 +26,22 @@ class GatewayConfig:
     registry_host: str = option("127.0.0.1", "Address of the embedded registry.")
     registry_port: int = option(12379, "Port of the embedded registry; 0 picks a free one.", low=0, high=65535)
 
+    require_keys: bool = option(
+        False, "Answer only requests that bring an API key; `mesh ctl keys create` makes one, kept in etcd."
+    )
+    keys_file: Path | None = option(
+        None, "Keep the keys in this file instead, for one machine without etcd; implies --require-keys."
+    )
+    open_routes: tuple[str, ...] = option(
+        ("/healthz", "/readyz"),
+        "Path that needs no key, repeated; /metrics otherwise needs one made with --metrics.",
+    )
+    share_prefix_cache: bool = option(
+        False,
+        "Let requests of different keys share cached prefixes: faster where prompts begin alike, but the time to the "
+        "first token then tells what others have asked.",
+    )
+
     worker_ca: Path | None = option(None, "PEM file of the authority that signed the workers' certificates.")
     worker_cert: Path | None = option(None, "PEM file of the certificate to present to workers.")
     worker_key: Path | None = option(None, "PEM file of that certificate's key.")
@@ -74,3 +90,8 @@ class GatewayConfig:
     drain_timeout: float = option(
         30.0, "Seconds that live requests have to end after SIGTERM or SIGINT; then they fail.", low=0
     )
+
+    @property
+    def keyed(self) -> bool:
+        """Whether requests need a key."""
+        return self.require_keys or self.keys_file is not None

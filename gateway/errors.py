@@ -73,6 +73,8 @@ def _mesh(error: MeshError) -> ErrorAnswer:
     headers = {"content-type": "application/json"}
     if error.retry_after is not None or spec.http_status == 503 or error.kind is ErrorKind.OVERLOADED:
         headers.update(_retry_after(error.retry_after if error.retry_after is not None else DEFAULT_RETRY_AFTER))
+    if error.kind is ErrorKind.INSUFFICIENT_QUOTA:
+        headers["x-should-retry"] = "false"  # OpenAI's SDKs would try a 429 again
     body = _encode(error.message, spec.openai_type, error.param, spec.code)
     return ErrorAnswer(spec.http_status, body, headers, spec.code)
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from gateway import errors
-from mesh.errors import MeshError, deadline_passed
+from mesh.errors import ErrorKind, MeshError, deadline_passed
 from mesh.log import bind_request_id, kv
 from mesh.metrics import GatewayMetrics
 from mesh.v1 import inference_pb2 as pb
@@ -75,6 +75,28 @@ class Work(Protocol):
         ...
 
 
+class Permit(Protocol):
+    """What the API key of a request allows it."""
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models that it may use; none are all."""
+        ...
+
+    @property
+    def priority(self) -> int | None:
+        """The most urgent priority that it may ask for, lower being more urgent; None is any."""
+        ...
+
+    def allows(self, model: str) -> bool:
+        """Whether it may use the model."""
+        ...
+
+    def end(self) -> None:
+        """The request has ended."""
+        ...
+
+
 class Exchange:
     """What is known of one request and its answer."""
 
@@ -87,6 +109,8 @@ class Exchange:
         self.tenant = ""  # id of the API key that it came with; "" without keys
         self.priority = 0  # lower is served earlier
         self.deadline: float | None = None  # when the answer is of no use any more, by the event loop's clock
+        self.cache_scope = ""  # who shares its cached prefixes; everybody if empty
+        self.permit: Permit | None = None  # None without keys
         self.streamed = False
         self.status = CLIENT_CLOSED
         self.error = ""
@@ -113,12 +137,42 @@ class Exchange:
         if self.generation is not None:
             self.generation.abort(deadline_passed(seconds))
 
+    @property
+    def spent(self) -> int:
+        """Tokens of prompt and answer so far."""
+        generation = self.generation
+        if generation is None:
+            return 0
+        prompt = generation.started.prompt_tokens if generation.started is not None else 0
+        return prompt + generation.completion_tokens
+
+    def may_use(self, model: str) -> bool:
+        """Whether its key allows the model."""
+        return self.permit is None or self.permit.allows(model)
+
+    def check_model(self, model: str) -> None:
+        """Raise forbidden for a model that its key does not allow, whether there is such a model or not."""
+        if self.permit is not None and not self.permit.allows(model):
+            allowed = ", ".join(self.permit.models)
+            text = f"this key may not use the model '{model[:200]}'; it may use: {allowed}"
+            raise MeshError(ErrorKind.FORBIDDEN, text, param="model")
+
+    def set_priority(self, asked: int | None) -> None:
+        """Take the priority that the client asks for, or none. Raises forbidden for one that its key does not allow."""
+        most = self.permit.priority if self.permit is not None else None
+        if most is not None and asked is not None and asked < most:
+            text = f"'priority' must be at least {most} with this key, not {asked}; lower is served earlier"
+            raise MeshError(ErrorKind.FORBIDDEN, text, param="priority")
+        self.priority = max(0, most or 0) if asked is None else asked
+
     def close(self) -> None:
         """Let go of everything."""
         if self._timer is not None:
             self._timer.cancel()
         if self.generation is not None:
             self.generation.close()
+        if self.permit is not None:
+            self.permit.end()
 
 
 def current(scope: Scope) -> Exchange:
@@ -198,6 +252,8 @@ class Exchanges:
             "status": status,
             "seconds": round(seconds, 4),
         }
+        if exchange.tenant:
+            facts["tenant"] = exchange.tenant
         if exchange.error:
             facts["error"] = exchange.error
         if exchange.generation is not None:

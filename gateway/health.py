@@ -6,6 +6,7 @@ import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from quart import Blueprint, Response
 
+from gateway.access.book import Book
 from gateway.exchange import Exchanges
 from gateway.routing.directory import Directory
 from mesh.metrics import GatewayMetrics
@@ -18,7 +19,9 @@ class Health(msgspec.Struct):
     reason: str | None = None
 
 
-def health_routes(directory: Directory, exchanges: Exchanges, metrics: GatewayMetrics) -> Blueprint:
+def health_routes(
+    directory: Directory, exchanges: Exchanges, metrics: GatewayMetrics, book: Book | None = None
+) -> Blueprint:
     """The routes for probes and scrapers."""
     routes = Blueprint("health", __name__)
 
@@ -28,7 +31,7 @@ def health_routes(directory: Directory, exchanges: Exchanges, metrics: GatewayMe
 
     @routes.get("/readyz")
     async def readyz() -> Response:  # pyright: ignore[reportUnusedFunction]
-        reason = _not_ready(directory, exchanges)
+        reason = _not_ready(directory, exchanges, book)
         return _json(Health("not ready", reason), 503) if reason else _json(Health("ready"), 200)
 
     @routes.get("/metrics")
@@ -38,11 +41,13 @@ def health_routes(directory: Directory, exchanges: Exchanges, metrics: GatewayMe
     return routes
 
 
-def _not_ready(directory: Directory, exchanges: Exchanges) -> str | None:
+def _not_ready(directory: Directory, exchanges: Exchanges, book: Book | None) -> str | None:
     if exchanges.draining:
         return "this gateway is draining"
     if not directory.loaded:
         return "the registry has not been read yet"
+    if book is not None and not book.loaded:
+        return "the API keys have not been read yet"
     sessions = directory.sessions()
     if not any(session.live for session in sessions):
         states = ", ".join(f"{session.worker_id} is {session.state}" for session in sessions)

@@ -10,11 +10,14 @@ import signal
 import socket
 from contextlib import AsyncExitStack
 
+from gateway.access.book import Book
+from gateway.access.sync import Sync
 from gateway.app import create_app, stall_limits
 from gateway.config import GatewayConfig
 from gateway.routing.directory import Directory
 from gateway.routing.session import dialler
 from gateway.server import HttpServer, listen
+from mesh.keys import EtcdKeys, FileKeys, Store
 from mesh.log import kv
 from mesh.metrics import GatewayMetrics
 from mesh.registry import WORKERS_PREFIX, EmbeddedRegistry, EtcdClient, EtcdOptions, probe, watch_workers
@@ -40,7 +43,8 @@ async def run(config: GatewayConfig) -> None:
             metrics=metrics,
             dial=dialler(tls),
         )
-        app, exchanges = create_app(config, directory, metrics)
+        book = Book() if config.keyed else None
+        app, exchanges = create_app(config, directory, metrics, book)
         async with asyncio.TaskGroup() as group:
             background = [
                 group.create_task(directory.run()),
@@ -48,6 +52,10 @@ async def run(config: GatewayConfig) -> None:
                     watch_workers(etcd, directory.on_worker, prefix=WORKERS_PREFIX, on_state=directory.on_state)
                 ),
             ]
+            if book is not None:
+                sync = Sync(book, _key_store(config, etcd), etcd)
+                stack.push_async_callback(sync.close)
+                background.append(group.create_task(sync.run()))
             _announce(config, sock, options)
             await HttpServer(app, exchanges, sock, drain_timeout=config.drain_timeout).run(stop, hurry)
             for task in background:
@@ -86,6 +94,15 @@ async def _registry(config: GatewayConfig, stack: AsyncExitStack) -> EtcdOptions
     stack.push_async_callback(registry.stop)
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.registry_host, config.registry_host)
     return EtcdOptions.from_url(f"http://{host}:{port}")
+
+
+def _key_store(config: GatewayConfig, etcd: EtcdClient) -> Store:
+    """Where the API keys are. Raises MeshError if they cannot be read."""
+    if config.keys_file is None:
+        return EtcdKeys(etcd)
+    store = FileKeys(config.keys_file)
+    store.check()
+    return store
 
 
 def _announce(config: GatewayConfig, sock: socket.socket, options: EtcdOptions) -> None:

@@ -4,9 +4,12 @@
     invalid_request          INVALID_ARGUMENT      400  no
     context_length_exceeded  INVALID_ARGUMENT      400  no
     unauthorized             UNAUTHENTICATED       401  no
+    invalid_api_key          UNAUTHENTICATED       401  no
     forbidden                PERMISSION_DENIED     403  no
     model_not_found          NOT_FOUND             404  no
     payload_too_large        INVALID_ARGUMENT      413  no
+    rate_limit_exceeded      RESOURCE_EXHAUSTED    429  no
+    insufficient_quota       RESOURCE_EXHAUSTED    429  no
     overloaded               RESOURCE_EXHAUSTED    429  yes
     engine_failed            INTERNAL              500  yes
     unsupported              UNIMPLEMENTED         400  no
@@ -50,9 +53,12 @@ class ErrorKind(Enum):
     CONTEXT_LENGTH_EXCEEDED = ErrorSpec("context_length_exceeded", "INVALID_ARGUMENT", 400, "invalid_request_error")
     UNSUPPORTED = ErrorSpec("unsupported", "UNIMPLEMENTED", 400, "invalid_request_error")
     UNAUTHORIZED = ErrorSpec("unauthorized", "UNAUTHENTICATED", 401, "authentication_error")
+    INVALID_API_KEY = ErrorSpec("invalid_api_key", "UNAUTHENTICATED", 401, "invalid_request_error")
     FORBIDDEN = ErrorSpec("forbidden", "PERMISSION_DENIED", 403, "permission_error")
     MODEL_NOT_FOUND = ErrorSpec("model_not_found", "NOT_FOUND", 404, "invalid_request_error")
     PAYLOAD_TOO_LARGE = ErrorSpec("payload_too_large", "INVALID_ARGUMENT", 413, "invalid_request_error")
+    RATE_LIMIT_EXCEEDED = ErrorSpec("rate_limit_exceeded", "RESOURCE_EXHAUSTED", 429, "rate_limit_error")
+    INSUFFICIENT_QUOTA = ErrorSpec("insufficient_quota", "RESOURCE_EXHAUSTED", 429, "insufficient_quota")
     OVERLOADED = ErrorSpec("overloaded", "RESOURCE_EXHAUSTED", 429, "rate_limit_error", retry_elsewhere=True)
     ENGINE_FAILED = ErrorSpec("engine_failed", "INTERNAL", 500, "server_error", retry_elsewhere=True)
     WORKER_LOST = ErrorSpec("worker_lost", "UNAVAILABLE", 502, "server_error", retry_elsewhere=True)

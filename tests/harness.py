@@ -247,9 +247,9 @@ class Gateway(Process):
         self.wait(lambda: self._answers("/healthz"), within)
         return self
 
-    def get(self, path: str) -> httpx.Response:
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> httpx.Response:
         """One GET."""
-        return httpx.get(self.url + path, timeout=10)
+        return httpx.get(self.url + path, headers=headers, timeout=10)
 
     def models(self) -> set[str]:
         """The models that it lists."""

@@ -29,6 +29,7 @@ def chat_routes(dispatch: Dispatch, limits: ImageLimits) -> Blueprint:
     async def chat_completions() -> Response:  # pyright: ignore[reportUnusedFunction]
         exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
         chat = parse_chat(await read_json())
+        exchange.check_model(chat.model)
         if chat.has_images:
             dispatch.directory.check_can(chat.model, _SIGHT)  # before any is fetched
         images = await read_images(chat, limits) if chat.has_images else {}

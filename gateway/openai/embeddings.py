@@ -51,6 +51,7 @@ def embedding_routes(dispatch: Dispatch) -> Blueprint:
     async def embeddings() -> Response:  # pyright: ignore[reportUnusedFunction]
         exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
         body = parse_embedding(await read_json())
+        exchange.check_model(body.model)
         if dispatch.directory.knows(body.model):
             exchange.model = body.model
         call = EmbedCall(to_embed(body, exchange.request_id), dispatch, claim_of(exchange))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import msgspec
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request
 
+from gateway.exchange import current
 from gateway.openai.answers import Model, ModelList
 from gateway.routing.directory import Directory, Offer
 from mesh.errors import ErrorKind, MeshError
@@ -16,16 +17,22 @@ def model_routes(directory: Directory) -> Blueprint:
 
     @routes.get("/v1/models")
     async def list_models() -> Response:  # pyright: ignore[reportUnusedFunction]
-        return _json(ModelList([_model(offer) for offer in directory.models()]))
+        return _json(ModelList([_model(offer) for offer in _offers(directory)]))
 
     @routes.get("/v1/models/<path:model_id>")  # names of models may contain slashes
     async def get_model(model_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        for offer in directory.models():
+        for offer in _offers(directory):
             if offer.name == model_id:
                 return _json(_model(offer))
         raise MeshError(ErrorKind.MODEL_NOT_FOUND, f"the model '{model_id[:200]}' does not exist here", param="model")
 
     return routes
+
+
+def _offers(directory: Directory) -> list[Offer]:
+    """The models that the request's key may use: of others it does not hear."""
+    exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
+    return [offer for offer in directory.models() if exchange.may_use(offer.name)]
 
 
 def _model(offer: Offer) -> Model:

@@ -44,11 +44,16 @@ async def begin(
 ) -> tuple[Generation | GenerationGroup, list[Event]]:
     """Start what the body asks for, one generation for each of `wires`, and return it with its first events. An error
     up to here is an answer with its own status."""
+    exchange.check_model(body.model)
     exchange.streamed = bool(body.stream)
     if dispatch.directory.knows(body.model):
         exchange.model = body.model
-    exchange.priority = body.priority or 0
+    exchange.set_priority(body.priority)
     claim = claim_of(exchange)
+    for wire in wires:
+        wire.tenant = exchange.cache_scope
+        if exchange.priority:
+            wire.priority = exchange.priority
     members = [Generation(wire, dispatch, streamed=exchange.streamed, claim=claim) for wire in wires]
     generation = members[0] if len(members) == 1 else GenerationGroup(members, body.n or 1)
     exchange.generation = generation

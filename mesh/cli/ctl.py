@@ -1,9 +1,8 @@
-"""`mesh ctl`: look at workers and operate them."""
+"""`mesh ctl`: look at workers and operate them, and see to the API keys."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -11,21 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import grpc.aio
-from rich.console import Console
 from rich.table import Table
 
 from mesh import wire
+from mesh.cli import keys
+from mesh.cli.etcd import EtcdFlags
+from mesh.cli.show import show
 from mesh.cli.workers import list_workers
 from mesh.config import fail, option, parse
 from mesh.errors import MeshError, invalid
-from mesh.registry.options import EtcdOptions
 from mesh.v1 import admin_pb2, admin_pb2_grpc, registry_pb2
 
 _PROG = "mesh ctl"
 _LIMIT = 5.0
 # Reading a large adapter from a slow disk, or from the hub.
 _LOAD_LIMIT = 600.0
-_WIDE = 1000
 _COUNTERS = (
     *("live_streams", "live_sessions", "streams_started", "streams_finished"),
     *("streams_cancelled", "streams_failed", "session_messages"),
@@ -33,15 +32,9 @@ _COUNTERS = (
 
 
 @dataclass(frozen=True)
-class RegistryConfig:
+class RegistryConfig(EtcdFlags):
     """List the workers in the registry."""
 
-    etcd: str = option("127.0.0.1:12379", "URL(s) of etcd, comma separated; by default this machine's gateway.")
-    etcd_ca: Path | None = option(None, "PEM file of the authority that signed etcd's certificate.")
-    etcd_cert: Path | None = option(None, "PEM file of the certificate to present to etcd.")
-    etcd_key: Path | None = option(None, "PEM file of that certificate's key.")
-    etcd_user: str | None = option(None, "User name at etcd.")
-    etcd_password: str | None = option(None, "Password at etcd; better given by the environment.")
     tls_ca: Path | None = option(None, "PEM file of the authority of the workers' certificates.")
     tls_cert: Path | None = option(None, "PEM file of the certificate to present to workers.")
     tls_key: Path | None = option(None, "PEM file of that certificate's key.")
@@ -85,7 +78,7 @@ async def _workers(config: RegistryConfig) -> None:
     table = Table(box=None, header_style="bold")
     for name in ("worker", "state", "address", "models", "slots", "engine", "zone", "up", "version"):
         table.add_column(name)
-    for record in await list_workers(_etcd(config)):
+    for record in await list_workers(config.etcd_options()):
         state = registry_pb2.WorkerState.Name(record.state).removeprefix("WORKER_STATE_").lower()
         models = ", ".join(model.name for model in record.models)
         up = _duration(time.time() - record.started_at.ToNanoseconds() / 1e9)
@@ -93,7 +86,7 @@ async def _workers(config: RegistryConfig) -> None:
             *(record.worker_id, state, record.address, models, str(record.slots)),
             *(record.engine, record.zone, up, record.version),
         )
-    _show(table if table.row_count else "no workers")
+    show(table if table.row_count else "no workers")
 
 
 async def _stats(config: StatsConfig) -> None:
@@ -101,7 +94,7 @@ async def _stats(config: StatsConfig) -> None:
     table = Table(box=None, show_header=False)
     for name, value in _flatten(answer):
         table.add_row(name, value)
-    _show(table)
+    show(table)
 
 
 async def _drain(config: DrainConfig) -> None:
@@ -117,7 +110,7 @@ async def _list_adapters(config: AdaptersConfig) -> None:
     for adapter in answer.adapters:
         counts = (str(adapter.parameters), str(adapter.live_streams))
         table.add_row(adapter.name, adapter.base, adapter.fingerprint, *counts)
-    _show(table if table.row_count else "no adapters")
+    show(table if table.row_count else "no adapters")
 
 
 async def _load_adapter(config: LoadAdapterConfig) -> None:
@@ -139,20 +132,21 @@ async def _unload_adapter(config: UnloadAdapterConfig) -> None:
 
 def main(argv: Sequence[str]) -> int:
     """Run `mesh ctl`; returns the exit code."""
-    commands: dict[str, tuple[type[RegistryConfig], Callable[[Any], Coroutine[Any, Any, None]]]] = {
+    commands: dict[str, tuple[type[EtcdFlags], Callable[[Any], Coroutine[Any, Any, None]]]] = {
         "workers": (RegistryConfig, _workers),
         "stats": (StatsConfig, _stats),
         "drain": (DrainConfig, _drain),
         "adapters list": (AdaptersConfig, _list_adapters),
         "adapters load": (LoadAdapterConfig, _load_adapter),
         "adapters unload": (UnloadAdapterConfig, _unload_adapter),
+        **keys.COMMANDS,
     }
     if not argv or argv[0] in ("-h", "--help"):
         print(f"usage: {_PROG} COMMAND ...\n\ncommands:")
         print("\n".join(f"  {name:<15} {kind.__doc__}" for name, (kind, _) in commands.items()))
         print(f"\nAll of them ask the registry at --etcd URL; {_PROG} COMMAND --help tells more.")
         return 0 if argv else 2
-    words = 2 if argv[0] == "adapters" else 1
+    words = 2 if argv[0] in ("adapters", "keys") else 1
     name = " ".join(argv[:words])
     if name not in commands:
         fail(_PROG, f"unknown command '{name}'; there are: {', '.join(commands)}")
@@ -166,23 +160,6 @@ def main(argv: Sequence[str]) -> int:
     except MeshError as error:
         fail(prog, error.message)
     return 0
-
-
-def _show(what: Table | str) -> None:
-    # What reads a pipe wants whole words, however long the line.
-    console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
-    console.print(what)
-
-
-def _etcd(config: RegistryConfig) -> EtcdOptions:
-    return EtcdOptions.from_url(
-        config.etcd,
-        ca=config.etcd_ca,
-        cert=config.etcd_cert,
-        key=config.etcd_key,
-        user=config.etcd_user,
-        password=config.etcd_password,
-    )
 
 
 async def _ask(config: StatsConfig, call: Callable[[admin_pb2_grpc.AdminServiceStub], Any]) -> Any:
@@ -201,7 +178,7 @@ async def _address(config: StatsConfig) -> str:
     host, _, port = config.worker.rpartition(":")
     if host and port.isdigit():
         return config.worker
-    records = await list_workers(_etcd(config))
+    records = await list_workers(config.etcd_options())
     for record in records:
         if record.worker_id == config.worker:
             return record.address

@@ -39,7 +39,7 @@ def _templates(argv: Sequence[str]) -> int:
 _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "up": (_up, "Run a whole mesh on this machine: registry, gateway and workers."),
     "chat": (_chat, "Talk with a model in the terminal."),
-    "ctl": (_ctl, "Look at workers and operate them."),
+    "ctl": (_ctl, "Look at workers and operate them, and see to the API keys."),
     "templates": (_templates, "List the built-in chat templates, or print one."),
 }
 

@@ -76,6 +76,12 @@ class EtcdCalls(Generic[E]):
         request = pb.PutRequest(key=key, value=value, lease=lease)
         return await self._call("/etcdserverpb.KV/Put", request, pb.PutResponse)
 
+    async def put_if_unchanged(self, key: bytes, value: bytes, revision: int) -> bool:
+        """Write one key unless it was written after that revision (0: unless it is there); returns whether it was."""
+        unchanged = pb.Compare(key=key, target=pb.Compare.MOD, result=pb.Compare.EQUAL, mod_revision=revision)
+        put = pb.RequestOp(request_put=pb.PutRequest(key=key, value=value))
+        return (await self.txn([unchanged], success=[put])).succeeded
+
     async def delete_range(self, key: bytes, range_end: bytes = b"") -> int:
         """Delete one key, or those in [key, range_end); returns how many there were."""
         request = pb.DeleteRangeRequest(key=key, range_end=range_end)

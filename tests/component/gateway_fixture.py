@@ -9,6 +9,7 @@ from typing import Any, Self
 
 import httpx
 
+from gateway.access.book import Book
 from gateway.app import create_app, stall_limits
 from gateway.config import GatewayConfig
 from gateway.routing.directory import Directory
@@ -19,9 +20,10 @@ from tests.harness import eventually
 
 
 class GatewayUnderTest:
-    """`async with` it. `http` speaks to it over a real socket."""
+    """`async with` it. `http` speaks to it over a real socket. With a `book`, requests need one of its keys."""
 
     def __init__(self, **settings: Any) -> None:
+        self.book: Book | None = settings.pop("book", None)
         self.config = GatewayConfig(port=0, **settings)
         self.metrics = GatewayMetrics()
         self.directory = Directory(
@@ -38,7 +40,7 @@ class GatewayUnderTest:
         sock = listen(self.config.host, 0)
         self.port = sock.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        app, self.exchanges = create_app(self.config, self.directory, self.metrics)
+        app, self.exchanges = create_app(self.config, self.directory, self.metrics, self.book)
         server = HttpServer(app, self.exchanges, sock, drain_timeout=self.config.drain_timeout)
         self._task = asyncio.create_task(self._run(server))
         self.http = httpx.AsyncClient(base_url=self.url, timeout=30)

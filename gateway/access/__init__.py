@@ -1,0 +1,1 @@
+"""Who may ask: keys and their limits, TLS, and what a connection may do before anybody asks anything."""
