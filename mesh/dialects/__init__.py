@@ -23,9 +23,11 @@ from mesh.dialects.thinking import reasoning
 from mesh.dialects.values import Tools
 
 __all__ = [
+    "AUTO",
     "NONE",
     "REASONING",
     "TOOLS",
+    "UNKNOWN",
     "Arguments",
     "Call",
     "Content",
@@ -34,11 +36,14 @@ __all__ = [
     "Reader",
     "Reasoning",
     "Tools",
+    "choose",
     "find",
     "joined",
     "read",
 ]
 
+# Settings that name no parser: by the chat template; nothing is parsed.
+AUTO: Final = "auto"
 NONE: Final = "none"
 HARMONY: Final = "harmony"
 
@@ -143,6 +148,15 @@ class Dialect:
         """Whether its templates take ids of calls of 9 letters and digits alone."""
         style = TOOLS.get(self.tools)
         return style is not None and style.short_ids
+
+
+UNKNOWN: Final = Dialect()
+
+
+def choose(template: str, tools: str = AUTO, reasoning: str = AUTO) -> Dialect:
+    """The dialect of a template, but for the parsers that are named. Any name is taken: see `TOOL_PARSERS`."""
+    found = find(template)
+    return Dialect(found.tools if tools == AUTO else tools, found.reasoning if reasoning == AUTO else reasoning)
 
 
 def find(template: str) -> Dialect:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
+from mesh.dialects import UNKNOWN, Dialect
 from mesh.errors import MeshError, unsupported
 
 
@@ -98,7 +99,8 @@ class Sampling:
     """How tokens are chosen and when a choice ends. Units, ranges and defaults: SamplingOptions in inference.proto.
 
     `seed` is never None here: whoever builds the object draws one, so that a request can be resumed exactly.
-    `drawn_seed` says that nobody asked for it: an engine that takes no seed may leave it out.
+    `drawn_seed` says that nobody asked for it: an engine that takes no seed may leave it out. `kept_tokens` are special
+    tokens whose text is kept although `keep_special_tokens` is off.
     """
 
     seed: int
@@ -120,6 +122,7 @@ class Sampling:
     n: int = 1
     best_of: int | None = None
     keep_special_tokens: bool = False
+    kept_tokens: tuple[str, ...] = ()
     include_stop: bool = False
 
 
@@ -134,6 +137,7 @@ class Output:
     prompt_logprobs: int | None = None
     echo: bool = False
     prompt_token_ids: bool = False
+    prompt_end: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +213,7 @@ class Started:
 
     `text_only`: no Delta has token ids, each takes one token of credit, and the counts may be 0 until Finished.
     `prompt_logprobs` has an entry for each token if they were asked for; the first, which nothing precedes, has 0.
+    `prompt_end` is the text of the prompt's last tokens, special ones included, if it was asked for.
     """
 
     key: int
@@ -217,6 +222,7 @@ class Started:
     prompt_logprobs: list[TokenLogprob] = field(default_factory=list[TokenLogprob])
     prompt_token_ids: Sequence[int] = ()
     text_only: bool = False
+    prompt_end: str | None = None
 
 
 @dataclass(slots=True)
@@ -312,6 +318,7 @@ class ModelInfo:
     parameters: int = 0
     adapters: tuple[str, ...] = ()
     base: str | None = None
+    dialect: Dialect = UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
+from mesh.dialects import AUTO, Dialect, choose
 from mesh.engine.base import Chat, Image, Message, Request, Tool
 from mesh.engine.chat_template import Stops
 from mesh.engine.text import Tokenizer
@@ -28,9 +29,11 @@ class ChatRenderer:
         *,
         stops: Stops = NO_STOPS,
         allow_others: bool = False,
+        tool_parser: str = AUTO,
+        reasoning_parser: str = AUTO,
     ) -> None:
         """`template` is jinja text that overrides the tokenizer's own, and `stops` the ends of answers that it implies;
-        `allow_others` takes templates of requests too.
+        `allow_others` takes templates of requests too. The parsers are names of mesh.dialects.
 
         The sandbox keeps a template from the worker's files and objects, not from its time and memory: nested loops
         over `range`, or `"a" * 10**10`, would hang or end it.
@@ -40,13 +43,21 @@ class ChatRenderer:
         self._override = template
         self._stops = stops
         self._allow_others = allow_others
+        self._parsers = tool_parser, reasoning_parser
         self._reserved = {"messages", *inspect.signature(self._hf.apply_chat_template).parameters} - {"documents"}
         # Bounded, because a request may bring a template of its own.
         self._takes_parts = lru_cache(maxsize=32)(self._probe_parts)
 
     def with_template(self, template: str) -> ChatRenderer:
         """The same with another template."""
-        return ChatRenderer(self._tokenizer, template, allow_others=self._allow_others)
+        tools, reasoning = self._parsers
+        return ChatRenderer(
+            self._tokenizer,
+            template,
+            allow_others=self._allow_others,
+            tool_parser=tools,
+            reasoning_parser=reasoning,
+        )
 
     @property
     def has_template(self) -> bool:
@@ -57,6 +68,20 @@ class ChatRenderer:
     def template(self) -> object:
         """What renders chats without a template of their own: jinja text, or several by name; None without."""
         return self._override or self._hf.chat_template
+
+    @property
+    def facts(self) -> object:
+        """All that makes texts of answers differ between renderers of one tokenizer, for the fingerprint."""
+        return self.template if self._parsers == (AUTO, AUTO) else [self.template, *self._parsers]
+
+    @property
+    def dialect(self) -> Dialect:
+        """How answers mark calls and reasoning."""
+        try:
+            text = self._template(None, [{}])
+        except MeshError:
+            text = ""
+        return choose(text, *self._parsers)
 
     @property
     def supports_tools(self) -> bool:

@@ -27,6 +27,9 @@ from mesh.engine.base import (
 from mesh.engine.text import Codec, Detokenizer, StopMatcher, StopStrings
 from mesh.errors import ErrorKind, MeshError, invalid
 
+# Tokens of the prompt that its end is told by.
+_PROMPT_END = 16
+
 RawLogprob = tuple[float, Sequence[tuple[int, float]]]
 """A chosen token's logprob and the most likely (token id, logprob), most likely first."""
 
@@ -125,7 +128,9 @@ class OutputTracker:
         echo = self._echo_text() if request.output.echo else ""
         choices: list[_Choice] = []
         for index in range(sampling.n):
-            detokenizer = self._codec.detokenizer(keep_special_tokens=sampling.keep_special_tokens, context=context)
+            detokenizer = self._codec.detokenizer(
+                keep_special_tokens=sampling.keep_special_tokens, kept_tokens=sampling.kept_tokens, context=context
+            )
             choice = _Choice(detokenizer, StopMatcher(stops) if stops else None, echo)
             choices.append(choice)
             if progress := request.resume.get(index):
@@ -186,10 +191,16 @@ class OutputTracker:
         self._cached_tokens = cached_tokens
         prompt_ids = self._prompt_ids if self._request.output.prompt_token_ids else ()
         scored = [] if prompt_scores is None else self._prompt_logprobs(prompt_scores)
-        events.append(Started(self.key, len(self._prompt_ids), cached_tokens, scored, prompt_ids))
+        prompt_end = self._prompt_end() if self._request.output.prompt_end else None
+        events.append(
+            Started(self.key, len(self._prompt_ids), cached_tokens, scored, prompt_ids, prompt_end=prompt_end)
+        )
         events.extend(self._resumed_ends)
         if self._live == 0:
             self._finish(events)
+
+    def _prompt_end(self) -> str:
+        return self._codec.decode(self._prompt_ids[-_PROMPT_END:], keep_special_tokens=True)
 
     def _prompt_logprobs(self, scores: Sequence[RawLogprob]) -> list[TokenLogprob]:
         first, *others = self._prompt_ids

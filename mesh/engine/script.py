@@ -6,11 +6,12 @@ import hashlib
 import json
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from mesh.dialects import UNKNOWN, Dialect
 from mesh.engine.base import Chat, Image, Message, Request, Sampling, Text, Tokens
 from mesh.engine.text import ByteDetokenizer, check_text
 from mesh.engine.uniform import mix, stream
@@ -80,20 +81,27 @@ class ScriptCodec:
 
     def decode(self, ids: Sequence[int], *, keep_special_tokens: bool = False) -> str:
         """See Codec."""
-        detokenizer = self._detokenizer(keep_special_tokens, strip=0)
+        detokenizer = self._detokenizer(_SPECIALS if keep_special_tokens else (), strip=0)
         return "".join(map(detokenizer.push, ids)) + detokenizer.flush()
 
     def token_bytes(self, token_id: int) -> bytes:
         """See Codec."""
         return _bytes_of(token_id)
 
-    def detokenizer(self, *, keep_special_tokens: bool = False, context: Sequence[int] = ()) -> ByteDetokenizer:
+    def detokenizer(
+        self,
+        *,
+        keep_special_tokens: bool = False,
+        kept_tokens: Collection[str] = (),
+        context: Sequence[int] = (),
+    ) -> ByteDetokenizer:
         """See Codec."""
         continues = any(token_id not in _SPECIAL_IDS for token_id in reversed(context))
-        return self._detokenizer(keep_special_tokens, strip=0 if continues else 1)
+        return self._detokenizer(_SPECIALS if keep_special_tokens else kept_tokens, strip=0 if continues else 1)
 
-    def _detokenizer(self, keep_special_tokens: bool, strip: int) -> ByteDetokenizer:
-        return ByteDetokenizer(_bytes_of, frozenset() if keep_special_tokens else _SPECIAL_IDS, strip)
+    def _detokenizer(self, kept: Collection[str], strip: int) -> ByteDetokenizer:
+        skip = frozenset(256 + place for place, token in enumerate(_SPECIALS) if token not in kept)
+        return ByteDetokenizer(_bytes_of, skip, strip)
 
     def render(self, chat: Chat) -> list[int]:
         """Token ids of a conversation: each message between the token of its role and the end token.
@@ -146,7 +154,8 @@ class ScriptedOptions:
     """How the scripted engine behaves; times in seconds.
 
     Answers: `text` is "words" (made up from a hash of prompt, seed and choice: `tokens` words, then the end token),
-    "echo" (the prompt's last text again), or the path of a text file. Speed: a step for all rows every `step_interval`
+    "echo" (the prompt's last text again), or the path of a text file, whose calls and reasoning, if it has any, are for
+    the parsers of `dialect`. Speed: a step for all rows every `step_interval`
     (0: as fast as the event loop allows), each interval longer or shorter by up to the share `jitter` of it;
     `first_token_delay` stands for the prefill. Size: at most `slots` rows in a step, `max_waiting` rows in the queue.
 
@@ -157,6 +166,7 @@ class ScriptedOptions:
     name: str = "scripted"
     text: str = "words"
     tokens: int = 64
+    dialect: Dialect = UNKNOWN
     step_interval: float = 0.0
     first_token_delay: float = 0.0
     jitter: float = 0.0
@@ -236,6 +246,8 @@ class Author:
         """32 hex digits over all that changes answers."""
         options = self._options
         facts = [options.text, options.tokens, options.context_length, self._file, _WORDS, _SPECIALS]
+        if options.dialect != UNKNOWN:
+            facts += [options.dialect.tools, options.dialect.reasoning]
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
 
     def script(self, request: Request, prompt_ids: Sequence[int], choice: int) -> Script:

@@ -132,6 +132,7 @@ class ScriptedEngine(Engine):
                 architecture="Scripted",
                 device="cpu",
                 execution="packed",
+                dialect=self._options.dialect,
             )
         ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from mesh.errors import invalid
@@ -46,8 +46,15 @@ class Codec(Protocol):
         """The bytes of one token, which need not be valid UTF-8."""
         ...
 
-    def detokenizer(self, *, keep_special_tokens: bool = False, context: Sequence[int] = ()) -> Detokenizer:
-        """A detokenizer of a text that follows the tokens of `context`; empty for a text of its own.
+    def detokenizer(
+        self,
+        *,
+        keep_special_tokens: bool = False,
+        kept_tokens: Collection[str] = (),
+        context: Sequence[int] = (),
+    ) -> Detokenizer:
+        """A detokenizer of a text that follows the tokens of `context`; empty for a text of its own. Special tokens
+        have no text, but for `kept_tokens`, or all with `keep_special_tokens`.
 
         It matters to tokenizers that write a word as space + word and drop the first space of a text.
         """
@@ -197,7 +204,7 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], *, keep_special_tokens: bool = False) -> str:
         """See Codec."""
         if self._rules is None:
-            return self._whole(ids, keep_special_tokens)
+            return self._whole(ids, frozenset() if keep_special_tokens else self.special_ids)
         detokenizer = self.detokenizer(keep_special_tokens=keep_special_tokens)
         return "".join(map(detokenizer.push, ids)) + detokenizer.flush()
 
@@ -205,19 +212,33 @@ class Tokenizer:
         """See Codec."""
         if self._rules is not None:
             return self._rules.bytes_of(token_id)
-        return self._whole([token_id], keep_special_tokens=True).encode()
+        return self._whole([token_id], frozenset()).encode()
 
-    def detokenizer(self, *, keep_special_tokens: bool = False, context: Sequence[int] = ()) -> Detokenizer:
+    def detokenizer(
+        self,
+        *,
+        keep_special_tokens: bool = False,
+        kept_tokens: Collection[str] = (),
+        context: Sequence[int] = (),
+    ) -> Detokenizer:
         """See Codec."""
         continues = any(token_id not in self.special_ids for token_id in reversed(context))
+        skip = frozenset[int]() if keep_special_tokens else self._skipped(kept_tokens)
         if self._rules is not None:
-            skip = frozenset[int]() if keep_special_tokens else self.special_ids
             return ByteDetokenizer(self._rules.bytes_of, skip, 0 if continues else self._rules.strip)
-        return WindowDetokenizer(lambda ids: self._whole(ids, keep_special_tokens), context if continues else ())
+        return WindowDetokenizer(lambda ids: self._whole(ids, skip), context if continues else ())
 
-    def _whole(self, ids: Sequence[int], keep_special_tokens: bool) -> str:
-        known = [token_id for token_id in ids if 0 <= token_id < self.vocab_size]
-        return self.hf.decode(known, skip_special_tokens=not keep_special_tokens, clean_up_tokenization_spaces=False)
+    def _skipped(self, kept_tokens: Collection[str]) -> frozenset[int]:
+        """The special tokens but for these."""
+        if not kept_tokens:
+            return self.special_ids
+        return frozenset(
+            token_id for token_id in self.special_ids if self.hf.convert_ids_to_tokens(token_id) not in kept_tokens
+        )
+
+    def _whole(self, ids: Sequence[int], skip: frozenset[int]) -> str:
+        known = [token_id for token_id in ids if 0 <= token_id < self.vocab_size and token_id not in skip]
+        return self.hf.decode(known, skip_special_tokens=False, clean_up_tokenization_spaces=False)
 
 
 def _special_ids(hf: Any) -> frozenset[int]:

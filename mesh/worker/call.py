@@ -66,7 +66,7 @@ class Call:
             self.fail(stream, event.error)
             return
         wire = pb.GenerateResponse()
-        fill_event(wire, event, stream.fingerprint)
+        fill_event(wire, event, stream.model)
         self._events.append(wire)
         self._ended = isinstance(event, Finished)
 

@@ -8,6 +8,7 @@ from mesh.config import ConfigError
 from mesh.worker.flags import engines_of
 from mesh.worker.flags.adapters import AdapterFlags
 from mesh.worker.flags.batching import BatchingFlags
+from mesh.worker.flags.dialect import DialectFlags
 from mesh.worker.flags.embedding import EmbeddingFlags
 from mesh.worker.flags.model import LoadFlags, ModelFlags
 from mesh.worker.flags.remote import RemoteFlags
@@ -28,6 +29,7 @@ class WorkerConfig(
     AdapterFlags,
     BatchingFlags,
     ServerFlags,
+    DialectFlags,
     LoadFlags,
     ModelFlags,
 ):

@@ -12,10 +12,12 @@ import secrets
 import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from google.protobuf import json_format, struct_pb2
 
+from mesh.dialects import UNKNOWN
 from mesh.engine.base import (
     Chat,
     Constraint,
@@ -65,13 +67,16 @@ def to_request(wire: pb.GenerateRequest, model: ModelInfo, *, key: int, credit: 
             param="expected_fingerprint",
         )
     sampling = _sampling(wire.sampling, model)
+    marked = wire.output.markup and wire.HasField("chat") and model.dialect != UNKNOWN
+    if marked:
+        sampling = replace(sampling, kept_tokens=model.dialect.tokens)
     return Request(
         key=key,
         request_id=wire.request_id or uuid.uuid4().hex,
         model=model.base or model.name,
         prompt=_prompt(wire, model),
         sampling=sampling,
-        output=_output(wire.output),
+        output=replace(_output(wire.output), prompt_end=marked),
         constraint=_constraint(wire.constraint) if wire.HasField("constraint") else None,
         resume=_resume(wire.resume, sampling.n, model),
         priority=_priority(wire),
@@ -175,7 +180,14 @@ def _embed_input(index: int, wire: pb.EmbedInput, model: ModelInfo) -> Text | To
 def _prompt(wire: pb.GenerateRequest, model: ModelInfo) -> Prompt:
     match wire.WhichOneof("prompt"):
         case "chat":
-            return to_chat(wire.chat)
+            chat = to_chat(wire.chat)
+            if chat.tools and wire.output.markup and "tools" in model.capabilities and not model.dialect.tools:
+                raise unsupported(
+                    "tools",
+                    "'tools' cannot be used: how the model writes calls is not known from its chat template; start the "
+                    "worker with --tool-parser NAME, or with --tool-parser none to leave calls in the text",
+                )
+            return chat
         case "text":
             return Text(wire.text)
         case "tokens":

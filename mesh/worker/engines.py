@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from mesh.config import ConfigError
+from mesh.dialects import choose
 from mesh.engine.base import Engine
 from mesh.engine.several import SeveralEngines
 from mesh.errors import ErrorKind, MeshError
@@ -108,6 +109,8 @@ def _load_options(config: WorkerConfig) -> list[LoadOptions]:
             context_length=config.context_length,
             chat_template=template,
             allow_chat_templates=config.allow_chat_templates,
+            tool_parser=config.tool_parser,
+            reasoning_parser=config.reasoning_parser,
         )
         for path, name, template in zip(config.model_path, names, templates, strict=True)
     ]
@@ -170,6 +173,7 @@ def _scripted(config: WorkerConfig) -> Engine:
             ScriptedOptions(
                 name=name,
                 text=config.script_text,
+                dialect=choose("", config.tool_parser, config.reasoning_parser),
                 tokens=config.script_tokens,
                 step_interval=config.script_step_ms / 1000,
                 first_token_delay=config.script_prefill_ms / 1000,

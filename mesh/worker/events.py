@@ -34,13 +34,13 @@ _VECTOR_OVERHEAD = 16
 _REASONS = {FinishReason.STOP: pb.FINISH_REASON_STOP, FinishReason.LENGTH: pb.FINISH_REASON_LENGTH}
 
 
-def fill_event(wire: pb.StreamEvent | pb.GenerateResponse, event: Event, fingerprint: str) -> None:
-    """Write one event; `Failed` only into a StreamEvent, as a plain call fails with a status."""
+def fill_event(wire: pb.StreamEvent | pb.GenerateResponse, event: Event, model: ModelInfo | None) -> None:
+    """Write one event of an answer of `model`; `Failed` only into a StreamEvent: a plain call fails with a status."""
     kind = type(event)
     if kind is Delta:
         fill_delta(wire.delta, event)  # pyright: ignore[reportArgumentType]  # `kind is` does not narrow
-    elif isinstance(event, Started):
-        _fill_started(wire.started, event, fingerprint)
+    elif isinstance(event, Started) and model is not None:
+        _fill_started(wire.started, event, model)
     elif isinstance(event, ChoiceFinished):
         _fill_choice_finished(wire.choice_finished, event)
     elif isinstance(event, Finished):
@@ -98,6 +98,8 @@ def describe(model: ModelInfo, engine: Engine) -> pb.DescribeModelResponse:
         parameters=model.parameters,
         adapters=model.adapters,
         base=model.base or "",
+        tool_parser=model.dialect.tools,
+        reasoning_parser=model.dialect.reasoning,
     )
 
 
@@ -126,13 +128,17 @@ def embed_response(embeddings: Embeddings) -> pb.EmbedResponse:
     return response
 
 
-def _fill_started(wire: pb.Started, event: Started, fingerprint: str) -> None:
+def _fill_started(wire: pb.Started, event: Started, model: ModelInfo) -> None:
     wire.prompt_tokens = event.prompt_tokens
     wire.cached_tokens = event.cached_tokens
-    wire.fingerprint = fingerprint
+    wire.fingerprint = model.fingerprint
     wire.prompt_token_ids.extend(event.prompt_token_ids)
     wire.text_only = event.text_only
     _add_logprobs(wire.prompt_logprobs, event.prompt_logprobs)
+    if event.prompt_end is not None:
+        wire.markup.tool_parser = model.dialect.tools
+        wire.markup.reasoning_parser = model.dialect.reasoning
+        wire.markup.prompt_end = event.prompt_end
 
 
 def _fill_choice_finished(wire: pb.ChoiceFinished, event: ChoiceFinished) -> None:

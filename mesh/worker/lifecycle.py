@@ -177,6 +177,8 @@ def make_record(config: WorkerConfig, server: WorkerServer, address: str) -> reg
                 context_length=model.context_length,
                 capabilities=capabilities(model),
                 base=model.base or "",
+                tool_parser=model.dialect.tools,
+                reasoning_parser=model.dialect.reasoning,
             )
             for model in server.engine.models
         ],

@@ -145,7 +145,7 @@ class Session:
             if type(event) is Delta:
                 fill_delta(wire.delta, event)
                 return
-            fill_event(wire, event, stream.fingerprint)
+            fill_event(wire, event, stream.model)
         except BaseException:
             del events[-1]
             raise

@@ -6,7 +6,7 @@ from __future__ import annotations
 from asyncio import TimerHandle
 from typing import Protocol
 
-from mesh.engine.base import Delta, Event, Step
+from mesh.engine.base import Delta, Event, ModelInfo, Step
 from mesh.errors import MeshError
 
 
@@ -76,13 +76,13 @@ class Kept:
 class Stream:
     """See the module. `stream_id` is the sink's own number for it; `kept` is set if it may outlive its client."""
 
-    __slots__ = ("early_credit", "fingerprint", "kept", "key", "live", "sink", "stream_id", "submitted")
+    __slots__ = ("early_credit", "kept", "key", "live", "model", "sink", "stream_id", "submitted")
 
     def __init__(self, key: int, sink: Sink, stream_id: int) -> None:
         self.key = key
         self.sink = sink
         self.stream_id = stream_id
-        self.fingerprint = ""
+        self.model: ModelInfo | None = None  # known once it is submitted, and so to all of its events
         self.live = True
         self.submitted = False
         self.early_credit = 0  # granted before the engine knew the request

@@ -62,7 +62,8 @@ class Streams:
 
     def count(self, fingerprint: str) -> int:
         """Live streams of the model with that fingerprint."""
-        return sum(stream.fingerprint == fingerprint for stream in self._live.values())
+        models = (stream.model for stream in self._live.values())
+        return sum(model is not None and model.fingerprint == fingerprint for model in models)
 
     def attach(self, sink: Sink) -> None:
         """Let a sink hear of draining."""
@@ -119,7 +120,7 @@ class Streams:
         if deadline is not None:
             earliest = deadline if request.deadline is None else min(deadline, request.deadline)
             request = replace(request, deadline=earliest)
-        stream.fingerprint = model.fingerprint
+        stream.model = model
         await self.engine.submit(request)
         stream.submitted = True
         if stream.live and stream.early_credit:

@@ -108,5 +108,6 @@ class Adapters:
             fingerprint=adapter.fingerprint,
             capabilities=(base.info.capabilities - _BASE_ONLY - chats) | chat_capabilities(chat),
             parameters=adapter.parameters,
+            dialect=chat.dialect,
         )
         return replace(base, info=info, chat=chat, adapter=adapter)

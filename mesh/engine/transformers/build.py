@@ -319,4 +319,5 @@ def _describe(loaded: LoadedModel, runner: Runner, blocks: BlockManager, more: s
         device=str(loaded.device),
         execution=runner.execution,
         parameters=loaded.parameters,
+        dialect=loaded.chat.dialect,
     )

@@ -126,6 +126,7 @@ class VllmEngine(Engine):
             architecture=side.architecture,
             dtype=str(config.dtype).removeprefix("torch."),
             device=str(self._llm.vllm_config.device_config.device_type),
+            dialect=side.chat.dialect,
         )
 
     async def stop(self) -> None:

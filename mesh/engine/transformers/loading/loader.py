@@ -14,6 +14,7 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.models.auto import modeling_auto
 
+from mesh.dialects import AUTO
 from mesh.engine.chat import NO_STOPS, ChatRenderer
 from mesh.engine.chat_template import choose_template, find_stops
 from mesh.engine.text import Tokenizer
@@ -74,6 +75,8 @@ class LoadOptions:
     context_length: int | None = None
     chat_template: str | None = None
     allow_chat_templates: bool = False
+    tool_parser: str = AUTO
+    reasoning_parser: str = AUTO
 
 
 @dataclass
@@ -142,7 +145,7 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
         config=config,
         device=device,
         dtype=model.dtype,
-        fingerprint=fingerprint(checkpoint, config.to_dict(), chat.template, numbers),
+        fingerprint=fingerprint(checkpoint, config.to_dict(), chat.facts, numbers),
         context_length=context_length,
         eos_token_ids=eos_token_ids,
         vocab_size=vocab_size,
@@ -191,7 +194,7 @@ def load_text_side(options: LoadOptions, progress: Report, *, number_format: str
         chat=chat,
         eos_token_ids=eos_token_ids,
         architecture=next(iter(getattr(config, "architectures", None) or [config.model_type])),
-        fingerprint=fingerprint(checkpoint, config.to_dict(), chat.template, number_format),
+        fingerprint=fingerprint(checkpoint, config.to_dict(), chat.facts, number_format),
     )
 
 
@@ -409,6 +412,8 @@ def _chat(options: LoadOptions, tokenizer: Tokenizer, template: Template | None)
         template.text if template else None,
         stops=find_stops(template, tokenizer.hf) if template else NO_STOPS,
         allow_others=options.allow_chat_templates,
+        tool_parser=options.tool_parser,
+        reasoning_parser=options.reasoning_parser,
     )
 
 
