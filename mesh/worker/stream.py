@@ -87,3 +87,8 @@ class Stream:
         self.submitted = False
         self.early_credit = 0  # granted before the engine knew the request
         self.kept: Kept | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """The model's, once it is known."""
+        return self.model.fingerprint if self.model is not None else ""

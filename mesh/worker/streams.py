@@ -62,8 +62,7 @@ class Streams:
 
     def count(self, fingerprint: str) -> int:
         """Live streams of the model with that fingerprint."""
-        models = (stream.model for stream in self._live.values())
-        return sum(model is not None and model.fingerprint == fingerprint for model in models)
+        return sum(stream.fingerprint == fingerprint for stream in self._live.values())
 
     def attach(self, sink: Sink) -> None:
         """Let a sink hear of draining."""
