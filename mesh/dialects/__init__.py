@@ -24,6 +24,7 @@ from mesh.dialects.values import Tools
 
 __all__ = [
     "AUTO",
+    "HARMONY",
     "NONE",
     "REASONING",
     "TOOLS",
@@ -154,7 +155,7 @@ UNKNOWN: Final = Dialect()
 
 
 def choose(template: str, tools: str = AUTO, reasoning: str = AUTO) -> Dialect:
-    """The dialect of a template, but for the parsers that are named. Any name is taken: see `TOOL_PARSERS`."""
+    """The dialect of a template, but for the parsers that are named instead of `auto`."""
     found = find(template)
     return Dialect(found.tools if tools == AUTO else tools, found.reasoning if reasoning == AUTO else reasoning)
 

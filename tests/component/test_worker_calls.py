@@ -14,6 +14,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from mesh import wire
+from mesh.dialects import Dialect
 from mesh.engine.base import (
     Chat,
     ChoiceFinished,
@@ -28,6 +29,7 @@ from mesh.engine.base import (
     Tokens,
     TopLogprob,
 )
+from mesh.engine.scripted import ScriptedEngine, ScriptedOptions
 from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import admin_pb2, registry_pb2
 from mesh.v1 import inference_pb2 as pb
@@ -102,6 +104,20 @@ async def test_generate_streams_every_event_and_ends(rig: Rig, engine: Helper):
     assert events[2].choice_finished.reason == pb.FINISH_REASON_LENGTH
     assert not events[2].choice_finished.HasField("stop_token_id")
     assert rig.server.streams.counts.finished == 1
+
+
+async def test_an_answer_that_is_to_be_taken_apart_says_how_it_is_marked():
+    options = ScriptedOptions(dialect=Dialect("hermes", "think"), tokens=1)
+    async with serving(ScriptedEngine(options)) as rig:
+        request = pb.GenerateRequest(output=pb.OutputOptions(markup=True))
+        request.chat.messages.add(role="user").parts.add(text="hi")
+        events: list[pb.GenerateResponse] = []
+        await collect(rig.inference.Generate(request), events)
+        described = await rig.inference.DescribeModel(pb.DescribeModelRequest())
+    markup = events[0].started.markup
+    assert (markup.tool_parser, markup.reasoning_parser) == ("hermes", "think")
+    assert markup.prompt_end.endswith("hi<|end|><|assistant|>")
+    assert (described.tool_parser, described.reasoning_parser) == ("hermes", "think")
 
 
 async def test_an_event_whose_fields_are_all_default_is_an_event(rig: Rig, engine: Helper):

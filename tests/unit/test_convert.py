@@ -12,7 +12,8 @@ from google.protobuf import struct_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mesh.engine.base import Chat, Image, Message, ModelInfo, Progress, Sampling, Text, Tokens, Tool, ToolCall
+from mesh.dialects import Dialect
+from mesh.engine.base import Chat, Image, Message, ModelInfo, Progress, Request, Sampling, Text, Tokens, Tool, ToolCall
 from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import inference_pb2 as pb
 from mesh.worker.convert import find_model, to_chat, to_embed_inputs, to_request
@@ -368,3 +369,34 @@ def test_any_bytes_that_parse_convert_or_are_refused_with_a_sentence(data: bytes
         to_request(wire, MODEL, key=1)
     except MeshError:
         return
+
+
+CHAT = pb.ChatPrompt(messages=[pb.ChatMessage(role="user", parts=[pb.ContentPart(text="hi")])])
+
+
+def marked(dialect: Dialect, *, chat: pb.ChatPrompt = CHAT, markup: bool = True) -> Request:
+    model = replace(MODEL, dialect=dialect, capabilities=frozenset({"chat", "tools"}))
+    return to_request(pb.GenerateRequest(chat=chat, output=pb.OutputOptions(markup=markup)), model, key=1)
+
+
+def test_who_reads_the_markup_gets_the_marks_and_the_end_of_the_prompt() -> None:
+    request = marked(Dialect("granite", "think"))
+    assert request.output.prompt_end
+    assert set(request.sampling.kept_tokens) >= {"<|tool_call|>", "<think>", "</think>"}
+
+
+@pytest.mark.parametrize(("dialect", "markup"), [(Dialect("granite"), False), (Dialect(), True)])
+def test_without_reader_or_dialect_nothing_is_kept(dialect: Dialect, markup: bool) -> None:
+    request = marked(dialect, markup=markup)
+    assert (request.sampling.kept_tokens, request.output.prompt_end) == ((), False)
+
+
+def test_tools_need_a_known_dialect_where_somebody_reads_calls() -> None:
+    chat = pb.ChatPrompt()
+    chat.CopyFrom(CHAT)
+    chat.tools.add(name="f")
+    with pytest.raises(MeshError, match="--tool-parser") as caught:
+        marked(Dialect(), chat=chat)
+    assert caught.value.param == "tools"
+    assert isinstance(marked(Dialect("none"), chat=chat).prompt, Chat)
+    assert isinstance(marked(Dialect(), chat=chat, markup=False).prompt, Chat)

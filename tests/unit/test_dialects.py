@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from mesh.dialects import (
+    AUTO,
+    HARMONY,
     NONE,
     REASONING,
     TOOLS,
@@ -24,6 +26,7 @@ from mesh.dialects import (
     read,
 )
 from mesh.templates import builtin
+from mesh.worker.flags.dialect import ReasoningParser, ToolParser
 from tests.unit.dialect_texts import ALONE, WRITERS, answer, dialect_of
 from tests.unit.dialect_texts import TOOLS as FUNCTIONS
 
@@ -223,3 +226,8 @@ def test_of_the_built_in_templates_only_harmony_has_a_dialect() -> None:
     assert {name: dialect for name, dialect in spoken.items() if dialect != Dialect()} == {
         "gpt-oss": Dialect("harmony", "harmony")
     }
+
+
+def test_every_parser_can_be_chosen_by_flag() -> None:
+    assert set(get_args(ToolParser)) == {AUTO, NONE, *TOOLS}
+    assert set(get_args(ReasoningParser)) == {AUTO, NONE, HARMONY, *REASONING}

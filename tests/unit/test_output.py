@@ -293,3 +293,15 @@ def test_after_a_resume_at_any_token_the_client_has_what_it_would_have_had(
     if isinstance(whole[-1], Finished):
         assert isinstance(after[-1], Finished)
         assert after[-1].completion_tokens == whole[-1].completion_tokens
+
+
+def test_the_end_of_the_prompt_is_told_with_its_special_tokens() -> None:
+    ids = [*ids_of(" sea" * 20), BEGIN]
+    (started,) = run(make_request(output=Output(prompt_end=True)), {}, prompt_ids=ids)
+    assert isinstance(started, Started)
+    assert started.prompt_end == " sea" * 15 + "<|begin|>"
+
+
+def test_marks_among_the_special_tokens_stay_in_the_text() -> None:
+    request = make_request(kept_tokens=("<|tool|>",))
+    assert text_of(run(request, {0: [BEGIN, 261, *ids_of(" sea")]})) == "<|tool|> sea"

@@ -242,3 +242,12 @@ def test_the_worst_stop_strings_stay_cheap() -> None:
     matcher = StopMatcher(StopStrings(["a" * 1023 + chr(ord("b") + n) for n in range(60)]))
     released = "".join(matcher.push("a" * 4) for _ in range(1000))
     assert len(released + matcher.flush()) == 4000
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_text_of_some_special_tokens_can_be_kept(family: str) -> None:
+    tokenizer = codec(family)
+    begin, end = (int(tokenizer.hf.convert_tokens_to_ids(token)) for token in ("<s>", "</s>"))
+    (word,) = [tokenizer.hf.convert_tokens_to_ids(each) for each in ("a",)]
+    text = streamed(tokenizer.detokenizer(kept_tokens=("</s>",)), [begin, word, end])
+    assert text.replace(" ", "") == "a</s>"
