@@ -30,6 +30,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CLIENT_CLOSED = 499  # in logs and metrics only: nobody is there to read it
+CONNECTION_KEY = "mesh.connection"
 _KEY = "mesh.exchange"
 _GIVEN_ID = re.compile(r"[!-~]{1,128}")
 # Paths that probes and scrapers ask for all the time.
@@ -97,6 +98,19 @@ class Permit(Protocol):
         ...
 
 
+class Connection(Protocol):
+    """The client's connection below ASGI, for the body of a stream."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes more: the client is there and reads."""
+        ...
+
+    def write(self, data: bytes) -> None:
+        """Write a part of the body, not empty. The head must be out, and all that was sent before."""
+        ...
+
+
 class Exchange:
     """What is known of one request and its answer."""
 
@@ -104,6 +118,8 @@ class Exchange:
         self.request_id = _request_id(scope)
         self.method: str = scope["method"]
         self.path: str = scope["path"]
+        # None on a server that is not ours.
+        self.connection: Connection | None = scope.get(CONNECTION_KEY)
         self.route = "unknown"
         self.model = ""
         self.tenant = ""  # id of the API key that it came with; "" without keys

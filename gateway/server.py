@@ -11,8 +11,10 @@ from collections.abc import Generator
 
 import uvicorn
 from quart import Quart
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from gateway.exchange import Exchanges
+from gateway.exchange import CONNECTION_KEY, Exchanges
 from mesh.errors import ErrorKind, MeshError, invalid
 from mesh.log import kv
 
@@ -36,6 +38,29 @@ def listen(host: str, port: int) -> socket.socket:
         raise invalid("port", f"cannot listen on {host}:{port}: {error.strerror or error}") from None
 
 
+class _Connection:
+    """See gateway.exchange.Connection; of one request."""
+
+    def __init__(self, transport: asyncio.Transport, flow: FlowControl) -> None:
+        self._transport = transport
+        self._flow = flow
+
+    @property
+    def ready(self) -> bool:
+        return not self._flow.write_paused and not self._transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+
+class _Http(HttpToolsProtocol):
+    """Tells the application the way past ASGI's `send`, on which each token would cost a coroutine."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope[CONNECTION_KEY] = _Connection(self.transport, self.flow)  # type: ignore[typeddict-unknown-key]
+
+
 class _Uvicorn(uvicorn.Server):
     """Without signal handlers of its own: the process has them in one place."""
 
@@ -54,7 +79,7 @@ class HttpServer:
         self._server = _Uvicorn(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=_Http,
                 ws="none",
                 interface="asgi3",
                 lifespan="off",

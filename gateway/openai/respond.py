@@ -9,7 +9,7 @@ from quart import Response, request
 from werkzeug.exceptions import UnsupportedMediaType
 
 from gateway import errors
-from gateway.exchange import Exchange
+from gateway.exchange import Connection, Exchange
 from gateway.openai.answers import PromptLogprobs
 from gateway.openai.collect import ChatCollector, CompletionCollector
 from gateway.openai.logprobs import prompt_logprobs, with_top
@@ -99,10 +99,31 @@ def streamed(
     return response
 
 
+class _Follower:
+    """Writes tokens to the client's connection in the moment that they arrive, while it takes them."""
+
+    def __init__(self, exchange: Exchange, connection: Connection, chunks: AnswerEvents) -> None:
+        self._exchange = exchange
+        self._connection = connection
+        self._chunks = chunks
+
+    @property
+    def ready(self) -> bool:
+        return self._connection.ready
+
+    def take(self, events: Sequence[Event]) -> None:
+        self._exchange.token()
+        data = self._chunks.render(events)
+        if data:
+            self._connection.write(data)
+
+
 async def _body(
     exchange: Exchange, generation: Generation | GenerationGroup, events: Sequence[Event], chunks: AnswerEvents
 ) -> AsyncIterator[bytes]:
     """The stream. Between two yields the client has taken what came before, or a buffer of bounded size has."""
+    if exchange.connection is not None and isinstance(generation, Generation):
+        generation.follow(_Follower(exchange, exchange.connection, chunks))
     try:
         while True:
             data = chunks.render(events)

@@ -56,6 +56,7 @@ class AnswerEvents:
         self._choices = choices
         self._prefix = b""
         self._heads: list[bytes] = []
+        self._text_heads: list[bytes] = []
         self._tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
         self._text_end = self.CLOSE + b',"logprobs":null,"finish_reason":null}]' + self._tail
         # Log probabilities, also of tokens whose text is held back.
@@ -85,6 +86,7 @@ class AnswerEvents:
             _encode(system_fingerprint(event.fingerprint)),
         )
         self._heads = [self._prefix + self.HEAD % index for index in range(self._choices)]
+        self._text_heads = [head + self.TEXT for head in self._heads]
         if self.FIRST:
             for head in self._heads:
                 parts += (head, self.FIRST, self._text_end)
@@ -96,11 +98,11 @@ class AnswerEvents:
             self._logprobs[choice].add(event.logprobs)
         if not text:
             return
-        parts += (self._heads[choice], self.TEXT, _encode(text))
-        if self._logprobs is not None:
-            self._end_with_logprobs(choice, None, parts)
+        if self._logprobs is None:
+            parts += (self._text_heads[choice], _encode(text), self._text_end)
         else:
-            parts.append(self._text_end)
+            parts += (self._text_heads[choice], _encode(text))
+            self._end_with_logprobs(choice, None, parts)
 
     def _choice_finished(self, event: pb.ChoiceFinished, parts: list[bytes]) -> None:
         parts += (self._heads[event.choice], self.LAST)

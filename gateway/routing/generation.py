@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from gateway.routing import clock
 from gateway.routing.balance import Policy
@@ -53,6 +54,19 @@ class Dispatch:
     credit: int
     stall_ceiling: float
     embed_timeout: float
+
+
+class Reader(Protocol):
+    """Whoever takes tokens in the moment that they arrive."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether it can, now."""
+        ...
+
+    def take(self, events: Sequence[Event]) -> None:
+        """Take them. Quick, and never waits."""
+        ...
 
 
 @dataclass(slots=True)
@@ -96,7 +110,8 @@ class Generation:
         self._tried: dict[int, MeshError | None] = {}
         self._impostors: set[int] = set()
         self._cause: Trouble | None = None
-        self._error: MeshError | None = None
+        self._error: Exception | None = None
+        self._reader: Reader | None = None
         # Until when a worker must be found, while there is none.
         self._deadline: float | None = None
         self._closed = False
@@ -144,6 +159,13 @@ class Generation:
             else:
                 self._look_for_trouble(stream)
 
+    def follow(self, reader: Reader) -> None:
+        """From now on the reader gets the tokens that arrive while `next` waits, if it is ready, and `next` waits on.
+
+        To wake the task behind `next` for each token costs more than all else that is done for it.
+        """
+        self._reader = reader
+
     def delivered(self) -> None:
         """All events returned so far have gone out to the client: the worker may send as many tokens more."""
         self._undelivered += self._read
@@ -176,6 +198,7 @@ class Generation:
         self.attempts += 1
         self._undelivered = self._read = 0
         stream = session.start(request, rows=self._open_rows(), credit=self._credit)
+        stream.take_at_once = self._take_at_once
         self._stream = stream
         if self._cause is not None:
             self._note_move(session)
@@ -268,12 +291,36 @@ class Generation:
             self._look_for_trouble(stream)
         return events
 
+    def _take_at_once(self) -> bool:
+        """The hottest path: tokens go to the reader in the call that received them. All else is left to `next`."""
+        stream, reader = self._stream, self._reader
+        if stream is None or reader is None or not reader.ready or stream.session.draining:
+            return False
+        for event in stream.events:
+            if not event.HasField("delta"):
+                return False
+        arrived, stream.events = stream.events, []
+        events: list[Event] = []
+        try:
+            for event in arrived:
+                self._take_delta(stream, event.delta, events)
+            if events:
+                self._deadline = None
+                reader.take(events)
+        except Exception as error:  # it must not end the session, on which other streams are
+            self._error = error
+            return False
+        self.delivered()
+        return True
+
     def _take_delta(self, stream: Stream, delta: pb.Delta, events: list[Event]) -> None:
         choice = self._choices[delta.choice]
         token_ids = delta.token_ids
-        if token_ids:
+        count = len(token_ids)
+        if count == 1:
+            choice.token_ids.append(token_ids[0])  # a quarter of what `extend` costs
+        elif count:
             choice.token_ids.extend(token_ids)
-            count = len(token_ids)
         elif self._text_only:
             self._pinned = True
             count = 1

@@ -64,7 +64,19 @@ class Trouble(Enum):
 class Stream:
     """One attempt's end on a session. The owner takes `events` when `wait` returns; `lost` is final."""
 
-    __slots__ = ("_session", "_waiter", "active_at", "confirmed", "credit", "ended", "events", "id", "lost", "rows")
+    __slots__ = (
+        "_session",
+        "_waiter",
+        "active_at",
+        "confirmed",
+        "credit",
+        "ended",
+        "events",
+        "id",
+        "lost",
+        "rows",
+        "take_at_once",
+    )
 
     def __init__(self, session: Session, stream_id: int, rows: int, credit: int | None) -> None:
         self._session = session
@@ -74,6 +86,8 @@ class Stream:
         # Tokens that the worker may still send; None is no limit.
         self.credit = credit
         self.events: list[pb.StreamEvent] = []
+        # Called while the owner waits and events have come: takes them all and returns True, or leaves them to `wait`.
+        self.take_at_once: Callable[[], bool] | None = None
         self.lost: MeshError | None = None
         self.ended = False
         self.confirmed = False
@@ -98,6 +112,14 @@ class Stream:
         """Let `wait` return."""
         waiter = self._waiter
         if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def arrived(self) -> None:
+        """There are new events: have them taken at once, or let `wait` return."""
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            return  # the owner will find them
+        if self.take_at_once is None or not self.take_at_once():
             waiter.set_result(None)
 
     def grant(self, tokens: int) -> None:
@@ -354,7 +376,7 @@ class Session:
                 stream.active_at = now
                 if not stream.confirmed:
                     self._confirm(stream)
-                stream.wake()
+                stream.arrived()
             self._on_message()
         if message.HasField("load"):
             self.load = message.load
