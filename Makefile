@@ -101,6 +101,13 @@ baseline: $(BUF) ## Promise the protos as they are now: later changes must be co
 bench: protos ## Measure gateway and worker CPU per token (benchmarks/RESULTS.md tells how to read it)
 	$(PY) -m benchmarks.load $(ARGS)
 
+.PHONY: bench-faults
+bench-faults: protos ## Kill, freeze and confuse parts of the mesh, and tell what clients saw; ARGS="--peers" for others too
+	$(PY) -m benchmarks.faults $(ARGS)
+
+.PHONY: bench-peers
+bench-peers: $(addprefix .venv-,smg/.installed dynamo/.installed litellm/.installed fastchat/.installed) ## Install the gateways that ours is measured beside
+
 .PHONY: test-vllm
 test-vllm: protos .venv-vllm/.installed ## Run the tests of the vLLM engine, in an environment of its own
 	.venv-vllm/bin/python -m pytest -p no:cacheprovider -W default tests/vllm $(ARGS)
@@ -111,10 +118,18 @@ test-vllm: protos .venv-vllm/.installed ## Run the tests of the vLLM engine, in 
 rivals: .venv-vllm/.installed .venv-fastchat/.installed ## Environments of vLLM and FastChat, for python -m benchmarks.engine --rivals
 
 .venv-%/.installed: benchmarks/engine/rivals/%.txt
-	@test -x .venv-$*/bin/python || $(PYTHON3) -m venv .venv-$*
 	@echo 'Installing into .venv-$*; vLLM takes 3.5 GB.'
-	.venv-$*/bin/python -m pip install --quiet --no-deps --requirement $<
-	@touch $@
+	$(install-pins)
+
+.venv-%/.installed: benchmarks/systems/%.txt
+	@echo 'Installing into .venv-$*; LiteLLM and Dynamo take 0.8 GB each.'
+	$(install-pins)
+
+define install-pins
+@test -x .venv-$*/bin/python || $(PYTHON3) -m venv .venv-$*
+.venv-$*/bin/python -m pip install --quiet --no-deps --requirement $<
+@touch $@
+endef
 
 .PHONY: demo-model
 demo-model: protos ## Make the demonstration model again, about an hour on two cores

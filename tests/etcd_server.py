@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults import etcd_server
 from benchmarks.processes import ProcessFailed
+from benchmarks.systems import etcd_server
 from mesh.wire import Tls
 
 __all__ = ["EtcdServer", "etcdctl", "etcdctl_keys", "find_binary", "make_certificates"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults.tcp_proxy import TcpProxy
+from benchmarks.systems.tcp_proxy import TcpProxy
 from mesh.registry import EmbeddedRegistry, EtcdClient, EtcdOptions, encode, key_for
 from tests.component.registry_rig import Mirrored, announced, make_record, mirrored, records
 from tests.etcd_server import EtcdServer

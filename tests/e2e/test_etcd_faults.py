@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from benchmarks.faults.tcp_proxy import TcpProxy
+from benchmarks.systems.tcp_proxy import TcpProxy
 from mesh.registry.records import WORKERS_PREFIX
 from tests.e2e.answers import ask, chat
 from tests.e2e.traffic import Traffic

@@ -1,0 +1,65 @@
+"""A scripted worker of Dynamo: an endpoint that gets token ids and yields token ids."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from scripted import POISON, Cut, Refused, Scripted, options, word_ids
+
+llm: Any = import_module("dynamo.llm")
+runtime: Any = import_module("dynamo.runtime")
+tokenizers: Any = import_module("tokenizers")
+
+
+async def serve(distributed: Any) -> None:
+    """Register the model and serve it."""
+    given = options()
+    scripted = Scripted(given)
+    words = word_ids(given.model_folder)
+    poison: list[int] = tokenizers.Tokenizer.from_file(f"{given.model_folder}/tokenizer.json").encode(POISON).ids[-2:]
+
+    async def generate(request: dict[str, Any], context: Any) -> AsyncIterator[dict[str, Any]]:
+        ids: list[int] = request["token_ids"]
+        conditions: dict[str, Any] = request["stop_conditions"]
+        count: int = conditions["max_tokens"]
+        poisoned = any(ids[place : place + len(poison)] == poison for place in range(len(ids)))
+        try:
+            async for item in scripted.answer(POISON if poisoned else "", len(ids), count):
+                if context.is_stopped():
+                    return
+                if item.kind == "end":
+                    usage = {"prompt_tokens": len(ids), "completion_tokens": item.completion_tokens}
+                    usage["total_tokens"] = sum(usage.values())
+                    yield {"token_ids": [], "finish_reason": "length", "completion_usage": usage}
+                elif item.kind == "garbage":
+                    yield {"token_ids": "none"}
+                else:
+                    yield {"token_ids": [words[(item.place * 7 + item.wrong) % len(words)]]}
+        except Refused as refusal:
+            raise RuntimeError(f"refused as told: {refusal}") from None
+        except Cut:
+            os.abort()
+
+    endpoint = distributed.endpoint("dynamo.backend.generate")
+    await llm.register_model(
+        llm.ModelInput.Tokens,
+        llm.ModelType.Chat | llm.ModelType.Completions,
+        endpoint,
+        given.model_folder,
+        given.model,
+        worker_type=llm.WorkerType.Aggregated,
+    )
+    await endpoint.serve_endpoint(generate)
+
+
+if __name__ == "__main__":
+    import_module("uvloop").install()
+    asyncio.run(runtime.dynamo_worker()(serve)())
