@@ -22,7 +22,7 @@ from gateway.openai.images import ImageLimits
 from gateway.openai.models import model_routes
 from gateway.routing.balance import Policy, least_loaded, prefer_zone
 from gateway.routing.directory import Directory
-from gateway.routing.generation import Dispatch
+from gateway.routing.dispatch import Dispatch
 from gateway.routing.hold import HoldQueue
 from gateway.routing.pace import StallLimits
 from mesh.metrics import GatewayMetrics

@@ -17,6 +17,7 @@
     draining                 UNAVAILABLE           503  yes
     wrong_worker             FAILED_PRECONDITION   502  yes
     wrong_model              FAILED_PRECONDITION   502  yes
+    protocol_error           INTERNAL              502  yes
     no_worker                UNAVAILABLE           503  no
     deadline_exceeded        DEADLINE_EXCEEDED     504  no
     taken_over               ABORTED               409  no
@@ -65,6 +66,7 @@ class ErrorKind(Enum):
     DRAINING = ErrorSpec("draining", "UNAVAILABLE", 503, "server_error", retry_elsewhere=True)
     WRONG_WORKER = ErrorSpec("wrong_worker", "FAILED_PRECONDITION", 502, "server_error", retry_elsewhere=True)
     WRONG_MODEL = ErrorSpec("wrong_model", "FAILED_PRECONDITION", 502, "server_error", retry_elsewhere=True)
+    PROTOCOL_ERROR = ErrorSpec("protocol_error", "INTERNAL", 502, "server_error", retry_elsewhere=True)
     NO_WORKER = ErrorSpec("no_worker", "UNAVAILABLE", 503, "server_error")
     DEADLINE_EXCEEDED = ErrorSpec("deadline_exceeded", "DEADLINE_EXCEEDED", 504, "server_error")
     TAKEN_OVER = ErrorSpec("taken_over", "ABORTED", 409, "invalid_request_error")

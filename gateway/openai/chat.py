@@ -15,7 +15,7 @@ from gateway.openai.respond import begin, collected, prompt_reader, read_json, s
 from gateway.openai.schema import parse_chat
 from gateway.openai.sse import ChatEvents
 from gateway.openai.translate import to_generate
-from gateway.routing.generation import Dispatch
+from gateway.routing.dispatch import Dispatch
 from mesh.v1 import inference_pb2 as pb
 
 _SIGHT = frozenset({pb.CAPABILITY_VISION})

@@ -18,7 +18,7 @@ from gateway.openai.answers import (
 )
 from gateway.openai.logprobs import ChatLogprobs, CompletionLogprobs, LogprobBuffer
 from gateway.openai.sse import finish_reason, system_fingerprint, usage
-from gateway.routing.generation import Event
+from gateway.routing.answer import Event
 from mesh.v1 import inference_pb2 as pb
 
 Buffer = TypeVar("Buffer", bound=LogprobBuffer)

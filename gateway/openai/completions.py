@@ -15,7 +15,8 @@ from gateway.openai.logprobs import CompletionLogprobs, with_top
 from gateway.openai.respond import begin, collected, prompt_reader, read_json, streamed
 from gateway.openai.sse import CompletionEvents
 from gateway.openai.translate import to_generates
-from gateway.routing.generation import Dispatch, Generation
+from gateway.routing.dispatch import Dispatch
+from gateway.routing.generation import Generation
 from gateway.routing.group import GenerationGroup
 from mesh.v1 import inference_pb2 as pb
 

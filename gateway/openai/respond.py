@@ -15,8 +15,10 @@ from gateway.openai.collect import ChatCollector, CompletionCollector
 from gateway.openai.logprobs import prompt_logprobs, with_top
 from gateway.openai.schema import GenerationRequest
 from gateway.openai.sse import AnswerEvents
+from gateway.routing.answer import Event
 from gateway.routing.claim import Claim
-from gateway.routing.generation import Dispatch, Event, Generation
+from gateway.routing.dispatch import Dispatch
+from gateway.routing.generation import Generation
 from gateway.routing.group import GenerationGroup
 from mesh.v1 import inference_pb2 as pb
 

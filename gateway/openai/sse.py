@@ -14,7 +14,7 @@ import msgspec
 
 from gateway.openai.answers import PromptTokensDetails, Usage
 from gateway.openai.logprobs import LogprobBuffer
-from gateway.routing.generation import Event
+from gateway.routing.answer import Event
 from mesh.v1 import inference_pb2 as pb
 
 DONE = b"data: [DONE]\n\n"

@@ -144,6 +144,7 @@ class Directory:
 
     def _update(self, entry: Entry, record: WorkerRecord) -> None:
         before, entry.models = entry.models, {model.name: model for model in record.models}
+        entry.session.models = entry.models
         entry.record = record
         entry.vanished_at = None
         for name in before.keys() - entry.models.keys():

@@ -1,9 +1,10 @@
 """One request from its first attempt to its last token, over as many workers as it takes.
 
 The only place that decides whether a request is tried again. It keeps the token ids of every choice. When the worker is
-lost, frozen or draining, or refuses, it starts the same request elsewhere with `resume`, on a worker with the same
-fingerprint, so that what follows is what the first worker would have sent: tokens come from a counter-based generator
-whose seed is part of the request. Events of an attempt that was left cannot arrive any more: its stream is forgotten.
+lost, frozen or draining, refuses, or breaks the protocol, it starts the same request elsewhere with `resume`, on a
+worker with the same fingerprint, so that what follows is what the first worker would have sent: tokens come from a
+counter-based generator whose seed is part of the request. Events of an attempt that was left cannot arrive any more:
+its stream is forgotten.
 
 A worker that says `text_only`, one that passes a provider's text on, tells no token ids. Its answer can move until its
 first text has been sent; after that a fault ends it with an error, since another worker would repeat or change text.
@@ -11,49 +12,26 @@ first text has been sent; after that a fault ends it with an error, since anothe
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.routing import clock
-from gateway.routing.balance import Policy
+from gateway.routing.answer import Answer, Event, Violation, WrongModel
 from gateway.routing.capability import needs
 from gateway.routing.claim import Claim
-from gateway.routing.directory import Directory
-from gateway.routing.hold import HoldQueue
+from gateway.routing.dispatch import Dispatch
+from gateway.routing.placement import Placement
 from gateway.routing.session import Session, Stream, Trouble
 from mesh.errors import ErrorKind, MeshError
 from mesh.log import kv
-from mesh.metrics import GatewayMetrics
 from mesh.v1 import inference_pb2 as pb
 
 log = logging.getLogger(__name__)
 
-Event = pb.Started | pb.Delta | pb.ChoiceFinished | pb.Finished
-
 # However many choices share a credit, it must not stop the worker before news of the reader can arrive.
 _LEAST_STEPS_AHEAD = 16
-# A worker that restarts is back within seconds.
-RETRY_AFTER_SECONDS = 1.0
-# Pause before all workers are asked again which have said that they are overloaded, for a request whose client
-# already reads and cannot be told to come back.
-_OVERLOADED_PAUSE = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Dispatch:
-    """What generations share."""
-
-    directory: Directory
-    hold: HoldQueue
-    metrics: GatewayMetrics
-    policy: Policy
-    max_attempts: int
-    credit: int
-    stall_ceiling: float
-    embed_timeout: float
+_RESUME = frozenset({pb.CAPABILITY_RESUME})
 
 
 class Reader(Protocol):
@@ -69,17 +47,6 @@ class Reader(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class Choice:
-    """What one choice has produced."""
-
-    token_ids: list[int] = field(default_factory=list[int])
-    finished: bool = False
-    # Text that a choice releases at its end comes in a delta without tokens. It waits for the end, as a resumed
-    # worker would release it once more.
-    tail: list[pb.Delta] = field(default_factory=list[pb.Delta])
-
-
 class Generation:
     """One request. Call `next` until `done`, then or earlier `close`; its events are those of a single, perfect worker.
 
@@ -89,36 +56,24 @@ class Generation:
     def __init__(
         self, request: pb.GenerateRequest, dispatch: Dispatch, *, streamed: bool, claim: Claim | None = None
     ) -> None:
-        self.done = False
-        self.started: pb.Started | None = None
         self.attempts = 0
         self.resumes = 0
         self._request = request
         self._claim = claim or Claim()
         self._dispatch = dispatch
-        self._directory = dispatch.directory
-        choices = max(1, request.sampling.n)
+        self._answer = Answer(request)
+        choices = len(self._answer.choices)
         self._credit = max(dispatch.credit, choices * _LEAST_STEPS_AHEAD) if streamed else None
-        self._choices = [Choice() for _ in range(choices)]
-        self._rows = max(choices, request.sampling.best_of)
         self._needs = needs(request)
+        self._placement = Placement(request.model, dispatch, self._needs, self._live)
         self._stream: Stream | None = None
         self._read = 0
         self._undelivered = 0
         self._failures = 0
-        # Epochs of sessions that were left, with the worker's own refusal if there was one.
-        self._tried: dict[int, MeshError | None] = {}
-        self._impostors: set[int] = set()
         self._cause: Trouble | None = None
         self._error: Exception | None = None
         self._reader: Reader | None = None
-        # Until when a worker must be found, while there is none.
-        self._deadline: float | None = None
         self._closed = False
-        self._text_only = False
-        # Text without token ids has gone out: no other worker can go on from there.
-        self._pinned = False
-        self._told_tokens = 0  # of a text-only answer, by its Finished
 
     @property
     def model(self) -> str:
@@ -126,9 +81,19 @@ class Generation:
         return self._request.model
 
     @property
+    def started(self) -> pb.Started | None:
+        """The facts about the prompt, once they are known."""
+        return self._answer.started
+
+    @property
+    def done(self) -> bool:
+        """Whether the last event has been returned."""
+        return self._answer.done
+
+    @property
     def completion_tokens(self) -> int:
         """Tokens so far, over all choices."""
-        return self._told_tokens or sum(len(choice.token_ids) for choice in self._choices)
+        return self._answer.tokens
 
     @property
     def worker_id(self) -> str:
@@ -147,12 +112,14 @@ class Generation:
             stream = self._stream or await self._begin()
             if not stream.events:
                 await stream.wait()
+            if stream is not self._stream:
+                continue  # it was left while its tokens were taken at once
             if stream.events:
                 events = self._take(stream)
                 if events:
                     return events
             elif stream.lost is not None:
-                finished = self._all_finished()
+                finished = self._answer.finish_alone()
                 if finished:
                     return finished
                 self._leave(stream, Trouble.LOST, stream.lost)
@@ -176,10 +143,10 @@ class Generation:
 
     def abort(self, error: MeshError) -> None:
         """Let `next` raise this error, also where it waits now."""
-        self._error = error
+        self._error = self._placement.error = error
         if self._stream is not None:
             self._stream.wake()
-        self._directory.wake(self.model)
+        self._dispatch.directory.wake(self.model)
 
     def close(self) -> None:
         """End it, whatever its state: the worker is told within the same moment."""
@@ -192,12 +159,13 @@ class Generation:
     async def _begin(self) -> Stream:
         """Start an attempt on a worker; waits for one if need be."""
         self._claim.check()
-        session = await self._choose()
+        session = await self._placement.choose()
         request = self._attempt_request() if self.started is not None else self._request
         self._claim.limit(request)
         self.attempts += 1
         self._undelivered = self._read = 0
-        stream = session.start(request, rows=self._open_rows(), credit=self._credit)
+        self._answer.begin_attempt(self._fingerprint(session))
+        stream = session.start(request, rows=self._answer.open_rows, credit=self._credit)
         stream.take_at_once = self._take_at_once
         self._stream = stream
         if self._cause is not None:
@@ -215,21 +183,27 @@ class Generation:
         )
 
     def _attempt_request(self) -> pb.GenerateRequest:
-        """The same request with what there is already; limits such as max_tokens count from the beginning."""
-        assert self.started is not None
         request = pb.GenerateRequest()
         request.CopyFrom(self._request)
         request.attempt = self.attempts
-        request.expected_fingerprint = self.started.fingerprint
-        for index, choice in enumerate(self._choices):
-            if choice.token_ids or choice.finished:
-                request.resume.choices.add(choice=index, token_ids=choice.token_ids, finished=choice.finished)
+        self._answer.add_progress(request)
         return request
 
-    def _open_rows(self) -> int:
-        if self._rows > len(self._choices):
-            return self._rows
-        return sum(not choice.finished for choice in self._choices) or 1
+    def _live(self) -> Sequence[Session]:
+        """Workers that can take the request as far as it has come."""
+        answer = self._answer
+        if answer.pinned:
+            return ()
+        fingerprint = answer.started.fingerprint if answer.started is not None else ""
+        wanted = self._needs | _RESUME if answer.resumable_only else self._needs
+        return self._dispatch.directory.live(self.model, fingerprint=fingerprint, needs=wanted)
+
+    def _fingerprint(self, session: Session) -> str:
+        """The model that an attempt there must answer with: the one that has begun, or the one that is registered."""
+        if self.started is not None:
+            return self.started.fingerprint
+        served = session.models.get(self.model)
+        return served.fingerprint if served is not None else ""
 
     def _end_attempt(self, outcome: str) -> None:
         stream, self._stream = self._stream, None
@@ -239,15 +213,11 @@ class Generation:
 
     def _leave(self, stream: Stream, cause: Trouble, error: MeshError) -> None:
         """Give up this attempt; `next` makes another one, unless there were too many."""
-        refusal = error if cause is Trouble.REFUSED else None
-        self._tried[stream.session.epoch] = refusal
-        if error.kind is ErrorKind.WRONG_MODEL:
-            self._impostors.add(stream.session.epoch)
-        self._end_attempt(error.code if refusal is not None else cause.value)
+        refused = cause is Trouble.REFUSED
+        self._placement.left(stream.session, error, refused=refused)
+        self._end_attempt(error.code if refused else cause.value)
         self._cause = cause
-        for choice in self._choices:
-            choice.tail.clear()
-        if self._pinned:
+        if self._answer.pinned:
             self._error = error
             return
         if cause is Trouble.DRAINING or (self.started is not None and error.kind is ErrorKind.OVERLOADED):
@@ -262,31 +232,29 @@ class Generation:
         """The hot path: note what arrived and return what the client is to see."""
         arrived, stream.events = stream.events, []
         events: list[Event] = []
-        for event in arrived:
-            match event.WhichOneof("event"):
-                case "delta":
-                    self._take_delta(stream, event.delta, events)
-                case "started":
-                    if not self._take_started(stream, event.started, events):
-                        break
-                case "choice_finished":
-                    choice = self._choices[event.choice_finished.choice]
-                    choice.finished = True
-                    self._pinned = self._text_only
-                    events.extend(choice.tail)
-                    events.append(event.choice_finished)
-                case "finished":
-                    stream.ended = True
-                    self.done = True
-                    events.append(self._with_told_usage(event.finished))
-                case "failed":
+        taken = 0
+        try:
+            for event in arrived:
+                kind = event.WhichOneof("event")
+                if kind == "delta":
+                    taken += self._answer.take_delta(event.delta, events)
+                elif kind == "failed":
                     stream.ended = True
                     self._take_failure(stream, event.failed)
                     break
-                case _:
-                    pass  # an event of a newer version
+                else:
+                    self._answer.take(event, events)
+                    if self._answer.done:
+                        stream.ended = True
+                        break
+        except (Violation, WrongModel) as found:
+            self._distrust(stream, found)
+        self._read += taken
+        if stream.credit is not None:
+            stream.credit -= taken
         if events:
-            self._deadline = None
+            self._placement.begun = True
+            self._placement.progress()
         if stream.session.draining and not stream.ended and self._stream is stream:
             self._look_for_trouble(stream)
         return events
@@ -299,54 +267,24 @@ class Generation:
         for event in stream.events:
             if not event.HasField("delta"):
                 return False
-        arrived, stream.events = stream.events, []
-        events: list[Event] = []
         try:
-            for event in arrived:
-                self._take_delta(stream, event.delta, events)
+            events = self._take(stream)
             if events:
-                self._deadline = None
                 reader.take(events)
         except Exception as error:  # it must not end the session, on which other streams are
             self._error = error
             return False
         self.delivered()
-        return True
+        return self._stream is stream
 
-    def _take_delta(self, stream: Stream, delta: pb.Delta, events: list[Event]) -> None:
-        choice = self._choices[delta.choice]
-        token_ids = delta.token_ids
-        count = len(token_ids)
-        if count == 1:
-            choice.token_ids.append(token_ids[0])  # a quarter of what `extend` costs
-        elif count:
-            choice.token_ids.extend(token_ids)
-        elif self._text_only:
-            self._pinned = True
-            count = 1
+    def _distrust(self, stream: Stream, found: Violation | WrongModel) -> None:
+        worker_id = stream.session.worker_id
+        log.error("a worker broke the protocol", extra=kv(worker=worker_id, why=str(found)))
+        if isinstance(found, WrongModel):
+            cause, kind = Trouble.REFUSED, ErrorKind.WRONG_MODEL
         else:
-            choice.tail.append(delta)
-            return
-        self._read += count
-        if stream.credit is not None:
-            stream.credit -= count
-        events.append(delta)
-
-    def _take_started(self, stream: Stream, started: pb.Started, events: list[Event]) -> bool:
-        """Whether it is the model that began the answer."""
-        if self.started is None:
-            self.started = started
-            self._text_only = started.text_only
-            events.append(started)
-        elif started.fingerprint != self.started.fingerprint:
-            error = MeshError(
-                ErrorKind.WRONG_MODEL,
-                f"worker '{stream.session.worker_id}' resumed with the model {started.fingerprint} "
-                f"instead of {self.started.fingerprint}",
-            )
-            self._leave(stream, Trouble.REFUSED, error)
-            return False
-        return True
+            cause, kind = Trouble.PROTOCOL, ErrorKind.PROTOCOL_ERROR
+        self._leave(stream, cause, MeshError(kind, f"worker '{worker_id}' {found}"))
 
     def _take_failure(self, stream: Stream, failure: pb.Failure) -> None:
         error = MeshError.from_code(
@@ -364,33 +302,6 @@ class Generation:
         else:
             self._error = error
 
-    def _with_told_usage(self, finished: pb.Finished) -> pb.Finished:
-        """Usage as an undisturbed run reports it: a resumed attempt finds more of the prompt in the prefix cache.
-
-        A text-only answer has its counts from its end alone.
-        """
-        if self.started is None:
-            return finished
-        if self._text_only:
-            self._told_tokens = finished.usage.completion_tokens
-            self.started.prompt_tokens = finished.usage.prompt_tokens
-            self.started.cached_tokens = finished.usage.cached_tokens
-        else:
-            finished.usage.prompt_tokens = self.started.prompt_tokens
-            finished.usage.cached_tokens = self.started.cached_tokens
-        return finished
-
-    def _all_finished(self) -> list[Event]:
-        """If only the last event is missing on a lost worker, it is known without another one."""
-        hidden = self._rows > len(self._choices)  # tokens of choices that were not the best
-        if self._text_only or hidden or not all(choice.finished for choice in self._choices):
-            return []
-        self.done = True
-        usage = pb.Usage(completion_tokens=self.completion_tokens)
-        return [self._with_told_usage(pb.Finished(usage=usage))]
-
-    # Where to
-
     def _look_for_trouble(self, stream: Stream) -> None:
         """Leave a frozen or draining worker if there is another one; without one, wait for as long as is sensible."""
         session = stream.session
@@ -405,70 +316,8 @@ class Generation:
         )
         # The last attempt stays where it is: a place that may be frozen is better than none.
         may_leave = trouble is Trouble.DRAINING or self._failures < self._dispatch.max_attempts
-        if may_leave and self._fresh(self._live()):
+        if may_leave and self._placement.elsewhere(session):
             self._leave(stream, trouble, error)
         elif trouble is not Trouble.DRAINING and seconds > self._dispatch.stall_ceiling:
             self._end_attempt(trouble.value)
             self._error = error
-
-    def _live(self) -> list[Session]:
-        """Workers that can take the request as far as it has come; those that run another model in truth cannot."""
-        if self._pinned:
-            return []
-        fingerprint = self.started.fingerprint if self.started is not None else ""
-        wanted = self._needs
-        if any(choice.token_ids or choice.finished for choice in self._choices):
-            wanted |= {pb.CAPABILITY_RESUME}
-        live = self._directory.live(self.model, fingerprint=fingerprint, needs=wanted)
-        return [session for session in live if session.epoch not in self._impostors]
-
-    def _fresh(self, live: Sequence[Session]) -> list[Session]:
-        """Of these the ones not tried yet, and not the one where it runs."""
-        here = self._stream.session.epoch if self._stream is not None else 0
-        return [session for session in live if session.epoch not in self._tried and session.epoch != here]
-
-    async def _choose(self) -> Session:
-        """A worker for the next attempt. Raises MeshError if there is none in time, or if each has refused."""
-        if self._deadline is None:
-            self._deadline = clock.now() + self._dispatch.hold.timeout
-        while True:
-            if self._error is not None:
-                raise self._error
-            live = self._live()
-            # A worker that seemed frozen and is live again beats none.
-            fresh = self._fresh(live) or [session for session in live if self._tried.get(session.epoch) is None]
-            if fresh:
-                return self._dispatch.policy(fresh)
-            left = self._deadline - clock.now()
-            if live:
-                await self._after_refusals(live, left)
-            else:
-                await self._held(left)
-
-    async def _after_refusals(self, live: Sequence[Session], left: float) -> None:
-        """Every live worker has refused: pass the refusal on, or ask again if the client cannot be told to."""
-        refusals = [error for session in live if (error := self._tried.get(session.epoch)) is not None]
-        busy = [error for error in refusals if error.kind is ErrorKind.OVERLOADED]
-        if self.started is None or not busy or left <= 0:
-            raise busy[0] if busy else refusals[-1]
-        await asyncio.sleep(min(left, _OVERLOADED_PAUSE))
-        for session in live:
-            self._tried.pop(session.epoch, None)
-
-    async def _held(self, left: float) -> None:
-        """Wait in the hold queue until something changes."""
-        begun = self.started is not None
-        if not begun:
-            self._directory.check_known(self.model)
-            self._directory.check_can(self.model, self._needs)
-        with self._dispatch.hold.place(begun=begun):
-            if left > 0 and await self._directory.changed(self.model, left):
-                return
-        timeout = self._dispatch.hold.timeout
-        if begun:
-            raise MeshError(ErrorKind.WORKER_LOST, f"the worker was lost, and within {timeout:g} s none could go on")
-        raise MeshError(
-            ErrorKind.NO_WORKER,
-            f"no live worker for the model '{self.model}' within {timeout:g} s",
-            retry_after=timeout,
-        )

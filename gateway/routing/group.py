@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from gateway.routing.generation import Event, Generation
+from gateway.routing.answer import Event
+from gateway.routing.generation import Generation
 from mesh.errors import MeshError
 from mesh.v1 import inference_pb2 as pb
 

@@ -11,7 +11,7 @@ import asyncio
 import itertools
 import logging
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from enum import Enum
 from typing import Self
@@ -26,7 +26,7 @@ from mesh.log import kv
 from mesh.registry.backoff import Backoff
 from mesh.v1 import inference_pb2 as pb
 from mesh.v1.inference_pb2_grpc import InferenceServiceStub
-from mesh.v1.registry_pb2 import WorkerRecord
+from mesh.v1.registry_pb2 import ServedModel, WorkerRecord
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class Trouble(Enum):
     STALLED = "stalled"
     DRAINING = "draining"
     REFUSED = "refused"
+    PROTOCOL = "protocol"
 
 
 class Stream:
@@ -183,6 +184,8 @@ class Session:
         self.address = record.address
         self.zone = record.zone
         self.slots = record.slots
+        # By name, as the registry has them now; kept by the directory.
+        self.models: Mapping[str, ServedModel] = {}
         self.epoch = 0
         self.open = False
         self.silent = False

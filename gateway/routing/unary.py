@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from gateway.routing import clock
 from gateway.routing.claim import Claim
-from gateway.routing.generation import Dispatch
+from gateway.routing.dispatch import Dispatch
+from gateway.routing.placement import Placement
 from gateway.routing.session import Session
 from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import inference_pb2 as pb
@@ -31,8 +31,7 @@ class EmbedCall:
         self._request = request
         self._claim = claim or Claim()
         self._dispatch = dispatch
-        self._tried: dict[int, MeshError] = {}  # by the epoch of the session
-        self._deadline = clock.now() + dispatch.hold.timeout
+        self._placement = Placement(request.model, dispatch, _NEEDS, self._live)
         self._task: asyncio.Task[pb.EmbedResponse] | None = None
         self._error: MeshError | None = None
 
@@ -74,7 +73,8 @@ class EmbedCall:
         self._claim.check()
         metrics = self._dispatch.metrics
         while True:
-            session = await self._choose()
+            session = await self._placement.choose()
+            self._placement.progress()
             self.attempts += 1
             try:
                 response = await session.embed(self._request, timeout=self._dispatch.embed_timeout)
@@ -87,42 +87,14 @@ class EmbedCall:
 
     def _leave(self, session: Session, error: MeshError) -> None:
         """Note why; raises the error if another worker would say the same, or if there were too many."""
-        self._tried[session.epoch] = error
+        self._placement.left(session, error, refused=error.kind is not ErrorKind.WORKER_LOST)
         if error.kind is ErrorKind.DRAINING:
             session.stop_routing()
         if not error.kind.value.retry_elsewhere or self.attempts > self._dispatch.max_attempts:
             raise error
 
-    async def _choose(self) -> Session:
-        """A worker for the next attempt. Raises MeshError if there is none in time, or if each has refused."""
-        while True:
-            live = self._dispatch.directory.live(self.model, needs=_NEEDS)
-            fresh = [session for session in live if session.epoch not in self._tried]
-            if fresh:
-                return self._dispatch.policy(fresh)
-            if live:
-                raise self._refusal(live)
-            await self._held()
-
-    def _refusal(self, live: Sequence[Session]) -> MeshError:
-        """What to say when every live worker has refused: that they are busy, if one is."""
-        refusals = [self._tried[session.epoch] for session in live]
-        return next((error for error in refusals if error.kind is ErrorKind.OVERLOADED), refusals[-1])
-
-    async def _held(self) -> None:
-        """Wait in the hold queue until something changes."""
-        directory, hold = self._dispatch.directory, self._dispatch.hold
-        directory.check_known(self.model)
-        directory.check_can(self.model, _NEEDS)
-        left = self._deadline - clock.now()
-        with hold.place(begun=False):
-            if left > 0 and await directory.changed(self.model, left):
-                return
-        raise MeshError(
-            ErrorKind.NO_WORKER,
-            f"no live worker for the model '{self.model}' within {hold.timeout:g} s",
-            retry_after=hold.timeout,
-        )
+    def _live(self) -> Sequence[Session]:
+        return self._dispatch.directory.live(self.model, needs=_NEEDS)
 
 
 def _as_clients_say(error: MeshError) -> MeshError:

@@ -227,24 +227,29 @@ class Started:
 
 @dataclass(slots=True)
 class Delta:
-    """New tokens of one choice and the text they release; tokens of an earlier attempt are never repeated."""
+    """New tokens of one choice and the text they release; tokens of an earlier attempt are never repeated.
+
+    `position`: tokens of the choice before these, those of earlier attempts included; None without token ids.
+    """
 
     key: int
     choice: int
     token_ids: Sequence[int]
     text: str
     logprobs: list[TokenLogprob] | None = None
+    position: int | None = None
 
 
 @dataclass(slots=True)
 class ChoiceFinished:
-    """One choice has ended."""
+    """One choice has ended, with `tokens` in all; None if its answer has no token ids."""
 
     key: int
     choice: int
     reason: FinishReason
     stop_string: str | None = None
     stop_token_id: int | None = None
+    tokens: int | None = None
 
 
 @dataclass(slots=True)

@@ -111,6 +111,6 @@ class BestOfTracker(OutputTracker):
                 raise ValueError(f"'resume' holds other tokens than the choice of rank {rank}")
             if not told.token_ids:
                 logprobs = None if asked.output.logprobs is None else answer.logprobs
-                events.append(Delta(asked.key, rank, answer.token_ids, "".join(answer.texts), logprobs))
+                events.append(Delta(asked.key, rank, answer.token_ids, "".join(answer.texts), logprobs, 0))
             if answer.end is not None and not told.finished:
                 events.append(replace(answer.end, choice=rank))

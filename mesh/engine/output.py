@@ -220,7 +220,7 @@ class OutputTracker:
         self._last = now
         text, end = self._advance(choice, state, token_id)
         logprobs = None if logprob is None else [token_logprob(self._codec, token_id, logprob)]
-        events.append(Delta(self.key, choice, (token_id,), text, logprobs))
+        events.append(Delta(self.key, choice, (token_id,), text, logprobs, state.count - 1))
         if end is None:
             return False
         state.ended = True
@@ -250,13 +250,13 @@ class OutputTracker:
             text, choice.echo = choice.echo + text, ""
         if stop is not None:
             return (text + stop if self._sampling.include_stop else text), ChoiceFinished(
-                self.key, index, FinishReason.STOP, stop_string=stop
+                self.key, index, FinishReason.STOP, stop_string=stop, tokens=choice.count
             )
         if choice.count < self.limit:
             return text, None
         if matcher is not None:
             text += matcher.flush()
-        return text, ChoiceFinished(self.key, index, FinishReason.LENGTH)
+        return text, ChoiceFinished(self.key, index, FinishReason.LENGTH, tokens=choice.count)
 
     def _end_by_token(self, index: int, choice: _Choice, token_id: int) -> tuple[str, ChoiceFinished]:
         """The token's own text is part of the output only with include_stop, as with stop strings."""
@@ -270,8 +270,8 @@ class OutputTracker:
         if choice.echo:
             text, choice.echo = choice.echo + text, ""
         if stop is not None:
-            return text, ChoiceFinished(self.key, index, FinishReason.STOP, stop_string=stop)
-        return text, ChoiceFinished(self.key, index, FinishReason.STOP, stop_token_id=token_id)
+            return text, ChoiceFinished(self.key, index, FinishReason.STOP, stop_string=stop, tokens=choice.count)
+        return text, ChoiceFinished(self.key, index, FinishReason.STOP, stop_token_id=token_id, tokens=choice.count)
 
     def _finish(self, events: list[Event]) -> None:
         self.finished = True

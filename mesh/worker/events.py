@@ -56,6 +56,8 @@ def fill_delta(wire: pb.Delta, event: Delta) -> None:
     wire.choice = event.choice
     wire.text = event.text
     wire.token_ids.extend(event.token_ids)
+    if event.position is not None:
+        wire.position = event.position
     if event.logprobs is not None:
         _add_logprobs(wire.logprobs, event.logprobs)
 
@@ -148,6 +150,8 @@ def _fill_choice_finished(wire: pb.ChoiceFinished, event: ChoiceFinished) -> Non
         wire.stop_string = event.stop_string
     if event.stop_token_id is not None:
         wire.stop_token_id = event.stop_token_id
+    if event.tokens is not None:
+        wire.tokens = event.tokens
 
 
 def _fill_finished(wire: pb.Finished, event: Finished) -> None:

@@ -8,7 +8,7 @@ string or an incomplete character would.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -112,7 +112,7 @@ class Row:
             if position == 0 and self.request.output.echo:
                 text = self.request.text + text
             tokens.append(token)
-            delta = pb.Delta(choice=choice, token_ids=[token], text="" if held else text)
+            delta = pb.Delta(choice=choice, token_ids=[token], text="" if held else text, position=position)
             if self.request.output.HasField("logprobs"):
                 delta.logprobs.add(token_id=token, logprob=-token / 100, token=word(token).encode())
             events.append(pb.StreamEvent(stream_id=self.id, delta=delta))
@@ -122,7 +122,7 @@ class Row:
                 events.append(pb.StreamEvent(stream_id=self.id, delta=release))
             self.finished[choice] = True
             reason = pb.FINISH_REASON_LENGTH if len(tokens) >= self.length else pb.FINISH_REASON_STOP
-            finished = pb.ChoiceFinished(choice=choice, reason=reason)
+            finished = pb.ChoiceFinished(choice=choice, reason=reason, tokens=len(tokens))
             events.append(pb.StreamEvent(stream_id=self.id, choice_finished=finished))
         return events
 
@@ -163,7 +163,8 @@ class FakeWorker(pb_grpc.InferenceServiceServicer):
         self.cached = 0
         self.answers_as = fingerprint  # unlike what the registry says, if a test so wishes
         self.withheld: set[str] = set()  # kinds of events that it never sends
-        self.unknown_choice = False  # speaks of a choice that nobody asked for
+        # What it makes of the events of a row in a step.
+        self.alter: Callable[[Row, list[pb.StreamEvent]], list[pb.StreamEvent]] = lambda _, events: events
         self.text_only = False  # tells no token ids, and counts at the end alone
         # What it saw.
         self.starts: list[pb.StreamStart] = []
@@ -287,9 +288,8 @@ class FakeWorker(pb_grpc.InferenceServiceServicer):
             events = row.step(self.answers_as, self.cached)
             if self.text_only:
                 _without_tokens(events)
-            message.events.extend(event for event in events if event.WhichOneof("event") not in self.withheld)
-            if self.unknown_choice:
-                message.events.add(stream_id=row.id, delta=pb.Delta(choice=9, token_ids=[1], text="x"))
+            events = [event for event in events if event.WhichOneof("event") not in self.withheld]
+            message.events.extend(self.alter(row, events))
             if all(row.finished):
                 del mine[row.id]
                 del self.rows[id(row)]
@@ -308,3 +308,6 @@ def _without_tokens(events: list[pb.StreamEvent]) -> None:
             event.started.prompt_tokens = 0
         elif event.HasField("delta"):
             event.delta.ClearField("token_ids")
+            event.delta.ClearField("position")
+        elif event.HasField("choice_finished"):
+            event.choice_finished.ClearField("tokens")

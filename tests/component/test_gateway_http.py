@@ -158,12 +158,15 @@ async def test_what_nobody_foresaw_is_logged_once_and_told_without_details(
 ) -> None:
     async with FakeWorker("w") as worker, GatewayUnderTest() as gateway:
         await gateway.add(worker)
-        worker.unknown_choice = True
-        response = await gateway.chat(stream=stream)
+        worker.stalled = True
+        asked = asyncio.create_task(gateway.chat(stream=stream))
+        await eventually(lambda: worker.rows)
+        gateway.exchanges.abort(IndexError("no such thing"))  # pyright: ignore[reportArgumentType]
+        response = await asked
         await eventually(lambda: not worker.rows and not gateway.exchanges.live)
     assert response.status_code == 500
     assert error_of(response)["code"] == "engine_failed"
-    assert "IndexError" not in response.text
+    assert "no such thing" not in response.text
     [record] = [record for record in caplog.records if record.exc_info]
     assert record.name == "gateway.errors"
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from gateway.openai.collect import ChatCollector
 from gateway.openai.logprobs import ChatLogprobs
 from gateway.openai.sse import ChatEvents
-from gateway.routing.generation import Event
+from gateway.routing.answer import Event
 from mesh.v1 import inference_pb2 as pb
 
 STARTED = pb.Started(prompt_tokens=5, cached_tokens=2, fingerprint="sha256:0123456789abcdef")

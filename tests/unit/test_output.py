@@ -72,6 +72,10 @@ def tokens_of(events: Sequence[Event], choice: int = 0) -> list[int]:
     return [token_id for delta in deltas for token_id in delta.token_ids]
 
 
+def positions_of(events: Sequence[Event], choice: int = 0) -> list[int | None]:
+    return [event.position for event in events if isinstance(event, Delta) and event.choice == choice]
+
+
 def end_of(events: Sequence[Event], choice: int = 0) -> ChoiceFinished:
     (end,) = [event for event in events if isinstance(event, ChoiceFinished) and event.choice == choice]
     return end
@@ -81,10 +85,10 @@ def test_an_answer_from_start_to_end() -> None:
     events = run(make_request(), {0: [*ids_of(" was"), *ids_of(" big"), END, 65]})
     assert events == [
         Started(1, 6, 0, [], ()),
-        Delta(1, 0, (ids_of(" was")[0],), " was"),
-        Delta(1, 0, (ids_of(" big")[0],), " big"),
-        Delta(1, 0, (END,), ""),
-        ChoiceFinished(1, 0, FinishReason.STOP, stop_token_id=END),
+        Delta(1, 0, (ids_of(" was")[0],), " was", position=0),
+        Delta(1, 0, (ids_of(" big")[0],), " big", position=1),
+        Delta(1, 0, (END,), "", position=2),
+        ChoiceFinished(1, 0, FinishReason.STOP, stop_token_id=END, tokens=3),
         Finished(1, 6, 3, 0, queue_time=1.0, prefill_time=1.0, decode_time=2.0),
     ]
 
@@ -128,7 +132,7 @@ def test_an_answer_from_start_to_end() -> None:
 def test_every_way_to_end(sampling: dict[str, Any], text: str, end: ChoiceFinished) -> None:
     events = run(make_request(**sampling), {0: [*b"abcdefgh", END, *b"XYZ"]})
     assert text_of(events) == text
-    assert end_of(events) == end
+    assert end_of(events) == replace(end, tokens=len(tokens_of(events)))
     assert isinstance(events[-1], Finished)
 
 
@@ -288,6 +292,8 @@ def test_after_a_resume_at_any_token_the_client_has_what_it_would_have_had(
     for choice in (0, 1):
         assert text_of(before, choice) + text_of(after, choice) == text_of(whole, choice)
         assert arrived[choice] + tokens_of(after, choice) == tokens_of(whole, choice)
+        places = positions_of(before, choice) + positions_of(after, choice)
+        assert places == list(range(len(tokens_of(whole, choice))))
         ends = [event for event in whole if isinstance(event, ChoiceFinished) and event.choice == choice]
         assert [event for event in after if isinstance(event, ChoiceFinished) and event.choice == choice] == ends
     if isinstance(whole[-1], Finished):

@@ -122,7 +122,7 @@ async def test_an_answer_is_so_many_words_and_an_end() -> None:
         assert [bool(delta.text) for delta in deltas] == [True] * 12 + [False]
         assert len(text(events).split()) == 12
         assert not text(events).startswith(" ")
-        assert events[-2] == ChoiceFinished(1, 0, FinishReason.STOP, stop_token_id=END)
+        assert events[-2] == ChoiceFinished(1, 0, FinishReason.STOP, stop_token_id=END, tokens=13)
         finished = events[-1]
         assert isinstance(finished, Finished)
         assert (finished.prompt_tokens, finished.completion_tokens) == (events[0].prompt_tokens, 13)

@@ -1,0 +1,24 @@
+"""What all requests of a gateway share on their way to a worker."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gateway.routing.balance import Policy
+from gateway.routing.directory import Directory
+from gateway.routing.hold import HoldQueue
+from mesh.metrics import GatewayMetrics
+
+
+@dataclass(frozen=True, slots=True)
+class Dispatch:
+    """Where requests can go, and the limits on their way there. Limits: see GatewayConfig."""
+
+    directory: Directory
+    hold: HoldQueue
+    metrics: GatewayMetrics
+    policy: Policy
+    max_attempts: int
+    credit: int
+    stall_ceiling: float
+    embed_timeout: float
