@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,11 +13,12 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from mesh.engine.base import Output
 from mesh.engine.transformers.layers.prepack import PackedLinear, prepack
+from mesh.engine.transformers.layers.siblings import Part
 from tests.model import tiny
 from tests.model.driver import Driver, prompt_of
 
 Saved = tuple[str, PreTrainedModel]
-WIDE = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32}
+WIDE = {"hidden_size": 128, "intermediate_size": 256, "head_dim": 32, "num_key_value_heads": 4}
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
 
@@ -27,7 +30,13 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Saved:
 
 
 def packed_layers(model: torch.nn.Module) -> int:
-    return sum(isinstance(module, PackedLinear) for module in model.modules())
+    return sum(isinstance(module, PackedLinear | Part) for module in model.modules())
+
+
+def joined_layers(model: torch.nn.Module) -> list[str]:
+    """By their path without the number of the block."""
+    named = cast("Iterable[tuple[str, torch.nn.Module]]", model.named_modules())
+    return sorted({re.sub(r".*\.\d+\.", "", name) for name, module in named if isinstance(module, Part)})
 
 
 @pytest.mark.parametrize(
@@ -42,6 +51,61 @@ def test_the_logits_stay(name: str, changes: dict[str, Any]) -> None:
         assert replaced == packed_layers(model) > 3
         assert torch.allclose(cast("Any", model)(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
         assert model.dtype == torch.float32
+
+
+def test_layers_that_read_the_same_input_are_computed_together() -> None:
+    model: Any = tiny.make_model("Llama", **WIDE)
+    ids = torch.tensor([prompt_of(40)])
+    with torch.inference_mode():
+        expected = model(input_ids=ids).logits
+        prepack(model, tiny.VOCAB)
+        mlp = ["mlp.gate_proj", "mlp.up_proj"]
+        assert joined_layers(model) == [*mlp, "self_attn.k_proj", "self_attn.q_proj", "self_attn.v_proj"]
+        attention = model.model.layers[0].self_attn
+        assert attention.q_proj.whole is attention.k_proj.whole is attention.v_proj.whole
+        assert attention.q_proj.whole is not model.model.layers[1].self_attn.q_proj.whole
+        assert torch.allclose(model(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("joined", [True, False])
+def test_a_layer_by_itself_computes_what_it_is_given(joined: bool) -> None:
+    model: Any = tiny.make_model("Llama", **WIDE)
+    plain = [getattr(model.model.layers[0].self_attn, name) for name in ("q_proj", "k_proj", "v_proj")]
+    first, second = torch.randn(2, 1, 6, 128).unbind()
+    with torch.inference_mode():
+        expected = [[layer(x) for layer in plain] for x in (first, second)]
+        if joined:
+            prepack(model, tiny.VOCAB)
+        attention = model.model.layers[0].self_attn
+        q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
+        # Another input in between, the same layer twice, another order, an input changed in place after the last call.
+        found = [[q(first), k(first), v(first)], [q(second), k(second), v(second)]]
+        mixed = [v(second), q(first), k(second), q(first), q(first), v(second)]
+        wanted = [expected[1][2], expected[0][0], expected[1][1], expected[0][0], expected[0][0], expected[1][2]]
+        torch.testing.assert_close([*found[0], *found[1], *mixed], [*expected[0], *expected[1], *wanted])
+
+
+class Overwriting(torch.nn.Module):
+    """An MLP that changes its input in place between two layers."""
+
+    def __init__(self, mlp: Any) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = mlp.gate_proj, mlp.up_proj, mlp.down_proj
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate = self.gate_proj(x)
+        return self.down_proj(gate * self.up_proj(x.mul_(2)))
+
+
+def test_siblings_whose_input_changes_in_between_stay_single() -> None:
+    model: Any = tiny.make_model("Llama", **WIDE)
+    model.model.layers[0].mlp = Overwriting(model.model.layers[0].mlp)
+    ids = torch.tensor([prompt_of(40)])
+    with torch.inference_mode():
+        expected = model(input_ids=ids).logits
+        assert prepack(model, tiny.VOCAB) > 3
+        assert not joined_layers(model)
+        assert torch.allclose(model(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-4)
 
 
 class Reader(LlamaForCausalLM):

@@ -16,7 +16,8 @@ from typing import Any, Final
 import torch
 from transformers import PreTrainedModel
 
-from mesh.engine.transformers.layers.linear import Place, SealedLinear, linear_layers, relative_error, weights_unread
+from mesh.engine.transformers.layers.linear import SealedLinear, linear_layers, weights_unread
+from mesh.engine.transformers.layers.siblings import Site, sites
 from mesh.errors import invalid
 
 _LARGEST = 127
@@ -79,8 +80,8 @@ def quantize(model: PreTrainedModel, vocab_size: int) -> int:
     if not places or not weights_unread(model, places, vocab_size):
         reason = "reads the weights of its linear layers" if places else "has no large linear layers"
         raise invalid("quantization", f"'quantization' cannot be int8: {type(model).__name__} {reason}")
-    for place in places:
-        place.replace(_checked(place))
+    for site in sites(model, places, vocab_size):
+        site.replace(_checked(site))
     return len(places)
 
 
@@ -100,11 +101,9 @@ def _kernel_is_exact() -> bool:
     return all(torch.equal(rows, expected[: len(rows)]) for rows in found)
 
 
-def _checked(place: Place) -> Int8Linear:
-    replacement = Int8Linear(place.weight, place.bias)
-    difference = relative_error(place, replacement, _CHECK_ROWS)
+def _checked(site: Site) -> Int8Linear:
+    replacement = Int8Linear(site.weight(), site.bias())
+    difference = site.relative_error(replacement, _CHECK_ROWS)
     if not difference <= _TOLERANCE:
-        raise invalid(
-            "quantization", f"'quantization' cannot be int8: layer '{place.name}' differs by {difference:.2g}"
-        )
+        raise invalid("quantization", f"'quantization' cannot be int8: '{site.name}' differs by {difference:.2g}")
     return replacement

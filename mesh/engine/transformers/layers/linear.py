@@ -92,12 +92,11 @@ def _linear_layers(model: PreTrainedModel) -> Generator[Place]:
 
 def weights_unread(model: PreTrainedModel, places: Sequence[Place], vocab_size: int) -> bool:
     """Whether the model's own code leaves the weights of its linear layers alone."""
-    ids = torch.tensor([[(17 + 7919 * place) % vocab_size for place in range(5)]])
-    expected = _output(model, ids)
+    expected = output_of(model, vocab_size)
     try:
         for place in places:
             place.put(_Trial(place.plain, place.weight, place.bias))
-        return torch.equal(_output(model, ids), expected)
+        return torch.equal(output_of(model, vocab_size), expected)
     except Exception as error:
         log.info("linear layers stay as they are, because the model reads their weights: %s", error)
         return False
@@ -106,16 +105,9 @@ def weights_unread(model: PreTrainedModel, places: Sequence[Place], vocab_size: 
             place.put(place.plain)
 
 
-def _output(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
-    """Logits, or the hidden states of a model without a head."""
+def output_of(model: PreTrainedModel, vocab_size: int) -> torch.Tensor:
+    """Logits for a few tokens, or the hidden states of a model without a head."""
+    ids = torch.tensor([[(17 + 7919 * place) % vocab_size for place in range(5)]])
     cached = "use_cache" in inspect.signature(model.forward).parameters
     output = cast("Callable[..., Any]", model)(input_ids=ids, **({"use_cache": False} if cached else {}))
     return output.logits if hasattr(output, "logits") else output.last_hidden_state
-
-
-def relative_error(place: Place, replacement: nn.Module, rows: int) -> float:
-    """How much the replacement differs from the plain layer on `rows` random rows, in L2 norms."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, rows, place.weight.shape[1], generator=generator).to(place.weight.dtype)
-    expected, found = place.plain(x).float(), replacement(x).float()
-    return ((found - expected).norm() / (expected.norm() + 1e-12)).item()

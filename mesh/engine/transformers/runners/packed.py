@@ -16,6 +16,7 @@ from mesh.engine.transformers.attention.interface import IntArray, PackedStep, P
 from mesh.engine.transformers.attention.kv_cache import KvCache
 from mesh.engine.transformers.attention.paged import PagedKernels, PagedRows, PagedStep, split
 from mesh.engine.transformers.attention.sdpa import SdpaStep
+from mesh.engine.transformers.layers.prepack import computes_a_row_plainly
 from mesh.engine.transformers.lora.hooks import Share
 from mesh.engine.transformers.runners.ahead import Ahead
 from mesh.engine.transformers.runners.block_table import BlockTable
@@ -82,8 +83,9 @@ class PackedRunner(Runner):
         # Once: both properties walk through the parameters.
         self._device, self._dtype = model.device, model.dtype
         # On CPUs a single row goes through other kernels than several, at the same speed and with another rounding.
-        # It is computed twice instead, so that an answer does not depend on whether there is somebody beside it.
-        self._pairs = self._device.type == "cpu"
+        # It is computed twice instead, so that an answer does not depend on whether there is somebody beside it; not
+        # where one row is computed in another way for its speed.
+        self._pairs = self._device.type == "cpu" and not computes_a_row_plainly(model)
         self._table = BlockTable(max_rows, max_pages, self._device, on_device=kernels is not None)
         # Where layers are spread over devices, the last ones could not use indices that lie on the first.
         self._slices_logits = not is_spread(model) and "logits_to_keep" in inspect.signature(model.forward).parameters
