@@ -22,7 +22,7 @@ class GatewayConfig:
     etcd_cert: Path | None = option(None, "PEM file of the certificate to present to etcd.")
     etcd_key: Path | None = option(None, "PEM file of that certificate's key.")
     etcd_user: str | None = option(None, "User name at etcd.")
-    etcd_password: str | None = option(None, "Password at etcd; better given by the environment.")
+    etcd_password: str | None = option(None, "Password at etcd; better given by the environment.", secret=True)
     registry_host: str = option("127.0.0.1", "Address of the embedded registry.")
     registry_port: int = option(12379, "Port of the embedded registry; 0 picks a free one.", low=0, high=65535)
 
@@ -45,6 +45,12 @@ class GatewayConfig:
     worker_ca: Path | None = option(None, "PEM file of the authority that signed the workers' certificates.")
     worker_cert: Path | None = option(None, "PEM file of the certificate to present to workers.")
     worker_key: Path | None = option(None, "PEM file of that certificate's key.")
+    join_token: str | None = option(
+        None,
+        "Secret that the gateways and workers of a mesh share, at least 16 characters; better given by the "
+        "environment. Workers without it are left alone.",
+        secret=True,
+    )
 
     zone: str = option("", "Failure domain of this gateway: workers of the same zone go first while they have room.")
     grace_period: float = option(

@@ -17,6 +17,7 @@ from gateway.config import GatewayConfig
 from gateway.routing.directory import Directory
 from gateway.routing.session import dialler
 from gateway.server import HttpServer, listen
+from mesh.join import JoinToken
 from mesh.keys import EtcdKeys, FileKeys, Store
 from mesh.log import kv
 from mesh.metrics import GatewayMetrics
@@ -31,6 +32,7 @@ async def run(config: GatewayConfig) -> None:
     stop, hurry = asyncio.Event(), asyncio.Event()
     _on_signals(stop, hurry)
     tls = _worker_tls(config)
+    join = JoinToken(config.join_token) if config.join_token is not None else None
     async with AsyncExitStack() as stack:
         sock = stack.enter_context(contextlib.closing(listen(config.host, config.port)))
         options = await _registry(config, stack)
@@ -41,7 +43,8 @@ async def run(config: GatewayConfig) -> None:
             grace=config.grace_period,
             limits=stall_limits(config),
             metrics=metrics,
-            dial=dialler(tls),
+            dial=dialler(tls, join),
+            join=join,
         )
         book = Book() if config.keyed else None
         app, exchanges = create_app(config, directory, metrics, book)
@@ -49,7 +52,12 @@ async def run(config: GatewayConfig) -> None:
             background = [
                 group.create_task(directory.run()),
                 group.create_task(
-                    watch_workers(etcd, directory.on_worker, prefix=WORKERS_PREFIX, on_state=directory.on_state)
+                    watch_workers(
+                        etcd,
+                        directory.on_worker,
+                        check=join.check_record if join is not None else None,
+                        on_state=directory.on_state,
+                    )
                 ),
             ]
             if book is not None:

@@ -44,12 +44,16 @@ def option(
     high: float | None = None,
     metavar: str | None = None,
     positional: bool = False,
+    secret: bool = False,
 ) -> Any:
-    """Declare a field: its default (none makes it required), its help, and the limits of a number (inclusive)."""
+    """Declare a field: its default (none makes it required), its help, and the limits of a number (inclusive).
+
+    A secret is left out where the configuration is shown as a whole.
+    """
     meta = {"option": _Option(help, low, high, metavar, positional)}
     if default is MISSING:
-        return field(metadata=meta)
-    return field(default=default, metadata=meta)
+        return field(metadata=meta, repr=not secret)
+    return field(default=default, metadata=meta, repr=not secret)
 
 
 class ByteSize(int):

@@ -82,12 +82,18 @@ def server_credentials(tls: Tls) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials([(key, cert)], ca, require_client_auth=ca is not None)
 
 
-def channel(address: str, *, tls: Tls | None = None, options: Sequence[tuple[str, Any]] = ()) -> grpc.aio.Channel:
+def channel(
+    address: str,
+    *,
+    tls: Tls | None = None,
+    options: Sequence[tuple[str, Any]] = (),
+    interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+) -> grpc.aio.Channel:
     """A channel with the mesh's habits. It connects on first use and reconnects by itself; close it."""
     all_options = [*CHANNEL_OPTIONS, *options]
     if tls is None:
-        return grpc.aio.insecure_channel(address, options=all_options)
-    return grpc.aio.secure_channel(address, client_credentials(tls), options=all_options)
+        return grpc.aio.insecure_channel(address, options=all_options, interceptors=interceptors)
+    return grpc.aio.secure_channel(address, client_credentials(tls), options=all_options, interceptors=interceptors)
 
 
 def bind(server: grpc.aio.Server, host: str, port: int, *, tls: Tls | None = None) -> int:
@@ -119,10 +125,12 @@ def _status(error: MeshError) -> tuple[grpc.StatusCode, bytes]:
     return code, status.SerializeToString()
 
 
-async def abort(context: grpc.aio.ServicerContext[Any, Any], error: MeshError) -> NoReturn:
-    """End a call with the error's status and details."""
+async def abort(
+    context: grpc.aio.ServicerContext[Any, Any], error: MeshError, *metadata: tuple[str, str | bytes]
+) -> NoReturn:
+    """End a call with the error's status and details, and with more trailing metadata if there is any."""
     code, details = _status(error)
-    await context.abort(code, error.message, trailing_metadata=((_DETAILS_KEY, details),))
+    await context.abort(code, error.message, trailing_metadata=((_DETAILS_KEY, details), *metadata))
     raise AssertionError("abort returned")
 
 

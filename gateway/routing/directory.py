@@ -17,6 +17,7 @@ from gateway.routing.capability import refusal
 from gateway.routing.pace import StallLimits
 from gateway.routing.session import Dial, Session, dialler
 from mesh.errors import ErrorKind, MeshError, unsupported
+from mesh.join import JoinToken
 from mesh.log import kv
 from mesh.metrics import GatewayMetrics
 from mesh.v1 import inference_pb2 as pb
@@ -77,11 +78,19 @@ class Directory:
     """The workers by id. `run` must be running; all methods are called on its event loop."""
 
     def __init__(
-        self, *, client: str, grace: float, limits: StallLimits, metrics: GatewayMetrics, dial: Dial | None = None
+        self,
+        *,
+        client: str,
+        grace: float,
+        limits: StallLimits,
+        metrics: GatewayMetrics,
+        dial: Dial | None = None,
+        join: JoinToken | None = None,
     ) -> None:
         self.loaded = False
         self._client = client
-        self._dial = dial or dialler(None)
+        self._dial = dial or dialler(None, join)
+        self._join = join
         self._grace = grace
         self._limits = limits
         self._metrics = metrics
@@ -133,6 +142,7 @@ class Directory:
             record,
             client=self._client,
             dial=self._dial,
+            join=self._join,
             limits=self._limits,
             on_change=partial(self._session_changed, record.worker_id),
             on_message=self._metrics.session_messages.inc,

@@ -22,6 +22,7 @@ from gateway.routing import clock
 from gateway.routing.pace import Pace, StallLimits
 from mesh import wire
 from mesh.errors import ErrorKind, MeshError
+from mesh.join import CallProof, JoinToken, new_nonce
 from mesh.log import kv
 from mesh.registry.backoff import Backoff
 from mesh.v1 import inference_pb2 as pb
@@ -40,12 +41,13 @@ Dial = Callable[[str], AbstractAsyncContextManager[InferenceServiceStub]]
 _epochs = itertools.count(1)
 
 
-def dialler(tls: wire.Tls | None) -> Dial:
-    """Speaks to workers over gRPC, with TLS if it is given."""
+def dialler(tls: wire.Tls | None, join: JoinToken | None = None) -> Dial:
+    """Speaks to workers over gRPC, with TLS if it is given, and proves the join token if there is one."""
+    interceptors = [CallProof(join)] if join is not None else []
 
     @asynccontextmanager
     async def dial(address: str) -> AsyncGenerator[InferenceServiceStub]:
-        async with wire.channel(address, tls=tls) as channel:
+        async with wire.channel(address, tls=tls, interceptors=interceptors) as channel:
             yield InferenceServiceStub(channel)
 
     return dial
@@ -175,6 +177,7 @@ class Session:
         *,
         client: str,
         dial: Dial,
+        join: JoinToken | None = None,
         limits: StallLimits,
         on_change: Callable[[], None],
         on_message: Callable[[], None],
@@ -200,6 +203,7 @@ class Session:
         self.heartbeat = _DEFAULT_HEARTBEAT
         self._client = client
         self._dial = dial
+        self._join = join
         self._limits = limits
         self._on_change = on_change
         self._on_message = on_message
@@ -321,6 +325,8 @@ class Session:
         opening = pb.SessionOpen(
             client=self._client, expected_worker_id=self.worker_id, expected_incarnation=self.incarnation
         )
+        if self._join is not None:
+            opening.nonce = new_nonce()
         outbox = _Outbox(pb.SessionRequest(open=opening))
         async with self._dial(self.address) as stub:
             try:
@@ -329,7 +335,7 @@ class Session:
                 async with asyncio.timeout(OPEN_LIMIT_SECONDS) as limit:
                     async for message in call:
                         if not self.open:
-                            self._opened(message, outbox)
+                            self._opened(message, opening.nonce, outbox)
                             limit.reschedule(None)
                         self._receive(message)
             except TimeoutError:
@@ -339,7 +345,7 @@ class Session:
             finally:
                 self._closed()
 
-    def _opened(self, message: pb.SessionResponse, outbox: _Outbox) -> None:
+    def _opened(self, message: pb.SessionResponse, nonce: bytes, outbox: _Outbox) -> None:
         """Check that it is the worker that the registry told of, and let streams be started."""
         opened = message.opened
         if (opened.worker_id, opened.incarnation) != (self.worker_id, self.incarnation):
@@ -348,6 +354,10 @@ class Session:
                 f"at {self.address} is worker '{opened.worker_id}' ({opened.incarnation}) instead of "
                 f"'{self.worker_id}' ({self.incarnation})",
             )
+        if self._join is not None:
+            proven = (nonce, opened.nonce, self.worker_id, self.incarnation)
+            self._join.check_session("worker", proven, opened.proof)
+            outbox.put(pb.SessionRequest(prove=pb.SessionProof(proof=self._join.session("gateway", proven))))
         now = clock.now()
         self.heartbeat = opened.heartbeat or _DEFAULT_HEARTBEAT
         self.epoch = next(_epochs)

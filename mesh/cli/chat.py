@@ -23,7 +23,7 @@ class ChatConfig:
     url: str = option("http://127.0.0.1:8000", "Where the gateway is.")
     model: str | None = option(None, "Which model. Default: the first one that the gateway lists.")
     system: str | None = option(None, "System message at the head of the conversation.")
-    api_key: str | None = option(None, "Key for the gateway; better given by the environment.")
+    api_key: str | None = option(None, "Key for the gateway; better given by the environment.", secret=True)
 
 
 class Conversation:

@@ -19,6 +19,7 @@ from mesh.cli.show import show
 from mesh.cli.workers import list_workers
 from mesh.config import fail, option, parse
 from mesh.errors import MeshError, invalid
+from mesh.join import CallProof, JoinToken
 from mesh.v1 import admin_pb2, admin_pb2_grpc, registry_pb2
 
 _PROG = "mesh ctl"
@@ -38,6 +39,9 @@ class RegistryConfig(EtcdFlags):
     tls_ca: Path | None = option(None, "PEM file of the authority of the workers' certificates.")
     tls_cert: Path | None = option(None, "PEM file of the certificate to present to workers.")
     tls_key: Path | None = option(None, "PEM file of that certificate's key.")
+    join_token: str | None = option(
+        None, "Secret that the mesh's gateways and workers share; better given by the environment.", secret=True
+    )
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,8 @@ def main(argv: Sequence[str]) -> int:
 async def _ask(config: StatsConfig, call: Callable[[admin_pb2_grpc.AdminServiceStub], Any]) -> Any:
     address = await _address(config)
     tls = wire.Tls(config.tls_ca, config.tls_cert, config.tls_key)
-    async with wire.channel(address, tls=tls if tls != wire.Tls() else None) as channel:
+    proofs = [CallProof(JoinToken(config.join_token))] if config.join_token is not None else []
+    async with wire.channel(address, tls=tls if tls != wire.Tls() else None, interceptors=proofs) as channel:
         try:
             return await call(admin_pb2_grpc.AdminServiceStub(channel))
         except grpc.aio.AioRpcError as error:

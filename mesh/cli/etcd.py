@@ -18,7 +18,7 @@ class EtcdFlags:
     etcd_cert: Path | None = option(None, "PEM file of the certificate to present to etcd.")
     etcd_key: Path | None = option(None, "PEM file of that certificate's key.")
     etcd_user: str | None = option(None, "User name at etcd.")
-    etcd_password: str | None = option(None, "Password at etcd; better given by the environment.")
+    etcd_password: str | None = option(None, "Password at etcd; better given by the environment.", secret=True)
 
     def etcd_options(self) -> EtcdOptions:
         """Where the registry is; raises MeshError."""

@@ -64,13 +64,14 @@ async def watch_workers(
     on_worker: Callable[[str, WorkerRecord | None], None],
     *,
     prefix: str = WORKERS_PREFIX,
+    check: Callable[[WorkerRecord], None] | None = None,
     on_state: OnState | None = None,
     quiet: float = 5.0,
 ) -> None:
     """Call `on_worker(worker_id, record)` for each worker and each change of one (None: gone), for ever.
 
-    `on_state` and `quiet` as in `mirror`. A value that is no record is logged and skipped: what was known of that
-    worker before stays.
+    `on_state` and `quiet` as in `mirror`. A value that is no record, or one that `check` refuses with MeshError, is
+    logged and skipped: what was known of that worker before stays.
     """
     known: set[str] = set()
 
@@ -85,6 +86,8 @@ async def watch_workers(
             record = decode(value)
             if record.worker_id != worker_id:
                 raise invalid("worker_id", f"it says that it is the worker {record.worker_id!r}")
+            if check is not None:
+                check(record)
         except MeshError as error:
             log.warning("skipped a key of the registry", extra=kv(key=key, why=error.message))
             return

@@ -7,15 +7,17 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from mesh.errors import ErrorKind, MeshError
+from mesh.join import JoinToken
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """A worker's id, and the incarnation that tells this start of the process from every other one."""
+    """A worker's id, the incarnation that tells this start of the process from every other one, and what it proves."""
 
     worker_id: str
     incarnation: str = field(default_factory=lambda: uuid.uuid4().hex)
     started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    join: JoinToken | None = None  # the mesh's, if it has one
 
     def check(self, expected_worker_id: str, expected_incarnation: str) -> None:
         """Refuse with `wrong_worker` a client that means somebody else; empty means anybody."""

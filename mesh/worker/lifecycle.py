@@ -39,7 +39,9 @@ async def run(config: WorkerConfig, engine: Engine | None = None) -> int:
 
     `engine` is the configuration's unless another is given. Raises MeshError with one sentence if it cannot start.
     """
-    server = WorkerServer(engine or make_engine(config), Identity(config.id_or_default()), tls=config.tls)
+    server = WorkerServer(
+        engine or make_engine(config), Identity(config.id_or_default(), join=config.join), tls=config.tls
+    )
     async with AsyncExitStack() as stack:
         # Everything that can be refused is asked for before the load, which may take minutes.
         stack.push_async_callback(server.stop)
@@ -166,7 +168,7 @@ def make_record(config: WorkerConfig, server: WorkerServer, address: str) -> reg
     """What the registry says of this worker; the engine must have been started."""
     started = Timestamp()
     started.FromDatetime(server.identity.started_at)
-    return registry_pb2.WorkerRecord(
+    record = registry_pb2.WorkerRecord(
         worker_id=server.identity.worker_id,
         incarnation=server.identity.incarnation,
         address=address,
@@ -190,3 +192,6 @@ def make_record(config: WorkerConfig, server: WorkerServer, address: str) -> reg
         engine=server.engine.name,
         labels=config.labels,
     )
+    if config.join is not None:
+        record.proof = config.join.record(record)
+    return record

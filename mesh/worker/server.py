@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 from mesh import wire
 from mesh.engine.base import Engine
 from mesh.errors import ErrorKind, MeshError
+from mesh.join import CallGate
 from mesh.metrics import WorkerMetrics
 from mesh.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 from mesh.worker.admin import AdminServicer
@@ -57,7 +58,8 @@ class WorkerServer:
         self.on_models: Callable[[], None] = lambda: None
         self._tls = tls
         self._health = HealthServicer()
-        self._server = grpc.aio.server(options=wire.SERVER_OPTIONS, interceptors=interceptors)
+        gate = [CallGate(identity.join)] if identity.join is not None else []
+        self._server = grpc.aio.server(options=wire.SERVER_OPTIONS, interceptors=[*gate, *interceptors])
         self._add_services()
 
     def bind(self, host: str, port: int) -> int:

@@ -15,6 +15,7 @@ import grpc.aio
 
 from mesh.engine.base import Delta, Event, Failed, Finished, Started, Step
 from mesh.errors import ErrorKind, MeshError, invalid
+from mesh.join import check_nonce, new_nonce
 from mesh.log import bind_request_id, kv
 from mesh.metrics import WorkerMetrics
 from mesh.v1 import inference_pb2 as pb
@@ -29,6 +30,8 @@ log = logging.getLogger(__name__)
 HEARTBEAT_LIMIT = 2.0
 # How often a quiet session is looked at; silence lasts at most twice as long.
 _BEAT = 0.25
+# A client that has not proven the join token after so many seconds is no gateway.
+_PROOF_LIMIT = 3.0
 # A gateway that takes no byte for so many seconds is given up, since events gather for it.
 _BLOCKED_LIMIT = 30.0
 
@@ -52,6 +55,8 @@ class Session:
         self._half_closed = False
         self._written_at = 0.0
         self._writing = False
+        # What the gateway still has to prove.
+        self._unproven: tuple[bytes, bytes, str, str] | None = None
 
     async def run(self, commands: AsyncIterator[pb.SessionRequest]) -> None:
         """Serve until the gateway closes its side and its streams have ended. Raises MeshError on a bad command."""
@@ -82,9 +87,28 @@ class Session:
         message.opened.worker_id = self._identity.worker_id
         message.opened.incarnation = self._identity.incarnation
         message.opened.heartbeat = HEARTBEAT_LIMIT
+        self._challenge(command.open.nonce, message.opened)
         self._wake.set()
 
+    def _challenge(self, nonce: bytes, opened: pb.SessionOpened) -> None:
+        """Prove the join token and ask the gateway to; without a token neither."""
+        join, identity = self._identity.join, self._identity
+        if join is not None:
+            check_nonce(nonce)
+            opened.nonce = new_nonce()
+            self._unproven = (nonce, opened.nonce, identity.worker_id, identity.incarnation)
+            opened.proof = join.session("worker", self._unproven)
+
+    def _prove(self, proof: bytes) -> None:
+        """Check the gateway's proof. Raises MeshError."""
+        if self._identity.join is not None and self._unproven is not None:
+            self._identity.join.check_session("gateway", self._unproven, proof)
+            self._unproven = None
+
     def _obey(self, command: pb.SessionRequest, group: asyncio.TaskGroup) -> None:
+        if self._unproven is not None:
+            self._prove(command.prove.proof)
+            return
         match command.WhichOneof("command"):
             case "start":
                 self._start(command.start, group)
@@ -214,8 +238,11 @@ class Session:
     async def _beat(self) -> None:
         """Send the load when nothing else was sent, and give up a gateway that does not read."""
         now = asyncio.get_running_loop().time
+        began = now()
         while True:
             await asyncio.sleep(_BEAT)
+            if self._unproven is not None and now() - began > _PROOF_LIMIT:
+                self._prove(b"")
             silence = now() - self._written_at
             if self._writing and silence > _BLOCKED_LIMIT:
                 raise MeshError(

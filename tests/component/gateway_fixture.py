@@ -14,6 +14,7 @@ from gateway.app import create_app, stall_limits
 from gateway.config import GatewayConfig
 from gateway.routing.directory import Directory
 from gateway.server import HttpServer, listen
+from mesh.join import JoinToken
 from mesh.metrics import GatewayMetrics
 from tests.component.gateway_worker import FakeWorker
 from tests.harness import eventually
@@ -27,7 +28,11 @@ class GatewayUnderTest:
         self.config = GatewayConfig(port=0, **settings)
         self.metrics = GatewayMetrics()
         self.directory = Directory(
-            client="test", grace=self.config.grace_period, limits=stall_limits(self.config), metrics=self.metrics
+            client="test",
+            grace=self.config.grace_period,
+            limits=stall_limits(self.config),
+            metrics=self.metrics,
+            join=JoinToken(self.config.join_token) if self.config.join_token else None,
         )
         self.stop = asyncio.Event()
         self.hurry = asyncio.Event()

@@ -11,6 +11,7 @@ import grpc.aio
 
 from mesh import wire
 from mesh.engine.base import Engine
+from mesh.join import JoinToken
 from mesh.v1 import admin_pb2_grpc, inference_pb2_grpc
 from mesh.v1 import inference_pb2 as pb
 from mesh.worker.identity import Identity
@@ -50,9 +51,11 @@ class Rig:
 
 
 @asynccontextmanager
-async def serving(engine: Engine, *, interceptors: Sequence[grpc.aio.ServerInterceptor] = ()) -> AsyncGenerator[Rig]:
+async def serving(
+    engine: Engine, *, interceptors: Sequence[grpc.aio.ServerInterceptor] = (), join: JoinToken | None = None
+) -> AsyncGenerator[Rig]:
     """Serve an engine on a free port while the context lasts."""
-    server = WorkerServer(engine, Identity("worker-under-test"), interceptors=interceptors)
+    server = WorkerServer(engine, Identity("worker-under-test", join=join), interceptors=interceptors)
     port = server.bind("127.0.0.1", 0)
     await server.start()
     try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from mesh.config import ConfigError, option
+from mesh.join import LEAST_CHARACTERS, JoinToken
 from mesh.registry.options import EtcdOptions, check_advertised
 from mesh.wire import Tls
 from mesh.worker.flags import Flags
@@ -43,6 +44,13 @@ class ServerFlags(Flags):
     tls_key: Path | None = option(None, "PEM file of its key.")
     tls_ca: Path | None = option(None, "PEM file of the authority whose certificates clients must present.")
 
+    join_token: str | None = option(
+        None,
+        "Secret that the gateways and workers of a mesh share, at least 16 characters; better given by the "
+        "environment. Nobody without it can use this worker.",
+        secret=True,
+    )
+
     register: bool = option(True, "Announce this worker in the registry.")
     etcd: str | None = option(
         None, f"URL(s) of etcd, comma separated. Default: the registry of this machine's gateway, {LOCAL_REGISTRY}."
@@ -51,7 +59,7 @@ class ServerFlags(Flags):
     etcd_cert: Path | None = option(None, "PEM file of the certificate to present to etcd.")
     etcd_key: Path | None = option(None, "PEM file of that certificate's key.")
     etcd_user: str | None = option(None, "User name at etcd.")
-    etcd_password: str | None = option(None, "Password at etcd; better given by the environment.")
+    etcd_password: str | None = option(None, "Password at etcd; better given by the environment.", secret=True)
     worker_id: str | None = option(None, "Unique name in the mesh. Default: host name, port and four random letters.")
     zone: str = option("", "Failure domain or place; gateways of the same zone prefer this worker.")
     label: tuple[str, ...] = option((), "Note for people and tools in the registry, as key=value; may be repeated.")
@@ -79,6 +87,10 @@ class ServerFlags(Flags):
             raise ConfigError("--tls-cert and --tls-key must be given together")
         if self.tls_ca is not None and self.tls_cert is None:
             raise ConfigError("--tls-ca needs --tls-cert and --tls-key")
+        if self.join_token is not None and len(self.join_token) < LEAST_CHARACTERS:
+            raise ConfigError(
+                f"--join-token must have at least {LEAST_CHARACTERS} characters, not {len(self.join_token)}"
+            )
         for label in self.label:
             if not re.fullmatch(r"[^=]+=.*", label):
                 raise ConfigError(f"--label must be key=value, not '{label}'")
@@ -93,6 +105,11 @@ class ServerFlags(Flags):
     def tls(self) -> Tls | None:
         """TLS of the gRPC server; None speaks plain text."""
         return Tls(self.tls_ca, self.tls_cert, self.tls_key) if self.tls_cert is not None else None
+
+    @property
+    def join(self) -> JoinToken | None:
+        """The mesh's join token, if it has one."""
+        return JoinToken(self.join_token) if self.join_token is not None else None
 
     def etcd_options(self) -> EtcdOptions:
         """Where the registry is; raises MeshError."""
