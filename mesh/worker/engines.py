@@ -37,8 +37,8 @@ def _transformers(config: WorkerConfig) -> Engine:
         for path in config.model_path:
             local_model(path, config.gguf_file)  # what is plainly wrong is said before torch is imported
         from mesh.engine.transformers.engine import TransformersEngine
-        from mesh.engine.transformers.loading.memory import CacheSize
         from mesh.engine.transformers.lora.config import AdapterSource
+        from mesh.engine.transformers.memory import CacheSize
         from mesh.engine.transformers.options import EngineOptions
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("mesh"):

@@ -26,7 +26,7 @@ from mesh.engine.base import (
 )
 from mesh.engine.transformers.engine import TransformersEngine
 from mesh.engine.transformers.loading.loader import LoadOptions
-from mesh.engine.transformers.loading.memory import CacheSize
+from mesh.engine.transformers.memory import CacheSize
 from mesh.engine.transformers.options import EngineOptions
 
 LIMIT = 30.0

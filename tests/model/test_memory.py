@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from mesh.engine.transformers.build import build
 from mesh.engine.transformers.loading.loader import LoadOptions, load
-from mesh.engine.transformers.loading.memory import CacheSize, cache_pages, free_memory
+from mesh.engine.transformers.memory import CacheSize, cache_pages, free_memory
 from mesh.engine.transformers.options import EngineOptions
 from mesh.engine.transformers.runners.selftest import check_packed
 from mesh.errors import ErrorKind, MeshError

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from mesh.engine.transformers.engine import TransformersEngine
 from mesh.engine.transformers.loading.loader import LoadOptions
-from mesh.engine.transformers.loading.memory import CacheSize
+from mesh.engine.transformers.memory import CacheSize
 from mesh.engine.transformers.options import EngineOptions
 from mesh.v1 import inference_pb2 as pb
 from tests.component.worker_rig import Rig, serving

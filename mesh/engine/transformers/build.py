@@ -23,9 +23,9 @@ from mesh.engine.transformers.layers.prepack import prepack
 from mesh.engine.transformers.layers.row_linear import use_row_linear
 from mesh.engine.transformers.loading.device import find_device
 from mesh.engine.transformers.loading.loader import LoadedModel, load
-from mesh.engine.transformers.loading.memory import cache_pages, short_cache
 from mesh.engine.transformers.lora.files import Base
 from mesh.engine.transformers.lora.hooks import Adapter, LoraHooks, find_places
+from mesh.engine.transformers.memory import cache_pages, short_cache
 from mesh.engine.transformers.options import EngineOptions
 from mesh.engine.transformers.runners.packed import PackedRunner, is_spread
 from mesh.engine.transformers.runners.per_sequence import PerSequenceRunner, bytes_per_token

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from mesh.engine.transformers.loading.loader import LoadOptions
-from mesh.engine.transformers.loading.memory import CacheSize
 from mesh.engine.transformers.loading.pooling import Pooling
 from mesh.engine.transformers.lora.config import AdapterSource
+from mesh.engine.transformers.memory import CacheSize
 from mesh.errors import invalid
 
 

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from mesh.engine.transformers.layers.linear import SealedLinear, linear_layers, weights_unread
 from mesh.engine.transformers.layers.siblings import Part, Site, sites
-from mesh.engine.transformers.loading.memory import free_memory
+from mesh.engine.transformers.memory import free_memory
 
 log = logging.getLogger(__name__)
 

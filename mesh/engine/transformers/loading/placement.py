@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from mesh.engine.transformers.loading.checkpoint import Checkpoint
 from mesh.engine.transformers.loading.device import device_count
-from mesh.engine.transformers.loading.memory import free_memory, gib
 from mesh.engine.transformers.loading.quantization import Quantization, runs_int8
+from mesh.engine.transformers.memory import free_memory, gib
 from mesh.errors import invalid
 
 # Bytes of a weight after quantization, with scales, and with what is left as it is.

@@ -18,9 +18,9 @@ import torch
 from safetensors import SafetensorError
 
 from mesh.engine.transformers.loading.fingerprint import hash_parts, weight_parts
-from mesh.engine.transformers.loading.memory import free_memory
 from mesh.engine.transformers.lora.config import LoraConfig, read_config
 from mesh.engine.transformers.lora.hooks import Adapter, LoraLayer, Place
+from mesh.engine.transformers.memory import free_memory
 from mesh.errors import ErrorKind, MeshError, invalid, unsupported
 from mesh.log import kv
 
