@@ -20,7 +20,7 @@ from gateway.openai.completions import completion_routes
 from gateway.openai.embeddings import embedding_routes
 from gateway.openai.images import ImageLimits
 from gateway.openai.models import model_routes
-from gateway.routing.balance import Policy, least_loaded, prefer_zone
+from gateway.routing.balancer import Balancer, Settings
 from gateway.routing.directory import Directory
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.hold import HoldQueue
@@ -46,14 +46,19 @@ def image_limits(config: GatewayConfig) -> ImageLimits:
     )
 
 
-def make_dispatch(config: GatewayConfig, directory: Directory, metrics: GatewayMetrics) -> Dispatch:
+def make_balancer(config: GatewayConfig, metrics: GatewayMetrics) -> Balancer:
+    """What chooses workers."""
+    default = Settings(config.policy, config.load_factor)
+    return Balancer(default, zone=config.zone, prefix_marks=config.prefix_marks, metrics=metrics)
+
+
+def make_dispatch(config: GatewayConfig, directory: Directory, balancer: Balancer, metrics: GatewayMetrics) -> Dispatch:
     """What generations need."""
-    policy: Policy = lambda sessions: least_loaded(prefer_zone(sessions, config.zone))  # noqa: E731
     return Dispatch(
         directory=directory,
         hold=HoldQueue(limit=config.hold_limit, timeout=config.hold_timeout, metrics=metrics),
         metrics=metrics,
-        policy=policy,
+        balancer=balancer,
         max_attempts=config.max_attempts,
         credit=config.credit,
         stall_ceiling=config.stall_ceiling,
@@ -62,7 +67,7 @@ def make_dispatch(config: GatewayConfig, directory: Directory, metrics: GatewayM
 
 
 def create_app(
-    config: GatewayConfig, directory: Directory, metrics: GatewayMetrics, book: Book | None = None
+    config: GatewayConfig, directory: Directory, balancer: Balancer, metrics: GatewayMetrics, book: Book | None = None
 ) -> tuple[Quart, Exchanges]:
     """The application, and the exchanges that are under way on it. `book` has the keys, if requests need one."""
     app = Quart(__name__, static_folder=None)
@@ -70,7 +75,7 @@ def create_app(
     app.config["BODY_TIMEOUT"] = config.body_timeout
     exchanges = Exchanges(cast("AsgiApp", app.asgi_app), metrics, limit=config.max_body_bytes)
     app.asgi_app = exchanges  # type: ignore[method-assign]  # Quart's own way to add middleware
-    dispatch = make_dispatch(config, directory, metrics)
+    dispatch = make_dispatch(config, directory, balancer, metrics)
     app.register_blueprint(chat_routes(dispatch, image_limits(config)))
     app.register_blueprint(completion_routes(dispatch))
     app.register_blueprint(embedding_routes(dispatch))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mesh.config import option
+from mesh.policy import MAX_LOAD_FACTOR, PolicyName
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,20 @@ class GatewayConfig:
         secret=True,
     )
 
+    policy: PolicyName = option(
+        "prefix_aware",
+        "Which worker takes a request: prefix_aware (the one that is likely to have the beginning of the prompt in its "
+        "cache, unless it is too busy), least_loaded, round_robin or random; `mesh ctl routes` sets it for a model.",
+    )
+    load_factor: float = option(
+        1.25,
+        "With prefix_aware: a worker is too busy above so many times the mean load.",
+        low=1,
+        high=MAX_LOAD_FACTOR,
+    )
+    prefix_marks: int = option(
+        100_000, "Hashes of prompts' beginnings to remember, with who has seen them; about 250 bytes each.", low=0
+    )
     zone: str = option("", "Failure domain of this gateway: workers of the same zone go first while they have room.")
     grace_period: float = option(
         60.0, "Seconds that a worker stays in use after it vanished from the registry, while it answers.", low=0

@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack
 
 from gateway.access.book import Book
 from gateway.access.sync import Sync
-from gateway.app import create_app, stall_limits
+from gateway.app import create_app, make_balancer, stall_limits
 from gateway.config import GatewayConfig
 from gateway.routing.directory import Directory
 from gateway.routing.session import dialler
@@ -21,7 +21,7 @@ from mesh.join import JoinToken
 from mesh.keys import EtcdKeys, FileKeys, Store
 from mesh.log import kv
 from mesh.metrics import GatewayMetrics
-from mesh.registry import WORKERS_PREFIX, EmbeddedRegistry, EtcdClient, EtcdOptions, probe, watch_workers
+from mesh.registry import WORKERS_PREFIX, EmbeddedRegistry, EtcdClient, EtcdOptions, probe, watch_routes, watch_workers
 from mesh.wire import Tls, client_credentials
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,9 @@ async def run(config: GatewayConfig) -> None:
             dial=dialler(tls, join),
             join=join,
         )
+        balancer = make_balancer(config, metrics)
         book = Book() if config.keyed else None
-        app, exchanges = create_app(config, directory, metrics, book)
+        app, exchanges = create_app(config, directory, balancer, metrics, book)
         async with asyncio.TaskGroup() as group:
             background = [
                 group.create_task(directory.run()),
@@ -59,6 +60,7 @@ async def run(config: GatewayConfig) -> None:
                         on_state=directory.on_state,
                     )
                 ),
+                group.create_task(watch_routes(etcd, balancer.on_route)),
             ]
             if book is not None:
                 sync = Sync(book, _key_store(config, etcd), etcd)

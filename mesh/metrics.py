@@ -55,6 +55,20 @@ class GatewayMetrics:
             ["model", "cause"],
             registry=r,
         )
+        self.prefix_picks = Counter(
+            "mesh_gateway_prefix_picks",
+            "Workers chosen by prefix: known (it has seen the prompt's beginning), hashed, or busy (a better one was).",
+            ["model", "place"],
+            registry=r,
+        )
+        self.prefix_tokens = Counter(
+            "mesh_gateway_prefix_tokens",
+            "Tokens of prompts placed by prefix: of the prompt, predicted to be cached, cached in truth, and the "
+            "difference of these two in either direction (error).",
+            ["model", "type"],
+            registry=r,
+        )
+        self.prefix_marks = Gauge("mesh_gateway_prefix_marks", "Marks in the table of prefixes.", registry=r)
         self.held = Gauge("mesh_gateway_held_requests", "Requests that wait for a live worker.", registry=r)
         self.workers = Gauge("mesh_gateway_workers", "Workers by state.", ["state"], registry=r)
         self.session_messages = Counter(

@@ -27,16 +27,17 @@ class PerRequestSession(Session):
         self._generate = InferenceServiceStub(wire.channel(self.address)).Generate
         self._calls: dict[int, asyncio.Task[None]] = {}
 
-    def start(self, request: pb.GenerateRequest, *, rows: int, credit: int | None) -> Stream:
+    def start(self, request: pb.GenerateRequest, *, rows: int, credit: int | None, tokens: int = 0) -> Stream:
         """See Session."""
         del credit
-        stream = Stream(self, next(self._ids), rows, None)
+        stream = Stream(self, next(self._ids), rows, None, tokens)
         if not self.open:
             stream.lost = self._gone("is not connected")
             stream.ended = True
             return stream
         self._streams[stream.id] = stream
         self.unconfirmed += rows
+        self.unconfirmed_tokens += tokens
         self._calls[stream.id] = asyncio.create_task(self._read(stream, request))
         return stream
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gateway.routing.balance import Policy
+from gateway.routing.balancer import Balancer
 from gateway.routing.directory import Directory
 from gateway.routing.hold import HoldQueue
 from mesh.metrics import GatewayMetrics
@@ -17,7 +17,7 @@ class Dispatch:
     directory: Directory
     hold: HoldQueue
     metrics: GatewayMetrics
-    policy: Policy
+    balancer: Balancer
     max_attempts: int
     credit: int
     stall_ceiling: float

@@ -22,6 +22,7 @@ from gateway.routing.capability import needs
 from gateway.routing.claim import Claim
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.placement import Placement
+from gateway.routing.prefix import Prompt
 from gateway.routing.session import Session, Stream, Trouble
 from mesh.errors import ErrorKind, MeshError
 from mesh.log import kv
@@ -65,7 +66,8 @@ class Generation:
         choices = len(self._answer.choices)
         self._credit = max(dispatch.credit, choices * _LEAST_STEPS_AHEAD) if streamed else None
         self._needs = needs(request)
-        self._placement = Placement(request.model, dispatch, self._needs, self._live)
+        self._prompt = Prompt(request)
+        self._placement = Placement(self._prompt, dispatch, self._needs, self._live)
         self._stream: Stream | None = None
         self._read = 0
         self._undelivered = 0
@@ -165,7 +167,7 @@ class Generation:
         self.attempts += 1
         self._undelivered = self._read = 0
         self._answer.begin_attempt(self._fingerprint(session))
-        stream = session.start(request, rows=self._answer.open_rows, credit=self._credit)
+        stream = session.start(request, rows=self._answer.open_rows, credit=self._credit, tokens=self._prompt.tokens)
         stream.take_at_once = self._take_at_once
         self._stream = stream
         if self._cause is not None:
@@ -253,6 +255,8 @@ class Generation:
         if stream.credit is not None:
             stream.credit -= taken
         if events:
+            if not self._placement.begun and self.started is not None:
+                self._dispatch.balancer.started(self._prompt, self.started)
             self._placement.begun = True
             self._placement.progress()
         if stream.session.draining and not stream.ended and self._stream is stream:

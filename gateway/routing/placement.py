@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from gateway.routing import clock
 from gateway.routing.dispatch import Dispatch
+from gateway.routing.prefix import Prompt
 from gateway.routing.session import Session
 from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import inference_pb2 as pb
@@ -28,14 +29,15 @@ class Placement:
 
     def __init__(
         self,
-        model: str,
+        prompt: Prompt,
         dispatch: Dispatch,
         needs: frozenset[pb.Capability],
         live: Callable[[], Sequence[Session]],
     ) -> None:
         self.begun = False
         self.error: MeshError | None = None
-        self._model = model
+        self._prompt = prompt
+        self._model = prompt.model
         self._dispatch = dispatch
         self._needs = needs
         self._candidates = live
@@ -70,7 +72,7 @@ class Placement:
             # A worker that seemed frozen and is live again beats none.
             fresh = self._fresh(live) or [session for session in live if self._tried.get(session.epoch) is None]
             if fresh:
-                return self._dispatch.policy(fresh)
+                return self._dispatch.balancer.pick(self._prompt, fresh)
             left = self._deadline - clock.now()
             if live:
                 await self._after_refusals(live, left)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -79,13 +80,15 @@ class Stream:
         "lost",
         "rows",
         "take_at_once",
+        "tokens",
     )
 
-    def __init__(self, session: Session, stream_id: int, rows: int, credit: int | None) -> None:
+    def __init__(self, session: Session, stream_id: int, rows: int, credit: int | None, tokens: int = 0) -> None:
         self._session = session
         self._waiter: asyncio.Future[None] | None = None
         self.id = stream_id
         self.rows = rows
+        self.tokens = tokens
         # Tokens that the worker may still send; None is no limit.
         self.credit = credit
         self.events: list[pb.StreamEvent] = []
@@ -185,8 +188,13 @@ class Session:
         self.worker_id = record.worker_id
         self.incarnation = record.incarnation
         self.address = record.address
+        # One start of one worker: what it has cached is there as long as this is.
+        self.process = f"{record.worker_id} {record.incarnation}"
         self.zone = record.zone
-        self.slots = record.slots
+        self.slots = max(1, record.slots)
+        self.weight = record.weight if 0 < record.weight < math.inf else 1.0
+        # How much it can take beside others.
+        self.capacity = self.slots * self.weight
         # By name, as the registry has them now; kept by the directory.
         self.models: Mapping[str, ServedModel] = {}
         self.epoch = 0
@@ -196,8 +204,10 @@ class Session:
         self.draining = False
         self.retired = False
         self.load = pb.WorkerLoad()
-        # Rows that were started and are not in `load` yet.
-        self.unconfirmed = 0
+        # Of the load: rows in any state, and tokens in flight and queued. Policies read them for all workers at once.
+        self.rows = self.tokens = 0
+        # Rows that were started and are not in `load` yet, and tokens of their prompts.
+        self.unconfirmed = self.unconfirmed_tokens = 0
         # Inputs of calls to Embed that are under way.
         self.embedding = 0
         self.heartbeat = _DEFAULT_HEARTBEAT
@@ -235,15 +245,17 @@ class Session:
 
     # What generations do
 
-    def start(self, request: pb.GenerateRequest, *, rows: int, credit: int | None) -> Stream:
-        """Start a generation. If the session is not open any more, the stream is lost at once."""
-        stream = Stream(self, next(self._ids), rows, credit)
+    def start(self, request: pb.GenerateRequest, *, rows: int, credit: int | None, tokens: int = 0) -> Stream:
+        """Start a generation, whose prompt may have so many tokens. If the session is not open any more, the stream is
+        lost at once."""
+        stream = Stream(self, next(self._ids), rows, credit, tokens)
         if self._outbox is None:
             stream.lost = self._gone("is not connected")
             stream.ended = True
             return stream
         self._streams[stream.id] = stream
         self.unconfirmed += rows
+        self.unconfirmed_tokens += tokens
         self.send(pb.SessionRequest(start=pb.StreamStart(stream_id=stream.id, request=request, credit=credit)))
         return stream
 
@@ -363,7 +375,7 @@ class Session:
         self.epoch = next(_epochs)
         self.open, self.silent, self.stalled = True, False, False
         self.draining = self.retired or message.draining
-        self.unconfirmed = 0
+        self.unconfirmed = self.unconfirmed_tokens = 0
         self._outbox = outbox
         self._heard_at = now
         self._pace = Pace(now, self._limits)
@@ -392,7 +404,7 @@ class Session:
                 stream.arrived()
             self._on_message()
         if message.HasField("load"):
-            self.load = message.load
+            self.report(message.load)
             self._pace.observe(message.load, now)
         if self.silent or (self.stalled and self._pace.thawed):
             self.silent = self.stalled = False
@@ -401,17 +413,24 @@ class Session:
         if message.draining and not self.draining:
             self.stop_routing()
 
+    def report(self, load: pb.WorkerLoad) -> None:
+        """Take the worker's word for how busy it is."""
+        self.load = load
+        self.rows = load.running + load.waiting + load.paused
+        self.tokens = load.running_tokens + load.pending_tokens
+
     def _confirm(self, stream: Stream) -> None:
         """The worker's load contains the stream from its first event on."""
         if not stream.confirmed:
             stream.confirmed = True
             self.unconfirmed = max(0, self.unconfirmed - stream.rows)
+            self.unconfirmed_tokens = max(0, self.unconfirmed_tokens - stream.tokens)
 
     def _closed(self) -> None:
         """The connection is gone, and all streams with it."""
         was_open, self.open, self._outbox, self._stub = self.open, False, None, None
         streams, self._streams = list(self._streams.values()), {}
-        self.unconfirmed = 0
+        self.unconfirmed = self.unconfirmed_tokens = 0
         for stream in streams:
             stream.ended = True
             stream.lost = self._gone("was lost")

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from gateway.routing.claim import Claim
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.placement import Placement
+from gateway.routing.prefix import Prompt
 from gateway.routing.session import Session
 from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import inference_pb2 as pb
@@ -31,7 +32,7 @@ class EmbedCall:
         self._request = request
         self._claim = claim or Claim()
         self._dispatch = dispatch
-        self._placement = Placement(request.model, dispatch, _NEEDS, self._live)
+        self._placement = Placement(Prompt(request), dispatch, _NEEDS, self._live)
         self._task: asyncio.Task[pb.EmbedResponse] | None = None
         self._error: MeshError | None = None
 

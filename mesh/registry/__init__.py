@@ -12,8 +12,10 @@ from mesh.registry.errors import EtcdError, EtcdUnavailable
 from mesh.registry.mirror import mirror
 from mesh.registry.options import EtcdOptions, check_advertised
 from mesh.registry.records import WORKERS_PREFIX, decode, encode, key_for, watch_workers
+from mesh.registry.routes import ROUTES_PREFIX, check_route, decode_route, encode_route, watch_routes
 
 __all__ = [
+    "ROUTES_PREFIX",
     "WORKERS_PREFIX",
     "Announcer",
     "EmbeddedRegistry",
@@ -23,11 +25,15 @@ __all__ = [
     "EtcdOptions",
     "EtcdUnavailable",
     "check_advertised",
+    "check_route",
     "decode",
+    "decode_route",
     "encode",
+    "encode_route",
     "key_for",
     "mirror",
     "prefix_end",
     "probe",
+    "watch_routes",
     "watch_workers",
 ]

@@ -191,6 +191,7 @@ def make_record(config: WorkerConfig, server: WorkerServer, address: str) -> reg
         started_at=started,
         engine=server.engine.name,
         labels=config.labels,
+        weight=config.weight,
     )
     if config.join is not None:
         record.proof = config.join.record(record)

@@ -10,7 +10,7 @@ from typing import Any, Self
 import httpx
 
 from gateway.access.book import Book
-from gateway.app import create_app, stall_limits
+from gateway.app import create_app, make_balancer, stall_limits
 from gateway.config import GatewayConfig
 from gateway.routing.directory import Directory
 from gateway.server import HttpServer, listen
@@ -34,6 +34,7 @@ class GatewayUnderTest:
             metrics=self.metrics,
             join=JoinToken(self.config.join_token) if self.config.join_token else None,
         )
+        self.balancer = make_balancer(self.config, self.metrics)
         self.stop = asyncio.Event()
         self.hurry = asyncio.Event()
         self.url = ""
@@ -45,7 +46,7 @@ class GatewayUnderTest:
         sock = listen(self.config.host, 0)
         self.port = sock.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        app, self.exchanges = create_app(self.config, self.directory, self.metrics, self.book)
+        app, self.exchanges = create_app(self.config, self.directory, self.balancer, self.metrics, self.book)
         server = HttpServer(app, self.exchanges, sock, drain_timeout=self.config.drain_timeout)
         self._task = asyncio.create_task(self._run(server))
         self.http = httpx.AsyncClient(base_url=self.url, timeout=30)

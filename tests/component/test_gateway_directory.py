@@ -95,7 +95,8 @@ async def test_two_models_under_one_name_both_take_new_requests() -> None:
         answers = [asyncio.create_task(gateway.chat(max_tokens=200)) for _ in range(6)]
         for answer in answers:
             assert (await answer).status_code == 200
-        assert len(a.starts) == len(b.starts) == 3
+        assert len(a.starts) + len(b.starts) == 6
+        assert min(len(a.starts), len(b.starts)) >= 2
 
 
 async def test_an_adapter_is_listed_with_what_it_changes() -> None:
@@ -123,7 +124,7 @@ async def test_a_model_that_its_workers_have_let_go_is_not_waited_for() -> None:
 
 async def test_a_worker_that_has_just_let_a_model_go_is_left_for_another() -> None:
     """Its record in the registry is older than its refusal."""
-    async with FakeWorker("w") as one, FakeWorker("v") as other, GatewayUnderTest() as gateway:
+    async with FakeWorker("w") as one, FakeWorker("v") as other, GatewayUnderTest(policy="round_robin") as gateway:
         one.refusal = MeshError(ErrorKind.MODEL_NOT_FOUND, "model 'm' is not served here", param="model")
         await gateway.add(one, other)
         answers = [await gateway.chat() for _ in range(4)]

@@ -62,6 +62,9 @@ class ServerFlags(Flags):
     etcd_password: str | None = option(None, "Password at etcd; better given by the environment.", secret=True)
     worker_id: str | None = option(None, "Unique name in the mesh. Default: host name, port and four random letters.")
     zone: str = option("", "Failure domain or place; gateways of the same zone prefer this worker.")
+    weight: float = option(
+        1.0, "How much of the traffic this worker takes beside others: with 2 twice as much.", low=0.001, high=1000
+    )
     label: tuple[str, ...] = option((), "Note for people and tools in the registry, as key=value; may be repeated.")
     ttl: int = option(30, "Seconds after which the registry forgets a worker that has died.", low=2, high=3600)
 
