@@ -27,6 +27,11 @@ class GatewayConfig:
     registry_host: str = option("127.0.0.1", "Address of the embedded registry.")
     registry_port: int = option(12379, "Port of the embedded registry; 0 picks a free one.", low=0, high=65535)
 
+    tls_cert: Path | None = option(None, "PEM file of the HTTP server's certificate; it may be replaced at any time.")
+    tls_key: Path | None = option(None, "PEM file of its key.")
+    insecure_public: bool = option(
+        False, "Listen beyond this machine without API keys or TLS, as behind a proxy that sees to both."
+    )
     require_keys: bool = option(
         False, "Answer only requests that bring an API key; `mesh ctl keys create` makes one, kept in etcd."
     )

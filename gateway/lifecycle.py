@@ -11,12 +11,15 @@ import socket
 from contextlib import AsyncExitStack
 
 from gateway.access.book import Book
+from gateway.access.exposure import check_exposure
 from gateway.access.sync import Sync
+from gateway.access.tls import HttpTls
 from gateway.app import create_app, make_balancer, stall_limits
 from gateway.config import GatewayConfig
 from gateway.routing.directory import Directory
 from gateway.routing.session import dialler
 from gateway.server import HttpServer, listen
+from mesh.errors import invalid
 from mesh.join import JoinToken
 from mesh.keys import EtcdKeys, FileKeys, Store
 from mesh.log import kv
@@ -31,6 +34,8 @@ async def run(config: GatewayConfig) -> None:
     """The whole life of a gateway. Raises MeshError if it cannot start."""
     stop, hurry = asyncio.Event(), asyncio.Event()
     _on_signals(stop, hurry)
+    check_exposure(config)
+    https = _https(config)
     tls = _worker_tls(config)
     join = JoinToken(config.join_token) if config.join_token is not None else None
     async with AsyncExitStack() as stack:
@@ -66,8 +71,17 @@ async def run(config: GatewayConfig) -> None:
                 sync = Sync(book, _key_store(config, etcd), etcd)
                 stack.push_async_callback(sync.close)
                 background.append(group.create_task(sync.run()))
+            if https is not None:
+                background.append(group.create_task(https.watch()))
             _announce(config, sock, options)
-            await HttpServer(app, exchanges, sock, drain_timeout=config.drain_timeout).run(stop, hurry)
+            server = HttpServer(
+                app,
+                exchanges,
+                sock,
+                drain_timeout=config.drain_timeout,
+                tls=https.context if https is not None else None,
+            )
+            await server.run(stop, hurry)
             for task in background:
                 task.cancel()
     log.info("gateway stopped")
@@ -120,9 +134,18 @@ def _announce(config: GatewayConfig, sock: socket.socket, options: EtcdOptions) 
     gc.collect()
     gc.freeze()
     host = f"[{config.host}]" if ":" in config.host else config.host
-    url = f"http://{host}:{sock.getsockname()[1]}"
+    url = f"{'http' if config.tls_cert is None else 'https'}://{host}:{sock.getsockname()[1]}"
     kind = "embedded" if config.etcd is None else "etcd"
     log.info("gateway listening", extra=kv(url=url, registry=options.where, registry_kind=kind))
+
+
+def _https(config: GatewayConfig) -> HttpTls | None:
+    """The HTTP server's TLS. Raises MeshError if its files cannot be used."""
+    if config.tls_cert is None and config.tls_key is None:
+        return None
+    if config.tls_cert is None or config.tls_key is None:
+        raise invalid("tls_cert", "--tls-cert and --tls-key must be given together")
+    return HttpTls(config.tls_cert, config.tls_key)
 
 
 def _worker_tls(config: GatewayConfig) -> Tls | None:

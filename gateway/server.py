@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import uvicorn
 from quart import Quart
@@ -69,10 +70,25 @@ class _Uvicorn(uvicorn.Server):
         yield
 
 
+def _always(tls: ssl.SSLContext | None) -> Callable[[uvicorn.Config, object], ssl.SSLContext] | None:
+    """As uvicorn asks for a context."""
+    if tls is None:
+        return None
+    return lambda _config, _default: tls
+
+
 class HttpServer:
     """Serves the application on a socket until `stop` is set, then lets live exchanges end."""
 
-    def __init__(self, app: Quart, exchanges: Exchanges, sock: socket.socket, *, drain_timeout: float) -> None:
+    def __init__(
+        self,
+        app: Quart,
+        exchanges: Exchanges,
+        sock: socket.socket,
+        *,
+        drain_timeout: float,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._exchanges = exchanges
         self._sock = sock
         self._drain_timeout = drain_timeout
@@ -87,6 +103,7 @@ class HttpServer:
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                ssl_context_factory=_always(tls),
                 timeout_keep_alive=75,
                 timeout_graceful_shutdown=int(drain_timeout) + _LAST_WORDS_SECONDS + 1,
             )

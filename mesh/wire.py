@@ -6,6 +6,8 @@ in about two seconds (measured).
 
 from __future__ import annotations
 
+import logging
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,10 @@ from google.protobuf import any_pb2
 from google.rpc import error_details_pb2, status_pb2
 
 from mesh.errors import ErrorKind, MeshError
+from mesh.files import versions
+from mesh.log import kv
+
+log = logging.getLogger(__name__)
 
 ERROR_DOMAIN = "mesh"
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -75,11 +81,51 @@ def client_credentials(tls: Tls) -> grpc.ChannelCredentials:
 
 
 def server_credentials(tls: Tls) -> grpc.ServerCredentials:
-    """Credentials of a TLS server; raises MeshError if a file is missing or cannot be read."""
-    key, cert, ca = _read(tls.key), _read(tls.cert), _read(tls.ca)
-    if key is None or cert is None:
+    """Credentials of a TLS server; raises MeshError if a file is missing or cannot be used.
+
+    Files that are replaced count for connections from then on.
+    """
+    files = _ServerFiles(tls)
+    renew: Any = files.renew  # None, for no change, is missing in its annotation
+    return grpc.dynamic_ssl_server_credentials(files.read(), renew, require_client_authentication=tls.ca is not None)
+
+
+def check_pair(tls: Tls) -> None:
+    """Raise MeshError unless the certificate and the key are there and belong together."""
+    if tls.key is None or tls.cert is None:
         raise MeshError(ErrorKind.INVALID_REQUEST, "a TLS server needs both a certificate and its key")
-    return grpc.ssl_server_credentials([(key, cert)], ca, require_client_auth=ca is not None)
+    for path in (tls.cert, tls.key):
+        _read(path)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.cert, tls.key)
+    except (ssl.SSLError, OSError) as error:
+        text = f"{tls.cert} and {tls.key} are no certificate and its key: {error.strerror or error}"
+        raise MeshError(ErrorKind.INVALID_REQUEST, text) from None
+
+
+class _ServerFiles:
+    """Reads a server's files again when they have changed; gRPC asks at each handshake, in threads of its own."""
+
+    def __init__(self, tls: Tls) -> None:
+        self._tls = tls
+        self._seen: object = None
+
+    def read(self) -> grpc.ServerCertificateConfiguration:
+        tls = self._tls
+        self._seen = versions((tls.ca, tls.cert, tls.key))
+        check_pair(tls)
+        pair = (_read(tls.key) or b"", _read(tls.cert) or b"")
+        return grpc.ssl_server_certificate_configuration([pair], _read(tls.ca))
+
+    def renew(self) -> grpc.ServerCertificateConfiguration | None:
+        """The new configuration, or None to go on with the one before."""
+        if versions((self._tls.ca, self._tls.cert, self._tls.key)) == self._seen:
+            return None
+        try:
+            return self.read()
+        except MeshError as error:
+            log.warning("new certificates cannot be used, going on with those before", extra=kv(why=error.message))
+            return None
 
 
 def channel(

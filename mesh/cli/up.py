@@ -30,7 +30,7 @@ from mesh.cli.children import Child
 from mesh.cli.client import GatewayClient
 from mesh.cli.workers import list_workers
 from mesh.config import ConfigError, fail, option, parse
-from mesh.errors import MeshError
+from mesh.errors import ErrorKind, MeshError
 from mesh.registry.embedded import EmbeddedRegistry
 from mesh.registry.options import EtcdOptions
 from mesh.version import version
@@ -202,7 +202,9 @@ class Mesh:
         client = GatewayClient(self.config.url, patience=_PATIENCE)
         try:
             return {model.name for model in self.models} <= set(await asyncio.to_thread(client.models))
-        except (ConnectionError, MeshError):
+        except MeshError as error:
+            return error.kind is ErrorKind.INVALID_API_KEY  # it answers, though not to us
+        except ConnectionError:
             return False
 
     async def _stop(self) -> None:

@@ -19,6 +19,7 @@ from typing import TypeVar
 import msgspec
 
 from mesh.errors import ErrorKind, MeshError, invalid
+from mesh.files import versions
 from mesh.keys.key import Key, Usage, decode_key
 from mesh.keys.store import Listener
 from mesh.log import kv
@@ -69,7 +70,7 @@ class FileKeys:
         keys: dict[str, Key] = {}
         seen: object = None
         while True:
-            now = _versions(self._path, self._usage_path)
+            now = versions((self._path, self._usage_path))
             if now != seen:
                 seen = now
                 try:
@@ -128,19 +129,6 @@ class FileKeys:
                 yield
         except OSError as error:
             raise _unusable(self._path, error) from None
-
-
-def _versions(*paths: Path) -> object:
-    """What changes whenever one of the files does."""
-    return [_version(path) for path in paths]
-
-
-def _version(path: Path) -> object:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
 
 
 def _read(path: Path, kind: type[T]) -> T | None:

@@ -17,6 +17,7 @@ from mesh.engine.base import Engine
 from mesh.log import kv
 from mesh.registry.announce import Announcer
 from mesh.registry.client import probe
+from mesh.registry.options import is_loopback
 from mesh.registry.records import WORKERS_PREFIX
 from mesh.v1 import registry_pb2
 from mesh.version import version
@@ -46,6 +47,8 @@ async def run(config: WorkerConfig, engine: Engine | None = None) -> int:
         # Everything that can be refused is asked for before the load, which may take minutes.
         stack.push_async_callback(server.stop)
         address = config.advertised(server.bind(config.host, config.port))
+        if not is_loopback(config.host) and config.join is None and config.tls_ca is None:
+            log.warning("whoever reaches this port can use it: there is neither a join token nor --tls-ca")
         if config.register and config.etcd:
             await probe(config.etcd_options(), WORKERS_PREFIX, write=True)
         stack.enter_context(_on_signals(lambda: _asked_to_stop(server)))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
 from gateway.access.book import Book
+from gateway.access.tls import HttpTls
 from gateway.app import create_app, make_balancer, stall_limits
 from gateway.config import GatewayConfig
 from gateway.routing.directory import Directory
 from gateway.server import HttpServer, listen
 from mesh.join import JoinToken
 from mesh.metrics import GatewayMetrics
+from mesh.wire import Tls
 from tests.component.gateway_worker import FakeWorker
 from tests.harness import eventually
 
@@ -25,6 +28,7 @@ class GatewayUnderTest:
 
     def __init__(self, **settings: Any) -> None:
         self.book: Book | None = settings.pop("book", None)
+        self.certificates: Tls | None = settings.pop("certificates", None)
         self.config = GatewayConfig(port=0, **settings)
         self.metrics = GatewayMetrics()
         self.directory = Directory(
@@ -45,19 +49,30 @@ class GatewayUnderTest:
     async def __aenter__(self) -> Self:
         sock = listen(self.config.host, 0)
         self.port = sock.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        https = None
+        if self.certificates is not None:
+            assert self.certificates.cert is not None
+            assert self.certificates.key is not None
+            https = HttpTls(self.certificates.cert, self.certificates.key)
+        self.url = f"{'http' if https is None else 'https'}://127.0.0.1:{self.port}"
         app, self.exchanges = create_app(self.config, self.directory, self.balancer, self.metrics, self.book)
-        server = HttpServer(app, self.exchanges, sock, drain_timeout=self.config.drain_timeout)
-        self._task = asyncio.create_task(self._run(server))
-        self.http = httpx.AsyncClient(base_url=self.url, timeout=30)
+        server = HttpServer(
+            app, self.exchanges, sock, drain_timeout=self.config.drain_timeout, tls=https and https.context
+        )
+        self._task = asyncio.create_task(self._run(server, https))
+        trusted = self.certificates and ssl.create_default_context(cafile=self.certificates.ca)
+        self.http = httpx.AsyncClient(base_url=self.url, timeout=30, verify=trusted or True)
         await eventually(self._answers)
         return self
 
-    async def _run(self, server: HttpServer) -> None:
+    async def _run(self, server: HttpServer, https: HttpTls | None) -> None:
         async with asyncio.TaskGroup() as group:
-            directory = group.create_task(self.directory.run())
+            background = [group.create_task(self.directory.run())]
+            if https is not None:
+                background.append(group.create_task(https.watch()))
             await server.run(self.stop, self.hurry)
-            directory.cancel()
+            for task in background:
+                task.cancel()
 
     async def _answers(self) -> bool:
         try:
