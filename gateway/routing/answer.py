@@ -71,6 +71,11 @@ class Answer:
         return any(choice.token_ids or choice.finished for choice in self.choices)
 
     @property
+    def steady(self) -> bool:
+        """Whether every step of a worker brings tokens, once the first have come."""
+        return not (self.text_only or self._hidden)
+
+    @property
     def _hidden(self) -> bool:
         """Whether more choices are generated than told."""
         return self._rows > len(self.choices)

@@ -217,6 +217,8 @@ class Generation:
         """Give up this attempt; `next` makes another one, unless there were too many."""
         refused = cause is Trouble.REFUSED
         self._placement.left(stream.session, error, refused=refused)
+        if not refused and cause is not Trouble.DRAINING:
+            self._placement.avoid(stream.session)
         self._end_attempt(error.code if refused else cause.value)
         self._cause = cause
         if self._answer.pinned:
@@ -254,6 +256,8 @@ class Generation:
         self._read += taken
         if stream.credit is not None:
             stream.credit -= taken
+        if taken and not stream.flowing:
+            stream.flowing = self._answer.steady
         if events:
             if not self._placement.begun and self.started is not None:
                 self._dispatch.balancer.started(self._prompt, self.started)
@@ -307,7 +311,10 @@ class Generation:
             self._error = error
 
     def _look_for_trouble(self, stream: Stream) -> None:
-        """Leave a frozen or draining worker if there is another one; without one, wait for as long as is sensible."""
+        """Leave a frozen or draining worker if there is another one; without one, wait for as long as is sensible.
+
+        One that has forgotten the request may be asked again: it is well otherwise.
+        """
         session = stream.session
         found = session.trouble(stream, clock.now())
         if found is None:
@@ -320,7 +327,8 @@ class Generation:
         )
         # The last attempt stays where it is: a place that may be frozen is better than none.
         may_leave = trouble is Trouble.DRAINING or self._failures < self._dispatch.max_attempts
-        if may_leave and self._placement.elsewhere(session):
+        again = trouble is Trouble.FORGOTTEN and not self._answer.pinned
+        if may_leave and (again or self._placement.elsewhere(session)):
             self._leave(stream, trouble, error)
         elif trouble is not Trouble.DRAINING and seconds > self._dispatch.stall_ceiling:
             self._end_attempt(trouble.value)

@@ -44,6 +44,7 @@ class Placement:
         # Epochs that were left, with the worker's own refusal if there was one.
         self._tried: dict[int, MeshError | None] = {}
         self._impostors: set[int] = set()
+        self._avoided: set[str] = set()
         # Until when a worker must be found, while there is none.
         self._deadline: float | None = None
 
@@ -52,6 +53,11 @@ class Placement:
         self._tried[session.epoch] = error if refused else None
         if self.begun and error.kind is ErrorKind.WRONG_MODEL:
             self._impostors.add(session.epoch)
+
+    def avoid(self, session: Session) -> None:
+        """The worker failed this request, and goes last: one that starts and dies again and again is always fresh, and
+        idle besides."""
+        self._avoided.add(session.worker_id)
 
     def progress(self) -> None:
         """The request goes on where it is: the time to find a worker begins anew with the next fault."""
@@ -72,7 +78,8 @@ class Placement:
             # A worker that seemed frozen and is live again beats none.
             fresh = self._fresh(live) or [session for session in live if self._tried.get(session.epoch) is None]
             if fresh:
-                return self._dispatch.balancer.pick(self._prompt, fresh)
+                unspoilt = [session for session in fresh if session.worker_id not in self._avoided]
+                return self._dispatch.balancer.pick(self._prompt, unspoilt or fresh)
             left = self._deadline - clock.now()
             if live:
                 await self._after_refusals(live, left)

@@ -20,7 +20,7 @@ from typing import Self
 import grpc.aio
 
 from gateway.routing import clock
-from gateway.routing.pace import Pace, StallLimits
+from gateway.routing.pace import Pace, StallLimits, mean_of
 from mesh import wire
 from mesh.errors import ErrorKind, MeshError
 from mesh.join import CallProof, JoinToken, new_nonce
@@ -60,6 +60,7 @@ class Trouble(Enum):
     LOST = "lost"
     SILENT = "silent"
     STALLED = "stalled"
+    FORGOTTEN = "forgotten"
     DRAINING = "draining"
     REFUSED = "refused"
     PROTOCOL = "protocol"
@@ -76,8 +77,10 @@ class Stream:
         "credit",
         "ended",
         "events",
+        "flowing",
         "id",
         "lost",
+        "pace",
         "rows",
         "take_at_once",
         "tokens",
@@ -97,6 +100,10 @@ class Stream:
         self.lost: MeshError | None = None
         self.ended = False
         self.confirmed = False
+        # It has had tokens, and is to get some with every step of the worker; set by the owner.
+        self.flowing = False
+        # The mean time between its events, in seconds, from the first one on.
+        self.pace: float | None = None
         self.active_at = clock.now()
 
     @property
@@ -296,12 +303,34 @@ class Session:
         if self.silent:
             return Trouble.SILENT, now - self._heard_at
         if not stream.starved:
-            still = now - max(self._pace.stepped_at, stream.active_at)
-            if still > self._pace.limit:
-                return Trouble.STALLED, still
+            found = self._standstill(stream, now) or self._neglect(stream, now)
+            if found is not None:
+                return found
         if self.draining:
             return Trouble.DRAINING, 0.0
         return None
+
+    def _standstill(self, stream: Stream, now: float) -> tuple[Trouble, float] | None:
+        """The worker makes no steps, although it has work."""
+        still = now - max(self._pace.stepped_at, stream.active_at)
+        if still <= self._pace.limit or (self._pace.idle and stream.confirmed):
+            return None
+        return Trouble.STALLED, still
+
+    def _neglect(self, stream: Stream, now: float) -> tuple[Trouble, float] | None:
+        """The worker steps on, or says that it has nothing to do, and this stream gets nothing."""
+        if not stream.confirmed:
+            return None
+        excused_at = self._pace.crowded_at if stream.flowing else self._pace.worked_at
+        quiet = now - max(stream.active_at, excused_at)
+        limit = max(self._pace.limit, self._pace.limit_of(stream.pace)) if stream.flowing else self._pace.limit_of(0)
+        return (Trouble.FORGOTTEN, quiet) if quiet > limit else None
+
+    @property
+    def step_seconds(self) -> float | None:
+        """The worker's mean time for a step that only decodes; None as long as none has been seen. It tells a slow
+        worker from its like, whatever the load."""
+        return self._pace.step_seconds
 
     def stop_routing(self) -> None:
         """The worker takes no more streams, says the registry or an answer of the worker."""
@@ -398,9 +427,11 @@ class Session:
                     touched.append(stream)
                 stream.events.append(event)
             for stream in touched:
-                stream.active_at = now
-                if not stream.confirmed:
+                if stream.confirmed:
+                    stream.pace = mean_of(stream.pace, now - stream.active_at)
+                else:
                     self._confirm(stream)
+                stream.active_at = now
                 stream.arrived()
             self._on_message()
         if message.HasField("load"):
@@ -449,12 +480,13 @@ class Session:
         if not self.open:
             return
         self._heard_at += late
-        self._pace.stepped_at += late
+        self._pace.forgive(late)
         if not self.silent and now - self._heard_at > self.heartbeat:
             self.silent = True
             log.warning("worker is silent", extra=self._facts(seconds=round(now - self._heard_at, 2)))
             self._on_change()
         for stream in list(self._streams.values()):
+            stream.active_at += late
             found = self.trouble(stream, now)
             if found is not None:
                 if found[0] is Trouble.STALLED and not self.stalled:

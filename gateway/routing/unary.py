@@ -88,7 +88,10 @@ class EmbedCall:
 
     def _leave(self, session: Session, error: MeshError) -> None:
         """Note why; raises the error if another worker would say the same, or if there were too many."""
-        self._placement.left(session, error, refused=error.kind is not ErrorKind.WORKER_LOST)
+        lost = error.kind is ErrorKind.WORKER_LOST
+        self._placement.left(session, error, refused=not lost)
+        if lost:
+            self._placement.avoid(session)
         if error.kind is ErrorKind.DRAINING:
             session.stop_routing()
         if not error.kind.value.retry_elsewhere or self.attempts > self._dispatch.max_attempts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import inference_pb2 as pb
 from tests.component.gateway_fixture import GatewayUnderTest, text, without_identity
-from tests.component.gateway_worker import SECOND_CHOICE_ENDS, FakeWorker
+from tests.component.gateway_worker import SECOND_CHOICE_ENDS, FakeWorker, Row
 from tests.harness import eventually
 
 LENGTH = 12
@@ -106,6 +107,58 @@ async def test_a_worker_whose_engine_stands_still_is_left() -> None:
         assert without_identity(await answer) == await undisturbed()
         assert gateway.metric("mesh_gateway_resumes_total", model="m", cause="stalled") == 1
         await eventually(lambda: not a.rows)
+
+
+def gone_from(tokens: int) -> Callable[[Row, list[pb.StreamEvent]], list[pb.StreamEvent]]:
+    """The worker goes on, and says nothing more of a row that has so many tokens."""
+    return lambda row, events: events if len(row.tokens[0]) <= tokens else []
+
+
+@pytest.mark.parametrize("others", [True, False], ids=["while it serves others", "as the only one"])
+async def test_a_stream_that_its_worker_has_forgotten_goes_on_elsewhere(others: bool) -> None:
+    settings = {"stall_factor": 5.0, "stall_floor": 0.8}
+    async with FakeWorker("a", pause=0.01) as a, FakeWorker("b") as b, GatewayUnderTest(**settings) as gateway:
+        a.alter = gone_from(6)
+        await gateway.add(a)
+        answer = asyncio.create_task(gateway.stream(max_tokens=LENGTH))
+        await eventually(lambda: a.rows)
+        if others:
+            a.alter = lambda row, events: gone_from(6)(row, events) if row.length == LENGTH else events
+            asyncio.create_task(gateway.stream(max_tokens=500))  # noqa: RUF006  # it ends with the gateway
+        await gateway.add(b)
+        assert without_identity(await answer) == await undisturbed()
+        assert gateway.metric("mesh_gateway_resumes_total", model="m", cause="forgotten") == 1
+        assert gateway.session("a"), "it is well otherwise"
+
+
+async def test_a_stream_that_was_forgotten_is_asked_for_again_where_it_was() -> None:
+    async with FakeWorker("a") as a, GatewayUnderTest(stall_factor=5.0, stall_floor=0.8) as gateway:
+        a.alter = gone_from(6)
+        await gateway.add(a)
+        answer = asyncio.create_task(gateway.stream(max_tokens=LENGTH))
+        await eventually(lambda: a.starts and not a.rows)
+        a.alter = lambda _, events: events
+        assert without_identity(await answer) == await undisturbed()
+        assert len(a.starts) == 2
+
+
+async def test_a_worker_that_comes_back_only_to_die_goes_last() -> None:
+    async with FakeWorker("a") as a, FakeWorker("b") as b, GatewayUnderTest() as gateway:
+        a.stop_after, b.stop_after, b.pause = 4, 8, 0.02
+        await gateway.add(a)
+        answer = asyncio.create_task(gateway.stream(max_tokens=LENGTH))
+        await eventually(lambda: reached(a, 4))
+        port = int(a.address.rpartition(":")[2])
+        await a.kill()
+        await a.start(port)
+        await eventually(lambda: len(a.starts) == 2)  # alone, it is used again
+        await gateway.add(b)
+        await a.kill()
+        await a.start(port)
+        await eventually(lambda: gateway.session("a") and reached(b, 8))
+        b.stop_after = None
+        assert without_identity(await answer) == await undisturbed()
+        assert len(a.starts) == 2
 
 
 async def test_a_worker_that_stands_still_alone_is_waited_for() -> None:

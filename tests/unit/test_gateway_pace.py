@@ -76,3 +76,26 @@ def test_a_worker_has_thawed_when_it_steps_or_has_nothing_to_do() -> None:
     assert not pace.thawed
     pace.observe(load(1, running=0), 3)
     assert pace.thawed
+
+
+def test_the_first_step_after_an_idle_time_is_as_long_as_it_was() -> None:
+    pace = Pace(0, LIMITS)
+    for step in range(50):
+        pace.observe(load(step), step * 0.1)
+    pace.observe(load(50, running=0), 5.0)
+    pace.observe(load(50), 1000.0)  # a heartbeat while the first step of new work is under way
+    pace.observe(load(51), 1000.1)
+    assert pace.limit == pytest.approx(2.0)
+
+
+def test_when_silence_about_a_row_is_excused() -> None:
+    pace = Pace(0, LIMITS)
+    pace.observe(load(1), 1)
+    assert (pace.idle, pace.worked_at, pace.crowded_at) == (False, 1, 0)
+    pace.observe(pb.WorkerLoad(steps=2, running=1, waiting=1), 2)
+    pace.observe(pb.WorkerLoad(steps=3, running=1, pending_tokens=5), 3)
+    assert pace.crowded_at == 3
+    pace.observe(load(4), 4)
+    assert pace.crowded_at == 3
+    pace.observe(load(4, running=0), 5)
+    assert (pace.idle, pace.worked_at) == (True, 4)
