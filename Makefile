@@ -97,6 +97,12 @@ fmt: $(INSTALLED) $(BUF) ## Format the code and the protos
 baseline: $(BUF) ## Promise the protos as they are now: later changes must be compatible (at each release)
 	$(BUF) build --exclude-source-info --output $(BASELINE)
 
+.PHONY: docs
+docs: protos ## Write docs/metrics.md from the code
+	@mkdir -p build
+	$(PY) -m mesh.cli.metrics_page > build/metrics.md
+	mv build/metrics.md docs/metrics.md
+
 .PHONY: bench
 bench: protos ## Measure gateway and worker CPU per token (benchmarks/RESULTS.md tells how to read it)
 	$(PY) -m benchmarks.load $(ARGS)

@@ -35,6 +35,8 @@ _KEY = "mesh.exchange"
 _GIVEN_ID = re.compile(r"[!-~]{1,128}")
 # Paths that probes and scrapers ask for all the time.
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+# OpenTelemetry's names for what a route does; a conversation where none is given.
+_OPERATIONS = {"/v1/completions": "text_completion", "/v1/embeddings": "embeddings"}
 # A client that still sends its refused body would miss the answer if the connection were closed under it.
 _LINGER_SECONDS = 2.0
 
@@ -277,7 +279,9 @@ class Exchanges:
         log.info("request", extra=kv(**facts))
 
     def _generation_facts(self, exchange: Exchange, generation: Work, seconds: float) -> dict[str, Any]:
-        model, started = exchange.model, generation.started
+        model, operation, started = exchange.model, _OPERATIONS.get(exchange.route, "chat"), generation.started
+        error = exchange.error or ("" if exchange.finished else "client_closed")
+        self._metrics.duration.labels(operation, model, error).observe(seconds)
         completion = generation.completion_tokens
         facts: dict[str, Any] = {
             "model": generation.model,
@@ -289,16 +293,15 @@ class Exchanges:
         if started is None:
             return facts
         facts |= {"prompt_tokens": started.prompt_tokens, "cached_tokens": started.cached_tokens}
-        self._metrics.tokens.labels(model, "prompt").inc(started.prompt_tokens)
-        self._metrics.tokens.labels(model, "cached").inc(started.cached_tokens)
-        self._metrics.tokens.labels(model, "completion").inc(completion)
-        self._metrics.duration.labels(model).observe(seconds)
+        self._metrics.tokens.labels(operation, model, "input").observe(started.prompt_tokens)
+        self._metrics.tokens.labels(operation, model, "output").observe(completion)
+        self._metrics.cached_tokens.labels(model).inc(started.cached_tokens)
         first, last = exchange.first_token_at, exchange.last_token_at
         if first is not None and last is not None:
             facts["ttft"] = round(first - exchange.began_at, 4)
-            self._metrics.ttft.labels(model).observe(first - exchange.began_at)
+            self._metrics.ttft.labels(operation, model).observe(first - exchange.began_at)
             if completion > 1:
-                self._metrics.tpot.labels(model).observe((last - first) / (completion - 1))
+                self._metrics.tpot.labels(operation, model).observe((last - first) / (completion - 1))
         return facts
 
 

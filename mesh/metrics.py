@@ -8,6 +8,9 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 _LATENCY = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_TOKENS = (1, 4, 16, 64, 256, 1024, 4096, 16384, 65536, 262144, 1048576)
+# Labels of the metrics that have OpenTelemetry's names for servers of generative models, as Prometheus spells them.
+_GEN_AI = ["gen_ai_operation_name", "gen_ai_request_model"]
 _TOKEN_LATENCY = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
@@ -24,28 +27,40 @@ class GatewayMetrics:
             registry=r,
         )
         self.active = Gauge("mesh_gateway_active_requests", "Requests being answered.", registry=r)
+        self.duration = Histogram(
+            "gen_ai_server_request_duration_seconds",
+            "From request to last byte, of requests that asked a model; error_type is empty for those that succeeded.",
+            [*_GEN_AI, "error_type"],
+            buckets=_LATENCY,
+            registry=r,
+        )
         self.ttft = Histogram(
-            "mesh_gateway_time_to_first_token_seconds",
+            "gen_ai_server_time_to_first_token_seconds",
             "From request to first token.",
-            ["model"],
+            _GEN_AI,
             buckets=_LATENCY,
             registry=r,
         )
         self.tpot = Histogram(
-            "mesh_gateway_time_per_output_token_seconds",
+            "gen_ai_server_time_per_output_token_seconds",
             "Mean time between tokens of a request.",
-            ["model"],
+            _GEN_AI,
             buckets=_TOKEN_LATENCY,
             registry=r,
         )
-        self.duration = Histogram(
-            "mesh_gateway_request_duration_seconds",
-            "From request to last byte.",
-            ["model"],
-            buckets=_LATENCY,
+        self.tokens = Histogram(
+            "gen_ai_client_token_usage",
+            "Tokens of a request, of its prompt (input) or its answer (output).",
+            [*_GEN_AI, "gen_ai_token_type"],
+            buckets=_TOKENS,
             registry=r,
         )
-        self.tokens = Counter("mesh_gateway_tokens", "Tokens by model and type.", ["model", "type"], registry=r)
+        self.cached_tokens = Counter(
+            "mesh_gateway_cached_tokens",
+            "Prompt tokens that workers found in their prefix cache.",
+            ["model"],
+            registry=r,
+        )
         self.attempts = Counter(
             "mesh_gateway_attempts", "Attempts on workers by outcome.", ["model", "outcome"], registry=r
         )
@@ -76,6 +91,11 @@ class GatewayMetrics:
         )
         self.registry_connected = Gauge(
             "mesh_gateway_registry_connected", "Whether the view of the registry is live.", registry=r
+        )
+        self.registry_age = Gauge(
+            "mesh_gateway_registry_age_seconds",
+            "Seconds since the view of the registry was last live: 0 while it is.",
+            registry=r,
         )
 
 

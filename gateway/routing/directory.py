@@ -101,6 +101,8 @@ class Directory:
         # Set when a model appears that was not here before.
         self._change = asyncio.Event()
         self._group: asyncio.TaskGroup | None = None
+        self._live_until: float | None = None  # when the registry was lost sight of
+        metrics.registry_age.set_function(self._registry_age)
         for state in _STATES:
             metrics.workers.labels(state).set_function(partial(self._count, state))
 
@@ -134,6 +136,13 @@ class Directory:
         """The mirror of the registry is complete, or has lost touch."""
         self.loaded = self.loaded or connected
         self._metrics.registry_connected.set(connected)
+        if connected:
+            self._live_until = None
+        elif self._live_until is None:
+            self._live_until = clock.now()
+
+    def _registry_age(self) -> float:
+        return 0.0 if self._live_until is None else clock.now() - self._live_until
 
     def _add(self, record: WorkerRecord) -> None:
         if self._group is None:

@@ -113,6 +113,11 @@ class GatewayUnderTest:
                     found.append(data if data == "[DONE]" else json.loads(data))
         return found
 
+    def tokens(self, kind: str, operation: str = "chat") -> float:
+        """Tokens of the model m so far, `input` or `output`."""
+        labels = {"gen_ai_operation_name": operation, "gen_ai_request_model": "m", "gen_ai_token_type": kind}
+        return self.metric("gen_ai_client_token_usage_sum", **labels)
+
     def metric(self, name: str, **labels: str) -> float:
         """A sample; 0 if there is none."""
         return self.metrics.registry.get_sample_value(name, labels) or 0.0

@@ -96,7 +96,7 @@ async def test_the_body_and_what_reaches_the_worker() -> None:
         await gateway.add(worker)
         response = await ask(gateway, ["ab"], dimensions=4, normalize=False, truncate=True)
         plain = await ask(gateway)
-        assert gateway.metric("mesh_gateway_tokens_total", model="m", type="prompt") == 4
+        assert gateway.tokens("input", "embeddings") == 4
     assert response.json() == {
         "object": "list",
         "data": [{"object": "embedding", "index": 0, "embedding": [*VECTOR, 2]}],

@@ -218,13 +218,16 @@ async def test_metrics_count_what_happened() -> None:
         await gateway.stream(max_tokens=6)
         await gateway.chat(model="nope")
         text = (await gateway.http.get("/metrics")).text
+    labels = 'gen_ai_operation_name="chat",gen_ai_request_model="m"'
     for line in (
-        'mesh_gateway_tokens_total{model="m",type="completion"} 6.0',
-        'mesh_gateway_tokens_total{model="m",type="prompt"} 5.0',
+        f'gen_ai_client_token_usage_sum{{{labels},gen_ai_token_type="output"}} 6.0',
+        f'gen_ai_client_token_usage_sum{{{labels},gen_ai_token_type="input"}} 5.0',
+        f'gen_ai_server_request_duration_seconds_count{{error_type="",{labels}}} 1.0',
+        "mesh_gateway_registry_age_seconds 0.0",
         'mesh_gateway_requests_total{model="m",route="/v1/chat/completions",status="200"} 1.0',
         'mesh_gateway_requests_total{model="",route="/v1/chat/completions",status="404"} 1.0',
         'mesh_gateway_attempts_total{model="m",outcome="finished"} 1.0',
-        'mesh_gateway_time_to_first_token_seconds_count{model="m"} 1.0',
+        f"gen_ai_server_time_to_first_token_seconds_count{{{labels}}} 1.0",
         'mesh_gateway_workers{state="ready"} 1.0',
         "mesh_gateway_session_messages_total 6.0",
     ):

@@ -30,8 +30,8 @@ async def test_a_text_only_answer_streams_and_has_the_counts_of_its_end() -> Non
         a.text_only = True
         await gateway.add(a)
         events = without_identity(await gateway.stream(max_tokens=LENGTH, **fields))
-        await eventually(lambda: gateway.metric("mesh_gateway_tokens_total", model="m", type="prompt") == PROMPT_TOKENS)
-        counted = gateway.metric("mesh_gateway_tokens_total", model="m", type="completion")
+        await eventually(lambda: gateway.tokens("input") == PROMPT_TOKENS)
+        counted = gateway.tokens("output")
     assert events == await whole(**fields)
     assert counted == events[-2]["usage"]["completion_tokens"] > 0
 
