@@ -3,6 +3,7 @@ streams, or a plain call."""
 
 from __future__ import annotations
 
+import time
 from asyncio import TimerHandle
 from typing import Protocol
 
@@ -76,7 +77,19 @@ class Kept:
 class Stream:
     """See the module. `stream_id` is the sink's own number for it; `kept` is set if it may outlive its client."""
 
-    __slots__ = ("early_credit", "kept", "key", "live", "model", "sink", "stream_id", "submitted")
+    __slots__ = (
+        "attempt",
+        "began_at",
+        "early_credit",
+        "kept",
+        "key",
+        "live",
+        "model",
+        "request_id",
+        "sink",
+        "stream_id",
+        "submitted",
+    )
 
     def __init__(self, key: int, sink: Sink, stream_id: int) -> None:
         self.key = key
@@ -87,6 +100,10 @@ class Stream:
         self.submitted = False
         self.early_credit = 0  # granted before the engine knew the request
         self.kept: Kept | None = None
+        # What its line in the log tells.
+        self.request_id = ""
+        self.attempt = 0
+        self.began_at = time.monotonic()
 
     @property
     def fingerprint(self) -> str:

@@ -17,6 +17,7 @@ from mesh.metrics import WorkerMetrics
 from mesh.v1 import inference_pb2 as pb
 from mesh.worker.convert import find_model, to_request
 from mesh.worker.keeper import Keeper
+from mesh.worker.report import report
 from mesh.worker.stream import Sink, Stream
 
 log = logging.getLogger(__name__)
@@ -94,17 +95,19 @@ class Streams:
         A stream that is ended while the engine thinks stays ended: the engine is told to forget it. `deadline` is the
         call's own, a time of time.monotonic(); the earlier one counts.
         """
+        stream.request_id, stream.attempt = wire.request_id, wire.attempt
         try:
             if keep is not None:
                 self._keeper.keep(stream, keep, wire, credit)
             await self._submit(stream, wire, credit, deadline)
-        except MeshError:
-            self._end(stream, "failed")
+        except MeshError as error:
+            self._end(stream, "failed", error=error)
             raise
         except Exception:
             log.exception("the engine could not accept a request", extra=kv(request_id=wire.request_id))
-            self._end(stream, "failed")
-            raise MeshError(ErrorKind.ENGINE_FAILED, "the engine could not accept the request") from None
+            refusal = MeshError(ErrorKind.ENGINE_FAILED, "the engine could not accept the request")
+            self._end(stream, "failed", error=refusal)
+            raise refusal from None
         finally:
             if not stream.live:
                 self.engine.cancel(stream.key)
@@ -119,7 +122,7 @@ class Streams:
         if deadline is not None:
             earliest = deadline if request.deadline is None else min(deadline, request.deadline)
             request = replace(request, deadline=earliest)
-        stream.model = model
+        stream.model, stream.request_id = model, request.request_id
         await self.engine.submit(request)
         stream.submitted = True
         if stream.live and stream.early_credit:
@@ -176,9 +179,9 @@ class Streams:
                 self._broken(stream, error)
             touched[stream.sink] = None
             if isinstance(event, Finished):
-                self._end(stream, "finished")
+                self._end(stream, "finished", finished=event)
             elif isinstance(event, Failed):
-                self._end(stream, "failed")
+                self._end(stream, "failed", error=event.error)
         for sink in touched:
             sink.flush(step)
 
@@ -205,7 +208,7 @@ class Streams:
     def fail_all(self, error: MeshError) -> None:
         """End every live stream with an error."""
         for stream in list(self._live.values()):
-            self._end(stream, "failed")
+            self._end(stream, "failed", error=error)
             self.engine.cancel(stream.key)
             stream.sink.fail(stream, error)
 
@@ -213,7 +216,9 @@ class Streams:
         """Until no stream and no call is live. Meant for after `drain`, under the caller's limit."""
         await self._empty.wait()
 
-    def _end(self, stream: Stream, outcome: Outcome) -> None:
+    def _end(
+        self, stream: Stream, outcome: Outcome, *, finished: Finished | None = None, error: MeshError | None = None
+    ) -> None:
         if not stream.live:
             return
         stream.live = False
@@ -225,6 +230,7 @@ class Streams:
         self._note_if_empty()
         setattr(self.counts, outcome, getattr(self.counts, outcome) + 1)
         self._outcomes[outcome].inc()
+        report(stream, outcome, finished, error)
 
     def _note_if_empty(self) -> None:
         if not self.busy:
@@ -233,6 +239,7 @@ class Streams:
     def _broken(self, stream: Stream, error: Exception) -> None:
         """An event that cannot be sent, a bug of the engine, ends its own stream and no other."""
         log.error("cannot send an event of stream %d", stream.key, exc_info=error)
-        self._end(stream, "failed")
+        failure = MeshError(ErrorKind.ENGINE_FAILED, "the engine produced an event that cannot be sent")
+        self._end(stream, "failed", error=failure)
         self.engine.cancel(stream.key)
-        stream.sink.fail(stream, MeshError(ErrorKind.ENGINE_FAILED, "the engine produced an event that cannot be sent"))
+        stream.sink.fail(stream, failure)
