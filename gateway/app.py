@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import cast
 
@@ -52,6 +53,11 @@ def make_balancer(config: GatewayConfig, metrics: GatewayMetrics) -> Balancer:
     return Balancer(default, zone=config.zone, prefix_marks=config.prefix_marks, metrics=metrics)
 
 
+def reasoning_fields(config: GatewayConfig) -> Sequence[str]:
+    """The names by which reasoning goes in answers."""
+    return ("reasoning_content", "reasoning") if config.reasoning_field == "both" else (config.reasoning_field,)
+
+
 def make_dispatch(config: GatewayConfig, directory: Directory, balancer: Balancer, metrics: GatewayMetrics) -> Dispatch:
     """What generations need."""
     return Dispatch(
@@ -76,7 +82,7 @@ def create_app(
     exchanges = Exchanges(cast("AsgiApp", app.asgi_app), metrics, limit=config.max_body_bytes)
     app.asgi_app = exchanges  # type: ignore[method-assign]  # Quart's own way to add middleware
     dispatch = make_dispatch(config, directory, balancer, metrics)
-    app.register_blueprint(chat_routes(dispatch, image_limits(config)))
+    app.register_blueprint(chat_routes(dispatch, image_limits(config), reasoning_fields(config)))
     app.register_blueprint(completion_routes(dispatch))
     app.register_blueprint(embedding_routes(dispatch))
     app.register_blueprint(model_routes(directory))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from mesh.config import option
 from mesh.policy import MAX_LOAD_FACTOR, PolicyName
@@ -86,6 +87,12 @@ class GatewayConfig:
         "Tokens that a worker may be ahead of a slow reader of a stream before its rows are paused; "
         "at least 16 for each choice.",
         low=1,
+    )
+
+    reasoning_field: Literal["both", "reasoning_content", "reasoning"] = option(
+        "both",
+        "Name of the reasoning in chat answers: reasoning_content (as of DeepSeek and SGLang), reasoning (as of vLLM), "
+        "or both.",
     )
 
     image_urls: bool = option(True, "Fetch images that chats name by http or https URL; data URLs are always taken.")

@@ -47,21 +47,46 @@ class PromptTokensDetails(msgspec.Struct):
     cached_tokens: int
 
 
-class Usage(msgspec.Struct):
-    """Token counts; completion tokens are those of all choices."""
+class CompletionTokensDetails(msgspec.Struct):
+    """Of the answer's tokens, those of the reasoning and its marks."""
+
+    reasoning_tokens: int
+
+
+class Usage(msgspec.Struct, kw_only=True):
+    """Token counts; completion tokens are those of all choices. The details of these are of chats alone."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails | msgspec.UnsetType = msgspec.UNSET
+
+
+class CalledFunction(msgspec.Struct):
+    """The function of a call, with its arguments as JSON text."""
+
+    name: str
+    arguments: str
+
+
+class AnswerCall(msgspec.Struct, kw_only=True):
+    """A call of a tool."""
+
+    id: str
+    type: str = "function"
+    function: CalledFunction
 
 
 class AnswerMessage(msgspec.Struct, kw_only=True):
-    """The assistant's message."""
+    """The assistant's message. Its reasoning goes by two names, of which clients know one or the other."""
 
     role: str = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
+    reasoning: str | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[AnswerCall] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Choice(msgspec.Struct):

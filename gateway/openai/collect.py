@@ -7,16 +7,8 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from gateway.openai.answers import (
-    AnswerMessage,
-    ChatAnswer,
-    Choice,
-    CompletionAnswer,
-    PromptLogprobs,
-    TextChoice,
-    Usage,
-)
-from gateway.openai.logprobs import ChatLogprobs, CompletionLogprobs, LogprobBuffer
+from gateway.openai.answers import CompletionAnswer, PromptLogprobs, TextChoice
+from gateway.openai.logprobs import CompletionLogprobs, LogprobBuffer
 from gateway.openai.sse import finish_reason, system_fingerprint, usage
 from gateway.routing.answer import Event
 from mesh.v1 import inference_pb2 as pb
@@ -48,51 +40,32 @@ class Collector(Generic[Buffer]):
         self._logprobs = logprobs
         self._prompt_logprobs = prompt_logprobs
         self._reasons = ["stop"] * choices
-        self._usage: Usage | None = None
+        self._counts: pb.Usage | None = None
 
     def add(self, events: Sequence[Event]) -> None:
         """Take events in order."""
         for event in events:
             if isinstance(event, pb.Delta):
-                self._texts[event.choice].append(event.text)
+                self._take(event)
                 if self._logprobs is not None:
                     self._logprobs[event.choice].add(event.logprobs)
             elif isinstance(event, pb.Started):
                 self._fingerprint = system_fingerprint(event.fingerprint)
+                self._begin(event)
             elif isinstance(event, pb.ChoiceFinished):
                 self._reasons[event.choice] = finish_reason(event.reason)
             else:
-                self._usage = usage(event.usage)
+                self._counts = event.usage
+
+    def _begin(self, started: pb.Started) -> None:
+        """The answer begins."""
+
+    def _take(self, delta: pb.Delta) -> None:
+        self._texts[delta.choice].append(delta.text)
 
     def prompt_logprobs(self, choice: int) -> PromptLogprobs | msgspec.UnsetType:
         """Those of a choice's prompt, for the answer."""
         return msgspec.UNSET if self._prompt_logprobs is None else self._prompt_logprobs(choice)
-
-
-class ChatCollector(Collector[ChatLogprobs]):
-    """Gathers a chat answer."""
-
-    def answer(self) -> ChatAnswer:
-        """The whole answer; Finished must have been added."""
-        assert self._usage is not None
-        choices = [
-            Choice(
-                index=index,
-                message=AnswerMessage(content="".join(texts)),
-                logprobs=self._logprobs[index].take() if self._logprobs is not None else None,
-                finish_reason=self._reasons[index],
-            )
-            for index, texts in enumerate(self._texts)
-        ]
-        return ChatAnswer(
-            id=self._id,
-            created=self._created,
-            model=self._model,
-            system_fingerprint=self._fingerprint,
-            choices=choices,
-            usage=self._usage,
-            prompt_logprobs=self.prompt_logprobs(0),
-        )
 
 
 class CompletionCollector(Collector[CompletionLogprobs]):
@@ -100,7 +73,7 @@ class CompletionCollector(Collector[CompletionLogprobs]):
 
     def answer(self) -> CompletionAnswer:
         """The whole answer; Finished must have been added."""
-        assert self._usage is not None
+        assert self._counts is not None
         choices = [
             TextChoice(
                 text="".join(texts),
@@ -117,5 +90,5 @@ class CompletionCollector(Collector[CompletionLogprobs]):
             model=self._model,
             system_fingerprint=self._fingerprint,
             choices=choices,
-            usage=self._usage,
+            usage=usage(self._counts),
         )

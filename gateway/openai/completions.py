@@ -34,7 +34,9 @@ def completion_routes(dispatch: Dispatch) -> Blueprint:
         identity = (f"cmpl-{uuid.uuid4().hex}", int(time.time()), body.model, choices)
         logprobs = _logprobs(body, generation, choices)
         if body.stream:
-            chunks = CompletionEvents(*identity, include_usage=body.include_usage, logprobs=logprobs)
+            chunks = CompletionEvents(
+                *identity, include_usage=body.include_usage, running_usage=body.running_usage, logprobs=logprobs
+            )
             return streamed(exchange, generation, first, chunks)
         prompt = prompt_reader(generation, body.prompt_logprobs)
         collector = CompletionCollector(*identity, logprobs=logprobs, prompt_logprobs=prompt)

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urljoin, urlsplit
 
-from gateway.openai.schema import ChatRequest, ImageUrl
+from gateway.openai.chat_schema import ChatRequest
+from gateway.openai.messages import ImageUrl
 from mesh.errors import MeshError, invalid
 from mesh.v1 import inference_pb2 as pb
 

@@ -11,7 +11,8 @@ from werkzeug.exceptions import UnsupportedMediaType
 from gateway import errors
 from gateway.exchange import Connection, Exchange
 from gateway.openai.answers import PromptLogprobs
-from gateway.openai.collect import ChatCollector, CompletionCollector
+from gateway.openai.chat_collect import ChatCollector
+from gateway.openai.collect import CompletionCollector
 from gateway.openai.logprobs import prompt_logprobs, with_top
 from gateway.openai.schema import GenerationRequest
 from gateway.openai.sse import AnswerEvents

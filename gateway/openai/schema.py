@@ -23,65 +23,13 @@ MAX_STOP_CHARACTERS: Final = 1024
 MAX_STOP_TOKEN_IDS: Final = 64
 MAX_LOGIT_BIAS: Final = 1024
 SCHEMA_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-ROLES: Final = ("system", "developer", "user", "assistant", "tool")
-
-
-class ImageUrl(msgspec.Struct, forbid_unknown_fields=True):
-    """Where an image is: a data, http or https URL."""
-
-    url: str
-    detail: str | None = None
-
-
-class ContentPart(msgspec.Struct, forbid_unknown_fields=True):
-    """A piece of a message's content: `text`, `refusal` or `image_url`. Others are known in order to be refused."""
-
-    type: str
-    text: str | None = None
-    image_url: ImageUrl | str | None = None
-    input_audio: Any = None
-    file: Any = None
-    refusal: str | None = None
-    prompt_cache_breakpoint: Any = None
-
-
-class FunctionCall(msgspec.Struct, forbid_unknown_fields=True):
-    """A function's name and its arguments as JSON text."""
-
-    name: str
-    arguments: str = "{}"
-
-
-class ToolCall(msgspec.Struct, forbid_unknown_fields=True):
-    """A call that the assistant made in an earlier turn."""
-
-    id: str
-    function: FunctionCall
-    type: str = "function"
-    index: int | None = None
-
-
-class ChatMessage(msgspec.Struct, forbid_unknown_fields=True):
-    """A message of the conversation."""
-
-    role: str
-    content: str | list[ContentPart] | None = None
-    name: str | None = None
-    tool_calls: list[ToolCall] | None = None
-    tool_call_id: str | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-    refusal: str | None = None
-    # Empty lists and nulls that answers carry and clients send back.
-    annotations: list[Any] | None = None
-    audio: None = None
-    function_call: None = None
 
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     """Options of a streamed answer. Padding against traffic analysis is never added, so its switch has no effect."""
 
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
     include_obfuscation: bool | None = None
 
 
@@ -144,6 +92,9 @@ class GenerationRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True
     stop_token_ids: list[int] | None = None
     structured_outputs: StructuredOutputs | None = None
     prompt_logprobs: int | None = None
+    skip_special_tokens: bool | None = None
+    include_stop_str_in_output: bool | None = None
+    cache_salt: str | None = None
     priority: int | None = None
 
     # Accepted; it changes nothing here.
@@ -154,59 +105,14 @@ class GenerationRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True
         """Whether a stream ends with its usage."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
-
-class ChatRequest(GenerationRequest, forbid_unknown_fields=True, kw_only=True):
-    """Body of POST /v1/chat/completions. Ranges are checked by `check`."""
-
-    messages: list[ChatMessage]
-    max_completion_tokens: int | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
-
-    # Accepted; they change nothing here.
-    metadata: dict[str, str] | None = None
-    store: bool | None = None
-    service_tier: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
-    prompt_cache_retention: str | None = None
-    parallel_tool_calls: bool | None = None
-    modalities: list[str] | None = None
-
-    # Known to the API, not served: refused by name unless null.
-    audio: None = None
-    function_call: None = None
-    functions: None = None
-    moderation: None = None
-    prediction: None = None
-    prompt_cache_options: None = None
-    reasoning_effort: None = None
-    tool_choice: None = None
-    tools: None = None
-    verbosity: None = None
-    web_search_options: None = None
-
     @property
-    def has_images(self) -> bool:
-        """Whether a message shows an image."""
-        return any(
-            part.type == "image_url"
-            for message in self.messages
-            for part in message.content or ()
-            if not isinstance(part, str)
-        )
+    def running_usage(self) -> bool:
+        """Whether each chunk of a stream has the usage so far."""
+        return bool(self.stream_options and self.stream_options.continuous_usage_stats)
 
 
-_decoder = msgspec.json.Decoder(ChatRequest)
 _WHERE = re.compile(r" - at `\$\.?(?P<path>[^`]*)`$")
 _NAMED = re.compile(r"(?:unknown field|required field) `(?P<field>[^`]*)`")
-
-
-def parse_chat(body: bytes) -> ChatRequest:
-    """Decode and check a body. Raises MeshError (invalid_request, unsupported) naming field, limit and value."""
-    request = decode(_decoder, body)
-    check(request)
-    return request
 
 
 def decode(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
@@ -255,18 +161,7 @@ _RANGES: Final[tuple[tuple[str, float, float], ...]] = (
     ("prompt_logprobs", 0, 20),
     ("priority", -100, 100),
 )
-_CHAT_RANGES: Final = (("max_completion_tokens", 1, UINT32), ("top_logprobs", 0, 20))
 _ABOVE_ZERO: Final[tuple[tuple[str, float], ...]] = (("typical_p", 1),)
-
-
-def check(request: ChatRequest) -> None:
-    """The limits. Raises MeshError."""
-    _check_messages(request.messages)
-    check_common(request)
-    check_ranges(request, _CHAT_RANGES)
-    if request.top_logprobs and not request.logprobs:
-        raise invalid("top_logprobs", f"'top_logprobs' ({request.top_logprobs}) needs 'logprobs' to be true")
-    _check_without_effect(request)
 
 
 def check_ranges(request: GenerationRequest, ranges: Sequence[tuple[str, float, float]]) -> None:
@@ -367,69 +262,3 @@ def _check_response_format(wanted: ResponseFormat) -> None:
             f"'{param}' must have 1 to 64 letters, digits, underscores and dashes, not '{wanted.json_schema.name[:80]}'"
         )
         raise invalid(param, text)
-
-
-def _check_without_effect(request: ChatRequest) -> None:
-    """Values of otherwise harmless fields that ask for something which is not served."""
-    if request.store:
-        raise unsupported("store", "'store' must be false: answers are not kept")
-    if request.service_tier not in (None, "auto", "default"):
-        raise unsupported("service_tier", f"'service_tier' must be auto or default, not '{request.service_tier}'")
-    if request.modalities is not None and request.modalities != ["text"]:
-        raise unsupported("modalities", f"'modalities' must be [\"text\"], not {request.modalities}")
-    _check_metadata(request.metadata or {})
-
-
-def _check_metadata(metadata: dict[str, str]) -> None:
-    if len(metadata) > 16:
-        raise invalid("metadata", f"'metadata' must have at most 16 entries, not {len(metadata)}")
-    for key, value in metadata.items():
-        if len(key) > 64 or len(value) > 512:
-            raise invalid(
-                "metadata",
-                f"'metadata' must have keys of at most 64 characters and values of at most 512, "
-                f"not {len(key)} and {len(value)}",
-            )
-
-
-def _check_messages(messages: Sequence[ChatMessage]) -> None:
-    if not messages:
-        raise invalid("messages", "'messages' must hold at least one message")
-    for index, message in enumerate(messages):
-        where = f"messages[{index}]"
-        if message.role not in ROLES:
-            raise invalid(
-                f"{where}.role", f"'{where}.role' must be one of {', '.join(ROLES)}, not '{message.role[:64]}'"
-            )
-        if message.role == "tool" and not message.tool_call_id:
-            raise invalid(f"{where}.tool_call_id", f"'{where}.tool_call_id' is required in a message of role tool")
-        if message.tool_calls and message.role != "assistant":
-            raise invalid(f"{where}.tool_calls", f"'{where}.tool_calls' needs the role assistant, not {message.role}")
-        for place, call in enumerate(message.tool_calls or ()):
-            if call.type != "function":
-                raise unsupported(f"{where}.tool_calls[{place}].type")
-        if isinstance(message.content, list):
-            _check_parts(f"{where}.content", message.content, images=message.role in ("user", "tool"))
-        elif message.content is None and message.role != "assistant":
-            raise invalid(f"{where}.content", f"'{where}.content' may be null in a message of role assistant only")
-
-
-def _check_parts(where: str, parts: Sequence[ContentPart], *, images: bool) -> None:
-    if not parts:
-        raise invalid(where, f"'{where}' must hold at least one part")
-    for index, part in enumerate(parts):
-        if part.type not in ("text", "refusal", "image_url"):
-            param = f"{where}[{index}].type"
-            raise unsupported(param, f"'{param}' must be text or image_url, not '{part.type[:64]}'")
-        if getattr(part, part.type) is None:
-            raise invalid(f"{where}[{index}].{part.type}", f"'{where}[{index}].{part.type}' is required")
-        if part.type == "image_url":
-            _check_image(f"{where}[{index}]", part.image_url, allowed=images)
-
-
-def _check_image(where: str, image: ImageUrl | str | None, *, allowed: bool) -> None:
-    if not allowed:
-        raise unsupported(f"{where}.type", f"'{where}.type' may be image_url in a message of role user or tool only")
-    if isinstance(image, ImageUrl) and image.detail not in (None, "auto", "low", "high"):
-        param = f"{where}.image_url.detail"
-        raise invalid(param, f"'{param}' must be auto, low or high, not '{image.detail[:64]}'")

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import msgspec
 
-from gateway.openai.answers import PromptTokensDetails, Usage
+from gateway.openai.answers import CompletionTokensDetails, PromptTokensDetails, Usage
 from gateway.openai.logprobs import LogprobBuffer
 from gateway.routing.answer import Event
 from mesh.v1 import inference_pb2 as pb
@@ -27,7 +27,8 @@ _encode = msgspec.json.encode
 class AnswerEvents:
     """Renders one answer; subclasses say what a chunk looks like.
 
-    `include_usage`: as `stream_options.include_usage`; `logprobs`: one for each choice, if the client asked for them.
+    `include_usage` and `running_usage`: as `include_usage` and `continuous_usage_stats` of `stream_options`;
+    `logprobs`: one for each choice, if the client asked for them.
     """
 
     KIND: ClassVar[bytes]
@@ -47,6 +48,7 @@ class AnswerEvents:
         choices: int,
         *,
         include_usage: bool,
+        running_usage: bool = False,
         logprobs: Sequence[LogprobBuffer] | None = None,
     ) -> None:
         self._id = answer_id
@@ -55,10 +57,12 @@ class AnswerEvents:
         self._include_usage = include_usage
         self._choices = choices
         self._prefix = b""
+        self._first = self.FIRST
         self._heads: list[bytes] = []
         self._text_heads: list[bytes] = []
         self._tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
         self._text_end = self.CLOSE + b',"logprobs":null,"finish_reason":null}]' + self._tail
+        self._running = pb.Usage() if running_usage else None
         # Log probabilities, also of tokens whose text is held back.
         self._logprobs = logprobs
 
@@ -85,17 +89,22 @@ class AnswerEvents:
             _encode(self._model),
             _encode(system_fingerprint(event.fingerprint)),
         )
+        if self._running is not None:
+            self._running.prompt_tokens, self._running.cached_tokens = event.prompt_tokens, event.cached_tokens
+            self._note_usage(0)
         self._heads = [self._prefix + self.HEAD % index for index in range(self._choices)]
         self._text_heads = [head + self.TEXT for head in self._heads]
-        if self.FIRST:
+        if self._first:
             for head in self._heads:
-                parts += (head, self.FIRST, self._text_end)
+                parts += (head, self._first, self._text_end)
 
     def _delta(self, event: pb.Delta, parts: list[bytes]) -> None:
         text = event.text
         choice = event.choice
         if self._logprobs is not None:
             self._logprobs[choice].add(event.logprobs)
+        if self._running is not None:
+            self._note_usage(len(event.token_ids))
         if not text:
             return
         if self._logprobs is None:
@@ -115,19 +124,18 @@ class AnswerEvents:
 
     def _finished(self, event: pb.Finished, parts: list[bytes]) -> None:
         if self._include_usage:
-            parts += (self._prefix, b'],"usage":', _encode(usage(event.usage)), b"}\n\n")
+            parts += (self._prefix, b'],"usage":', _encode(self._usage(event.usage)), b"}\n\n")
         parts.append(DONE)
 
+    def _note_usage(self, tokens: int) -> None:
+        """Put the usage so far into the chunks to come."""
+        if self._running is not None:
+            self._running.completion_tokens += tokens
+            self._tail = b',"usage":%b}\n\n' % _encode(self._usage(self._running))
+            self._text_end = self.CLOSE + b',"logprobs":null,"finish_reason":null}]' + self._tail
 
-class ChatEvents(AnswerEvents):
-    """Chunks of a chat answer; the first of each choice gives the role."""
-
-    KIND = b"chat.completion.chunk"
-    HEAD = b'{"index":%d,"delta":{'
-    TEXT = b'"content":'
-    FIRST = b'"role":"assistant","content":"","refusal":null'
-    LAST = b""
-    CLOSE = b"}"
+    def _usage(self, counts: pb.Usage) -> Usage:
+        return usage(counts)
 
 
 class CompletionEvents(AnswerEvents):
@@ -151,11 +159,13 @@ def system_fingerprint(fingerprint: str) -> str:
     return "fp_" + fingerprint.rpartition(":")[2][:_FINGERPRINT_LENGTH]
 
 
-def usage(counts: pb.Usage) -> Usage:
-    """Token counts as OpenAI has them."""
+def usage(counts: pb.Usage, reasoning_tokens: int | None = None) -> Usage:
+    """Token counts as OpenAI has them; with those of the reasoning in the answers of chats."""
+    known = reasoning_tokens is not None
     return Usage(
         prompt_tokens=counts.prompt_tokens,
         completion_tokens=counts.completion_tokens,
         total_tokens=counts.prompt_tokens + counts.completion_tokens,
         prompt_tokens_details=PromptTokensDetails(cached_tokens=counts.cached_tokens),
+        completion_tokens_details=CompletionTokensDetails(reasoning_tokens) if known else msgspec.UNSET,
     )

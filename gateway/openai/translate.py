@@ -8,8 +8,11 @@ from typing import Any
 
 import msgspec
 
+from gateway.openai.chat_schema import ChatRequest
 from gateway.openai.completion_schema import CompletionRequest
-from gateway.openai.schema import INT64, ChatMessage, ChatRequest, GenerationRequest, stops
+from gateway.openai.messages import ChatMessage
+from gateway.openai.schema import INT64, GenerationRequest, stops
+from gateway.openai.tools import allowed, named
 from mesh.v1 import inference_pb2 as pb
 
 # What OpenAI's completion API generates if no length is asked for.
@@ -36,7 +39,37 @@ def to_generate(
         _add_message(wire.chat.messages.add(), message, own)
     if request.logprobs:
         wire.output.logprobs = request.top_logprobs or 0
+    _set_template(wire.chat, request)
+    _add_tools(wire.chat, request)
     return wire
+
+
+_MODES = {"auto": pb.ToolChoice.MODE_AUTO, "none": pb.ToolChoice.MODE_NONE, "required": pb.ToolChoice.MODE_REQUIRED}
+
+
+def _add_tools(wire: pb.ChatPrompt, request: ChatRequest) -> None:
+    may_call = allowed(request.tools, request.tool_choice)
+    for function in may_call.functions:
+        tool = wire.tools.add(name=function.name, description=function.description or "", strict=bool(function.strict))
+        if function.parameters is not None:
+            tool.parameters_json = _json(function.parameters)
+    if not may_call.functions:
+        return
+    name = named(request.tool_choice)
+    wire.tool_choice.mode = pb.ToolChoice.MODE_NAMED if name else _MODES[may_call.mode]
+    wire.tool_choice.name = name
+    wire.single_call = request.parallel_tool_calls is False
+
+
+def _set_template(wire: pb.ChatPrompt, request: ChatRequest) -> None:
+    """What the chat template is given besides messages and tools."""
+    if request.chat_template_kwargs:
+        wire.template_arguments.update(request.chat_template_kwargs)
+    if request.add_generation_prompt is not None:
+        wire.add_generation_prompt = request.add_generation_prompt
+    wire.continue_final_message = bool(request.continue_final_message)
+    wire.chat_template = request.chat_template or ""
+    wire.reasoning_effort = request.reasoning_effort or ""
 
 
 def to_generates(request: CompletionRequest, request_id: str, *, seed: int | None = None) -> list[pb.GenerateRequest]:
@@ -78,6 +111,7 @@ def _common(request: GenerationRequest, request_id: str, limit: int | None, seed
         wire.output.prompt_logprobs = request.prompt_logprobs
     if request.priority is not None:
         wire.priority = request.priority
+    wire.cache_salt = request.cache_salt or ""
     constraint = _constraint(request)
     if constraint is not None:
         wire.constraint.CopyFrom(constraint)
@@ -145,6 +179,8 @@ def _set_sampling(wire: pb.SamplingOptions, request: GenerationRequest) -> None:
     elif request.top_p is not None:
         wire.top_p = request.top_p
     wire.ignore_eos = bool(request.ignore_eos)
+    wire.keep_special_tokens = request.skip_special_tokens is False
+    wire.include_stop = bool(request.include_stop_str_in_output)
     wire.stop.extend(stops(request))
     wire.stop_token_ids.extend(request.stop_token_ids or ())
     for token, bias in (request.logit_bias or {}).items():

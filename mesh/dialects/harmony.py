@@ -74,7 +74,7 @@ def _target(source: Source, head: str, calls: bool, reasoning: bool) -> Callable
     thought = channel is not None and channel[1] == "analysis"
     if thought and not reasoning:
         return None
-    source.markup()
+    source.markup(Reasoning if thought else Content)
     return (lambda text: source.put(Reasoning, text)) if thought else _content(source)
 
 

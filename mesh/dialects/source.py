@@ -82,8 +82,14 @@ class Source:
             self._space = ""
         self._space += text[len(solid) :]
 
-    def markup(self) -> None:
-        """Here is markup: drop the white space on both sides."""
+    @property
+    def reasons(self) -> bool:
+        """Whether the text at hand is reasoning."""
+        return self._kind is Reasoning
+
+    def markup(self, kind: TextKind = Content) -> None:
+        """Here is markup, and text of this kind after it: drop the white space on both sides."""
+        self._kind = kind
         self._space = ""
         self._after_markup = True
 
@@ -194,6 +200,11 @@ class Reader:
         self._source = Source()
         self._parser = parse(self._source)
         next(self._parser, None)
+
+    @property
+    def reasons(self) -> bool:
+        """Whether the text after what was fed is, as far as is known, reasoning."""
+        return self._source.reasons
 
     def feed(self, text: str) -> list[Part]:
         """The parts that are known with this piece."""

@@ -61,11 +61,26 @@ class Tool:
 
 
 @dataclass(frozen=True, slots=True)
+class CallRule:
+    """What an answer must hold of calls: at least one if `required`, at most one if `single`, and if `name` is given no
+    call of another tool."""
+
+    required: bool = False
+    single: bool = False
+    name: str | None = None
+
+
+ANY_CALLS = CallRule()
+
+
+@dataclass(frozen=True, slots=True)
 class Chat:
     """A conversation to be rendered by the model's chat template (or by `chat_template`, jinja text)."""
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
+    call_rule: CallRule = ANY_CALLS
+    reasoning_effort: str | None = None
     template_arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
     add_generation_prompt: bool = True
     continue_final_message: bool = False

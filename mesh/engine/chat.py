@@ -127,6 +127,7 @@ class ChatRenderer:
     def _apply(
         self, messages: list[dict[str, Any]], template: str, chat: Chat, tools: list[dict[str, Any]] | None
     ) -> str:
+        variables = _variables(chat, template)
         return self._hf.apply_chat_template(
             messages,
             tools=tools,
@@ -134,7 +135,7 @@ class ChatRenderer:
             add_generation_prompt=chat.add_generation_prompt,
             continue_final_message=chat.continue_final_message,
             tokenize=False,
-            **chat.template_arguments,
+            **variables,
         )
 
     def _template(self, own: str | None, tools: list[dict[str, Any]] | None) -> str:
@@ -208,7 +209,35 @@ def _one_line(error: Exception) -> str:
 
 
 def _mentions_tools(template: str) -> bool:
-    return re.search(r"\btools\b", template) is not None
+    return _mentions(template, "tools")
+
+
+def _mentions(template: str, variable: str) -> bool:
+    return re.search(rf"\b{re.escape(variable)}\b", template) is not None
+
+
+# Variables by which templates switch reasoning on and off.
+_SWITCHES: Final = ("enable_thinking", "thinking")
+
+
+def _variables(chat: Chat, template: str) -> dict[str, Any]:
+    """The variables that a chat gives its template; raises unsupported for those that it does not read."""
+    for name in chat.template_arguments:
+        if not _mentions(template, name):
+            text = f"'template_arguments' (chat_template_kwargs) has '{name}', which the chat template does not read"
+            raise unsupported("template_arguments", text)
+    arguments, effort = dict(chat.template_arguments), chat.reasoning_effort
+    if effort is None:
+        return arguments
+    off = effort in ("none", "minimal")
+    switches = [name for name in _SWITCHES if _mentions(template, name)]
+    graded = _mentions(template, "reasoning_effort")
+    if not switches and not graded:
+        text = f"'reasoning_effort' ({effort}) cannot be used: the chat template reads no such setting"
+        raise unsupported("reasoning_effort", text)
+    if graded and not (switches and off):
+        arguments["reasoning_effort"] = effort
+    return {**dict.fromkeys(switches, not off), **arguments}
 
 
 def _tool(tool: Tool) -> dict[str, Any]:

@@ -159,6 +159,8 @@ class ScriptedOptions:
     (0: as fast as the event loop allows), each interval longer or shorter by up to the share `jitter` of it;
     `first_token_delay` stands for the prefill. Size: at most `slots` rows in a step, `max_waiting` rows in the queue.
 
+    Calls are the script's: what a request demands of them (`tool_choice`, `strict`) changes nothing.
+
     Faults: `refuse` all requests as overloaded; in each attempt of a request, after k tokens of a row, `fail_after`
     breaks the request, `stall_after` lets the row produce nothing any more, `crash_after` ends the process.
     """

@@ -19,6 +19,7 @@ from google.protobuf import json_format, struct_pb2
 
 from mesh.dialects import UNKNOWN
 from mesh.engine.base import (
+    CallRule,
     Chat,
     Constraint,
     Image,
@@ -44,6 +45,7 @@ MAX_LOGIT_BIASES = 1024
 MAX_LOGPROBS = 20
 MAX_TOOL_NAME = 64
 MAX_INPUTS = 2048
+EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 # Inclusive limits of the plain numbers in SamplingOptions; None stands for "above 0".
 _LIMITS: dict[str, tuple[float | None, float]] = {
@@ -128,6 +130,8 @@ def to_chat(wire: pb.ChatPrompt) -> Chat:
     return Chat(
         messages=tuple(_message(index, message) for index, message in enumerate(wire.messages)),
         tools=_tools(wire),
+        call_rule=_call_rule(wire),
+        reasoning_effort=_effort(wire.reasoning_effort),
         template_arguments=_struct(wire.template_arguments),
         add_generation_prompt=opens_turn and not wire.continue_final_message,
         continue_final_message=wire.continue_final_message,
@@ -254,9 +258,25 @@ def _tools(wire: pb.ChatPrompt) -> tuple[Tool, ...]:
         case pb.ToolChoice.MODE_NAMED if choice.name not in {tool.name for tool in tools}:
             raise invalid("tool_choice", f"'tool_choice' names '{choice.name}', which is not one of 'tools'")
         case pb.ToolChoice.MODE_REQUIRED | pb.ToolChoice.MODE_NAMED:
-            raise unsupported("tool_choice", "'tool_choice' can be auto or none here: forced calls are not supported")
+            if not tools:
+                raise invalid("tool_choice", "'tool_choice' demands a call, but there are no 'tools'")
+            return tools
         case _:
             raise invalid("tool_choice", f"'tool_choice' has the unknown mode {choice.mode}")
+
+
+def _call_rule(wire: pb.ChatPrompt) -> CallRule:
+    mode = wire.tool_choice.mode
+    named = mode == pb.ToolChoice.MODE_NAMED
+    required = named or mode == pb.ToolChoice.MODE_REQUIRED
+    return CallRule(required, wire.single_call, wire.tool_choice.name if named else None)
+
+
+def _effort(given: str) -> str | None:
+    if given and given not in EFFORTS:
+        text = f"'reasoning_effort' must be one of {', '.join(EFFORTS)}, not '{given[:64]}'"
+        raise invalid("reasoning_effort", text)
+    return given or None
 
 
 def _tool(index: int, wire: pb.Tool) -> Tool:

@@ -53,13 +53,14 @@ def text_of_tokens(tokens: Sequence[int], padding: int = 0) -> str:
 class Row:
     """One stream on one session."""
 
-    def __init__(self, start: pb.StreamStart, default_length: int, padding: int) -> None:
+    def __init__(self, start: pb.StreamStart, default_length: int, padding: int, script: Sequence[str] = ()) -> None:
         self.padding = padding
+        self.script = script
         sampling = start.request.sampling
         self.id = start.stream_id
         self.request = start.request
         self.length = sampling.max_tokens if sampling.HasField("max_tokens") else default_length
-        self.natural_end = {1: SECOND_CHOICE_ENDS}
+        self.natural_end = dict.fromkeys(range(128), len(script)) if script else {1: SECOND_CHOICE_ENDS}
         self.credit = start.credit if start.HasField("credit") else None
         self.seed = sampling.seed
         count = sampling.n or 1
@@ -93,7 +94,7 @@ class Row:
         return events
 
     def _word(self, token: int) -> str:
-        return word(token, self.padding)
+        return self.script[token] if self.script else word(token, self.padding)
 
     def _advance(self, choice: int, tokens: list[int]) -> list[pb.StreamEvent]:
         events: list[pb.StreamEvent] = []
@@ -104,7 +105,7 @@ class Row:
                     return []
                 self.credit -= 1
             position = len(tokens)
-            token = token_at(self.seed, choice, position)
+            token = position if self.script else token_at(self.seed, choice, position)
             held = position % 3 == 2
             text = self._word(token)
             if position and position % 3 == 0:
@@ -121,7 +122,8 @@ class Row:
                 release = pb.Delta(choice=choice, text=self._word(tokens[-1]))
                 events.append(pb.StreamEvent(stream_id=self.id, delta=release))
             self.finished[choice] = True
-            reason = pb.FINISH_REASON_LENGTH if len(tokens) >= self.length else pb.FINISH_REASON_STOP
+            natural = len(tokens) < self.length or len(tokens) == len(self.script)
+            reason = pb.FINISH_REASON_STOP if natural else pb.FINISH_REASON_LENGTH
             finished = pb.ChoiceFinished(choice=choice, reason=reason, tokens=len(tokens))
             events.append(pb.StreamEvent(stream_id=self.id, choice_finished=finished))
         return events
@@ -161,6 +163,8 @@ class FakeWorker(pb_grpc.InferenceServiceServicer):
         self.refusal: MeshError | None = None
         self.stop_after: int | None = None  # stands still once a row has so many tokens
         self.cached = 0
+        self.script: Sequence[str] = ()  # the texts of its tokens, if they are not made up
+        self.markup: pb.Markup | None = None  # how it says that these mark calls and reasoning
         self.answers_as = fingerprint  # unlike what the registry says, if a test so wishes
         self.withheld: set[str] = set()  # kinds of events that it never sends
         # What it makes of the events of a row in a step.
@@ -245,7 +249,7 @@ class FakeWorker(pb_grpc.InferenceServiceServicer):
                     )
                     failures.append(pb.StreamEvent(stream_id=start.stream_id, failed=failed))
                     return
-                row = mine[start.stream_id] = Row(start, self.length, self.padding)
+                row = mine[start.stream_id] = Row(start, len(self.script) or self.length, self.padding, self.script)
                 self.rows[id(row)] = row
             case "cancel":
                 self.cancels.append(command.cancel.stream_id)
@@ -288,6 +292,10 @@ class FakeWorker(pb_grpc.InferenceServiceServicer):
             events = row.step(self.answers_as, self.cached)
             if self.text_only:
                 _without_tokens(events)
+            if self.markup is not None and row.request.output.markup:
+                for event in events:
+                    if event.HasField("started"):
+                        event.started.markup.CopyFrom(self.markup)
             events = [event for event in events if event.WhichOneof("event") not in self.withheld]
             message.events.extend(self.alter(row, events))
             if all(row.finished):

@@ -13,7 +13,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mesh.dialects import Dialect
-from mesh.engine.base import Chat, Image, Message, ModelInfo, Progress, Request, Sampling, Text, Tokens, Tool, ToolCall
+from mesh.engine.base import (
+    CallRule,
+    Chat,
+    Image,
+    Message,
+    ModelInfo,
+    Progress,
+    Request,
+    Sampling,
+    Text,
+    Tokens,
+    Tool,
+    ToolCall,
+)
 from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import inference_pb2 as pb
 from mesh.worker.convert import find_model, to_chat, to_embed_inputs, to_request
@@ -307,17 +320,19 @@ def test_conversations_are_checked(fields: dict[str, Any], param: str):
     assert caught.value.param == param
 
 
-def test_tool_choice_none_hides_the_tools_and_a_forced_call_is_refused():
+def test_tool_choice_says_what_an_answer_must_hold_of_calls():
     tool = pb.Tool(name="f")
-    assert len(_chat(tools=[tool]).tools) == 1
-    assert _chat(tools=[tool], tool_choice=pb.ToolChoice(mode=pb.ToolChoice.MODE_NONE)).tools == ()
-    for choice in (
-        pb.ToolChoice(mode=pb.ToolChoice.MODE_REQUIRED),
-        pb.ToolChoice(mode=pb.ToolChoice.MODE_NAMED, name="f"),
-    ):
+    modes = pb.ToolChoice
+    assert _chat(tools=[tool]).call_rule == CallRule()
+    assert _chat(tools=[tool], tool_choice=pb.ToolChoice(mode=modes.MODE_NONE)).tools == ()
+    required = _chat(tools=[tool], tool_choice=pb.ToolChoice(mode=modes.MODE_REQUIRED), single_call=True)
+    assert required.call_rule == CallRule(required=True, single=True)
+    named = _chat(tools=[tool], tool_choice=pb.ToolChoice(mode=modes.MODE_NAMED, name="f"))
+    assert named.call_rule == CallRule(required=True, name="f")
+    for choice in (pb.ToolChoice(mode=modes.MODE_REQUIRED), pb.ToolChoice(mode=modes.MODE_NAMED, name="f")):
         with pytest.raises(MeshError) as caught:
-            _chat(tools=[tool], tool_choice=choice)
-        assert (caught.value.kind, caught.value.param) == (ErrorKind.UNSUPPORTED, "tool_choice")
+            _chat(tool_choice=choice)
+        assert (caught.value.kind, caught.value.param) == (ErrorKind.INVALID_REQUEST, "tool_choice")
 
 
 def test_models_are_found_by_name_or_alone():

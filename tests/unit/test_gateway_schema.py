@@ -9,10 +9,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.openai.schema import ChatRequest, parse_chat
+from gateway.openai.chat_schema import ChatRequest, parse_chat
 from mesh.errors import ErrorKind, MeshError
 
 MINIMAL: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
 FIELDS = sorted(ChatRequest.__struct_fields__)
 
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
@@ -130,6 +131,23 @@ def test_a_value_out_of_range_is_refused_with_field_limits_and_value(
         ({"metadata": {str(index): "" for index in range(17)}}, "metadata"),
         ({"temprature": 1}, "temprature"),
         ({"guided_json": "{}"}, "guided_json"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": list[Any]()}, "tools"),
+        ({"tools": [TOOL] * 129}, "tools"),
+        ({"tools": [TOOL, TOOL]}, "tools[1].function.name"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": list[Any]()}}]},
+            "tools[0].function.parameters",
+        ),
+        ({"tool_choice": "auto"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": "any"}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
+        ({"tools": [TOOL], "tool_choice": {"type": "function"}}, "tool_choice.function"),
+        ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice.allowed_tools"),
+        ({"tools": [TOOL], "tool_choice": "required", "response_format": {"type": "json_object"}}, "tool_choice"),
+        ({"reasoning_effort": "much"}, "reasoning_effort"),
+        ({"continue_final_message": True}, "continue_final_message"),
     ],
 )
 def test_a_mistake_is_refused_with_its_field(fields: dict[str, Any], param: str) -> None:
@@ -141,11 +159,9 @@ def test_a_mistake_is_refused_with_its_field(fields: dict[str, Any], param: str)
 @pytest.mark.parametrize(
     "fields",
     [
-        {"tools": [{"type": "function"}]},
-        {"tools": []},
-        {"tool_choice": "auto"},
         {"functions": []},
-        {"reasoning_effort": "low"},
+        {"function_call": "auto"},
+        {"verbosity": "high"},
         {"audio": {}},
         {"store": True},
         {"service_tier": "flex"},

@@ -8,12 +8,14 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.openai.collect import ChatCollector
+from gateway.openai.chat_collect import ChatCollector
+from gateway.openai.chat_events import ChatEvents
 from gateway.openai.logprobs import ChatLogprobs
-from gateway.openai.sse import ChatEvents
+from gateway.openai.parts import PartOptions
 from gateway.routing.answer import Event
 from mesh.v1 import inference_pb2 as pb
 
+PLAIN: dict[str, Any] = {"options": PartOptions(None, reasoned=False, hidden=False), "reasoning_fields": ()}
 STARTED = pb.Started(prompt_tokens=5, cached_tokens=2, fingerprint="sha256:0123456789abcdef")
 FINISHED = pb.Finished(usage=pb.Usage(prompt_tokens=5, completion_tokens=4, cached_tokens=2))
 
@@ -37,7 +39,7 @@ def events(raw: bytes) -> list[Any]:
 
 def render(*given_: Event, usage: bool = False, choices: int = 1, logprobs: bool = False) -> list[Any]:
     buffers = [ChatLogprobs() for _ in range(choices)] if logprobs else None
-    chunks = ChatEvents("id-1", 123, 'm"x', choices, include_usage=usage, logprobs=buffers)
+    chunks = ChatEvents("id-1", 123, 'm"x', choices, include_usage=usage, logprobs=buffers, **PLAIN)
     return events(chunks.render(given_))
 
 
@@ -81,6 +83,7 @@ def test_usage_is_null_until_its_own_event() -> None:
         "completion_tokens": 4,
         "total_tokens": 9,
         "prompt_tokens_details": {"cached_tokens": 2},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
     assert found[3] == "[DONE]"
     assert "usage" not in render(STARTED)[0]
@@ -103,7 +106,7 @@ def test_log_probabilities_of_held_back_text_come_with_the_text() -> None:
 
 
 def test_in_one_piece_it_is_the_same_answer() -> None:
-    collector = ChatCollector("id-1", 123, "m", 2, logprobs=[ChatLogprobs(), ChatLogprobs()])
+    collector = ChatCollector("id-1", 123, "m", 2, logprobs=[ChatLogprobs(), ChatLogprobs()], **PLAIN)
     collector.add([STARTED, pb.Delta(choice=1, text="b", token_ids=[1], logprobs=[logprob(b"b")]), ended(1)])
     collector.add([pb.Delta(choice=0, text="a", token_ids=[1]), ended(0, pb.FINISH_REASON_LENGTH), FINISHED])
     answer = collector.answer()

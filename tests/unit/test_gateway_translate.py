@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from gateway.openai.schema import parse_chat
+from gateway.openai.chat_schema import parse_chat
 from gateway.openai.translate import to_generate
 from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import inference_pb2 as pb

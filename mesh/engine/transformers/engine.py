@@ -24,6 +24,7 @@ from mesh.engine.base import (
     Tokens,
 )
 from mesh.engine.best_of import BestOfTracker, generated, picks
+from mesh.engine.calls import refuse_call_rule
 from mesh.engine.chat import with_template_stops
 from mesh.engine.constraint import Grammars, Matcher
 from mesh.engine.output import OutputTracker, check_token_ids
@@ -149,6 +150,7 @@ class TransformersEngine(Engine):
         arrived = time.monotonic()
         if "completion" not in served.info.capabilities:
             raise unsupported("model", f"model '{served.info.name}' embeds texts and does not generate any")
+        refuse_call_rule(request.prompt)
         self._refuse_overload(generated(request).sampling.n)
         check_token_ids(request.sampling, served.info.vocab_size)
         _check_resume(request, served.token_limit)

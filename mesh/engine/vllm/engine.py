@@ -28,6 +28,7 @@ from mesh.engine.base import (
     Text,
     Tokens,
 )
+from mesh.engine.calls import refuse_call_rule
 from mesh.engine.chat import with_template_stops
 from mesh.engine.output import OutputTracker, check_token_ids
 from mesh.engine.steps import Steps
@@ -152,6 +153,7 @@ class VllmEngine(Engine):
         arrived = time.monotonic()
         side, info = self._serving(request.model)
         check(request)
+        refuse_call_rule(request.prompt)
         check_token_ids(request.sampling, info.vocab_size)
         _check_resume(request, info.vocab_size)
         self._refuse_overload(request.sampling.n)
