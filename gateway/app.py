@@ -121,4 +121,6 @@ async def _after_request(response: Response) -> Response:
     exchange.status = response.status_code
     exchange.finished = not exchange.streamed or response.status_code != 200
     response.headers["x-request-id"] = exchange.request_id
+    if exchange.trail and exchange.finished:
+        response.headers["x-mesh-trace"] = exchange.trail.decode()
     return response

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from gateway import errors
+from gateway.routing.trail import Attempt, shown
 from mesh.errors import ErrorKind, MeshError, deadline_passed
 from mesh.log import bind_request_id, kv
 from mesh.metrics import GatewayMetrics
@@ -62,6 +63,11 @@ class Work(Protocol):
     @property
     def resumes(self) -> int:
         """Times that it went on elsewhere."""
+        ...
+
+    @property
+    def trail(self) -> list[Attempt]:
+        """The workers that were asked, and what came from each."""
         ...
 
     @property
@@ -130,6 +136,7 @@ class Exchange:
         self.cache_scope = ""  # who shares its cached prefixes; everybody if empty
         self.permit: Permit | None = None  # None without keys
         self.streamed = False
+        self.traced = (b"x-mesh-trace", b"1") in scope["headers"]  # wants to know which worker did what
         self.status = CLIENT_CLOSED
         self.error = ""
         self.generation: Work | None = None
@@ -154,6 +161,11 @@ class Exchange:
     def _expire(self, seconds: float) -> None:
         if self.generation is not None:
             self.generation.abort(deadline_passed(seconds))
+
+    @property
+    def trail(self) -> bytes:
+        """For the client that asked for it, which worker produced which tokens; empty for others."""
+        return shown(self.generation.trail) if self.traced and self.generation is not None else b""
 
     @property
     def spent(self) -> int:

@@ -141,4 +141,6 @@ async def _body(
         failure = errors.answer(error)
         exchange.error = failure.code
         yield errors.event(failure)
+    if exchange.trail:
+        yield b": x-mesh-trace %b\n\n" % exchange.trail  # a comment, which clients skip
     exchange.finished = True

@@ -24,6 +24,7 @@ from gateway.routing.dispatch import Dispatch
 from gateway.routing.placement import Placement
 from gateway.routing.prefix import Prompt
 from gateway.routing.session import Session, Stream, Trouble
+from gateway.routing.trail import Attempt, Trail
 from mesh.errors import ErrorKind, MeshError
 from mesh.log import kv
 from mesh.v1 import inference_pb2 as pb
@@ -75,6 +76,7 @@ class Generation:
         self._cause: Trouble | None = None
         self._error: Exception | None = None
         self._reader: Reader | None = None
+        self._trail = Trail()
         self._closed = False
 
     @property
@@ -86,6 +88,13 @@ class Generation:
     def started(self) -> pb.Started | None:
         """The facts about the prompt, once they are known."""
         return self._answer.started
+
+    @property
+    def trail(self) -> list[Attempt]:
+        """Its attempts so far."""
+        if self._stream is not None:
+            self._trail.end("finished" if self.done else "running", self.completion_tokens)
+        return self._trail.attempts
 
     @property
     def done(self) -> bool:
@@ -170,6 +179,7 @@ class Generation:
         stream = session.start(request, rows=self._answer.open_rows, credit=self._credit, tokens=self._prompt.tokens)
         stream.take_at_once = self._take_at_once
         self._stream = stream
+        self._trail.begin(session, self.completion_tokens)
         if self._cause is not None:
             self._note_move(session)
         return stream
@@ -211,6 +221,7 @@ class Generation:
         stream, self._stream = self._stream, None
         if stream is not None:
             stream.close()
+            self._trail.end(outcome, self.completion_tokens)
             self._dispatch.metrics.attempts.labels(self.model, outcome).inc()
 
     def _leave(self, stream: Stream, cause: Trouble, error: MeshError) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from gateway.routing.answer import Event
 from gateway.routing.generation import Generation
+from gateway.routing.trail import Attempt
 from mesh.errors import MeshError
 from mesh.v1 import inference_pb2 as pb
 
@@ -40,6 +41,11 @@ class GenerationGroup:
     def attempts(self) -> int:
         """Attempts of all members."""
         return sum(member.attempts for member in self._members)
+
+    @property
+    def trail(self) -> list[Attempt]:
+        """Attempts of all members, prompt by prompt."""
+        return [attempt for member in self._members for attempt in member.trail]
 
     @property
     def resumes(self) -> int:

@@ -13,6 +13,7 @@ from gateway.routing.dispatch import Dispatch
 from gateway.routing.placement import Placement
 from gateway.routing.prefix import Prompt
 from gateway.routing.session import Session
+from gateway.routing.trail import Attempt, Trail
 from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import inference_pb2 as pb
 
@@ -35,6 +36,12 @@ class EmbedCall:
         self._placement = Placement(Prompt(request), dispatch, _NEEDS, self._live)
         self._task: asyncio.Task[pb.EmbedResponse] | None = None
         self._error: MeshError | None = None
+        self._trail = Trail()
+
+    @property
+    def trail(self) -> list[Attempt]:
+        """Its attempts so far; they produce no tokens."""
+        return self._trail.attempts
 
     @property
     def model(self) -> str:
@@ -77,13 +84,16 @@ class EmbedCall:
             session = await self._placement.choose()
             self._placement.progress()
             self.attempts += 1
+            self._trail.begin(session, 0)
             try:
                 response = await session.embed(self._request, timeout=self._dispatch.embed_timeout)
             except MeshError as error:
                 metrics.attempts.labels(self.model, error.code).inc()
+                self._trail.end(error.code, 0)
                 self._leave(session, error)
             else:
                 metrics.attempts.labels(self.model, "finished").inc()
+                self._trail.end("finished", 0)
                 return response
 
     def _leave(self, session: Session, error: MeshError) -> None:
