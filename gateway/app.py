@@ -26,6 +26,7 @@ from gateway.routing.directory import Directory
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.hold import HoldQueue
 from gateway.routing.pace import StallLimits
+from gateway.routing.quarantine import Quarantine
 from mesh.metrics import GatewayMetrics
 
 
@@ -65,6 +66,7 @@ def make_dispatch(config: GatewayConfig, directory: Directory, balancer: Balance
         hold=HoldQueue(limit=config.hold_limit, timeout=config.hold_timeout, metrics=metrics),
         metrics=metrics,
         balancer=balancer,
+        quarantine=Quarantine(after=config.quarantine_after, seconds=config.quarantine_seconds),
         max_attempts=config.max_attempts,
         credit=config.credit,
         stall_ceiling=config.stall_ceiling,

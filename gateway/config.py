@@ -107,6 +107,14 @@ class GatewayConfig:
     max_attempts: int = option(
         4, "Most attempts of a request beyond the first one; those because of draining do not count.", low=0
     )
+    quarantine_after: int = option(
+        2,
+        "Workers that may die with a request before it is refused instead of given to another one; 0 is no limit.",
+        low=0,
+    )
+    quarantine_seconds: float = option(
+        600.0, "Seconds that the content of such a request is refused, whoever sends it.", low=0
+    )
     stall_factor: float = option(
         20.0, "A worker that stands still for so many of its own mean step times is taken for frozen.", low=1
     )

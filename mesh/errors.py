@@ -18,6 +18,7 @@
     wrong_worker             FAILED_PRECONDITION   502  yes
     wrong_model              FAILED_PRECONDITION   502  yes
     protocol_error           INTERNAL              502  yes
+    request_quarantined      FAILED_PRECONDITION   422  no
     no_worker                UNAVAILABLE           503  no
     deadline_exceeded        DEADLINE_EXCEEDED     504  no
     taken_over               ABORTED               409  no
@@ -67,6 +68,7 @@ class ErrorKind(Enum):
     WRONG_WORKER = ErrorSpec("wrong_worker", "FAILED_PRECONDITION", 502, "server_error", retry_elsewhere=True)
     WRONG_MODEL = ErrorSpec("wrong_model", "FAILED_PRECONDITION", 502, "server_error", retry_elsewhere=True)
     PROTOCOL_ERROR = ErrorSpec("protocol_error", "INTERNAL", 502, "server_error", retry_elsewhere=True)
+    QUARANTINED = ErrorSpec("request_quarantined", "FAILED_PRECONDITION", 422, "invalid_request_error")
     NO_WORKER = ErrorSpec("no_worker", "UNAVAILABLE", 503, "server_error")
     DEADLINE_EXCEEDED = ErrorSpec("deadline_exceeded", "DEADLINE_EXCEEDED", 504, "server_error")
     TAKEN_OVER = ErrorSpec("taken_over", "ABORTED", 409, "invalid_request_error")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gateway.routing.balancer import Balancer
 from gateway.routing.directory import Directory
 from gateway.routing.hold import HoldQueue
+from gateway.routing.quarantine import Quarantine
 from mesh.metrics import GatewayMetrics
 
 
@@ -18,6 +19,7 @@ class Dispatch:
     hold: HoldQueue
     metrics: GatewayMetrics
     balancer: Balancer
+    quarantine: Quarantine
     max_attempts: int
     credit: int
     stall_ceiling: float

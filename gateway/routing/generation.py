@@ -23,6 +23,7 @@ from gateway.routing.claim import Claim
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.placement import Placement
 from gateway.routing.prefix import Prompt
+from gateway.routing.quarantine import PROVEN_TOKENS, Suspicion
 from gateway.routing.session import Session, Stream, Trouble
 from gateway.routing.trail import Attempt, Trail
 from mesh.errors import ErrorKind, MeshError
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 # However many choices share a credit, it must not stop the worker before news of the reader can arrive.
 _LEAST_STEPS_AHEAD = 16
+# After these the worker may be dead.
+_DEATHS = frozenset({Trouble.LOST, Trouble.SILENT, Trouble.STALLED})
 _RESUME = frozenset({pb.CAPABILITY_RESUME})
 
 
@@ -69,6 +72,7 @@ class Generation:
         self._needs = needs(request)
         self._prompt = Prompt(request)
         self._placement = Placement(self._prompt, dispatch, self._needs, self._live)
+        self._suspicion = Suspicion(request, dispatch.quarantine, dispatch.directory)
         self._stream: Stream | None = None
         self._read = 0
         self._undelivered = 0
@@ -163,6 +167,7 @@ class Generation:
         """End it, whatever its state: the worker is told within the same moment."""
         if not self._closed:
             self._closed = True
+            self._suspicion.clear()
             self._end_attempt("finished" if self.done else "failed" if self._error is not None else "cancelled")
 
     # Attempts
@@ -170,6 +175,9 @@ class Generation:
     async def _begin(self) -> Stream:
         """Start an attempt on a worker; waits for one if need be."""
         self._claim.check()
+        if not self.attempts:
+            self._dispatch.quarantine.check(self._request)
+        await self._suspicion.judge()
         session = await self._placement.choose()
         request = self._attempt_request() if self.started is not None else self._request
         self._claim.limit(request)
@@ -178,6 +186,7 @@ class Generation:
         self._answer.begin_attempt(self._fingerprint(session))
         stream = session.start(request, rows=self._answer.open_rows, credit=self._credit, tokens=self._prompt.tokens)
         stream.take_at_once = self._take_at_once
+        stream.strikes = self._suspicion.count
         self._stream = stream
         self._trail.begin(session, self.completion_tokens)
         if self._cause is not None:
@@ -208,7 +217,8 @@ class Generation:
             return ()
         fingerprint = answer.started.fingerprint if answer.started is not None else ""
         wanted = self._needs | _RESUME if answer.resumable_only else self._needs
-        return self._dispatch.directory.live(self.model, fingerprint=fingerprint, needs=wanted)
+        live = self._dispatch.directory.live(self.model, fingerprint=fingerprint, needs=wanted)
+        return self._suspicion.places(live)
 
     def _fingerprint(self, session: Session) -> str:
         """The model that an attempt there must answer with: the one that has begun, or the one that is registered."""
@@ -230,6 +240,9 @@ class Generation:
         self._placement.left(stream.session, error, refused=refused)
         if not refused and cause is not Trouble.DRAINING:
             self._placement.avoid(stream.session)
+        broken_down = error.kind is ErrorKind.ENGINE_FAILED and stream.session.draining
+        if cause in _DEATHS or broken_down:
+            self._suspicion.strike(stream)
         self._end_attempt(error.code if refused else cause.value)
         self._cause = cause
         if self._answer.pinned:
@@ -267,8 +280,8 @@ class Generation:
         self._read += taken
         if stream.credit is not None:
             stream.credit -= taken
-        if taken and not stream.flowing:
-            stream.flowing = self._answer.steady
+        if taken and not stream.proven:
+            self._prove(stream, taken)
         if events:
             if not self._placement.begun and self.started is not None:
                 self._dispatch.balancer.started(self._prompt, self.started)
@@ -277,6 +290,13 @@ class Generation:
         if stream.session.draining and not stream.ended and self._stream is stream:
             self._look_for_trouble(stream)
         return events
+
+    def _prove(self, stream: Stream, taken: int) -> None:
+        stream.flowing = self._answer.steady
+        stream.tokens += taken
+        if stream.tokens >= PROVEN_TOKENS:
+            stream.proven = True
+            self._suspicion.clear()
 
     def _take_at_once(self) -> bool:
         """The hottest path: tokens go to the reader in the call that received them. All else is left to `next`."""

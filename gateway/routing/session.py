@@ -81,8 +81,11 @@ class Stream:
         "id",
         "lost",
         "pace",
+        "proven",
         "rows",
+        "strikes",
         "take_at_once",
+        "tokens",
         "tokens",
     )
 
@@ -102,6 +105,11 @@ class Stream:
         self.confirmed = False
         # It has had tokens, and is to get some with every step of the worker; set by the owner.
         self.flowing = False
+        # Workers that have died with its request before, tokens that it has had here, and whether these prove that it
+        # is harmless; set by the owner.
+        self.strikes = 0
+        self.tokens = 0
+        self.proven = False
         # The mean time between its events, in seconds, from the first one on.
         self.pace: float | None = None
         self.active_at = clock.now()
@@ -210,6 +218,10 @@ class Session:
         self.stalled = False
         self.draining = False
         self.retired = False
+        # It was open, and nobody answers at its address any more.
+        self.gone = False
+        # When it last died or froze: whether rows of others were there.
+        self.had_foreign_rows = False
         self.load = pb.WorkerLoad()
         # Of the load: rows in any state, and tokens in flight and queued. Policies read them for all workers at once.
         self.rows = self.tokens = 0
@@ -231,6 +243,8 @@ class Session:
         self._heard_at = 0.0
         self._pace = Pace(0.0, limits)
         self._complained = False
+        # Streams that were unproven when it last died or froze, with their strikes before.
+        self._suspects: dict[int, int] = {}
 
     @property
     def live(self) -> bool:
@@ -310,6 +324,20 @@ class Session:
             return Trouble.DRAINING, 0.0
         return None
 
+    def rivals(self, stream: Stream) -> int:
+        """How many other streams were as suspicious as this one when the worker last died or froze."""
+        return sum(strikes >= stream.strikes for other, strikes in self._suspects.items() if other != stream.id)
+
+    def has_suspect(self, strikes: int) -> bool:
+        """Whether a stream is here whose request has so many strikes, and has not come further yet."""
+        return any(stream.strikes >= strikes and not stream.proven for stream in self._streams.values())
+
+    def _note_suspects(self) -> None:
+        streams = self._streams.values()
+        self._suspects = {stream.id: stream.strikes for stream in streams if not stream.proven}
+        rows = self.load.running + self.load.waiting + self.load.paused
+        self.had_foreign_rows = rows > sum(stream.rows for stream in streams)
+
     def _standstill(self, stream: Stream, now: float) -> tuple[Trouble, float] | None:
         """The worker makes no steps, although it has work."""
         still = now - max(self._pace.stepped_at, stream.active_at)
@@ -350,6 +378,7 @@ class Session:
         """Connect, serve, and connect again after a growing pause, until cancelled."""
         backoff = Backoff()
         while True:
+            epoch = self.epoch
             try:
                 await self._connect()
                 self._complain("the worker ended the session")
@@ -357,6 +386,9 @@ class Session:
                 self._complain(error.message)
             except Exception:
                 log.exception("a session broke", extra=self._facts())
+            if epoch and self.epoch == epoch and not self.gone:
+                self.gone = True
+                self._on_change()
             if self.epoch and clock.now() - self._heard_at < OPEN_LIMIT_SECONDS:
                 backoff.reset()
             await asyncio.sleep(backoff.next())
@@ -402,7 +434,7 @@ class Session:
         now = clock.now()
         self.heartbeat = opened.heartbeat or _DEFAULT_HEARTBEAT
         self.epoch = next(_epochs)
-        self.open, self.silent, self.stalled = True, False, False
+        self.open, self.silent, self.stalled, self.gone = True, False, False, False
         self.draining = self.retired or message.draining
         self.unconfirmed = self.unconfirmed_tokens = 0
         self._outbox = outbox
@@ -459,6 +491,8 @@ class Session:
 
     def _closed(self) -> None:
         """The connection is gone, and all streams with it."""
+        if self.open:
+            self._note_suspects()
         was_open, self.open, self._outbox, self._stub = self.open, False, None, None
         streams, self._streams = list(self._streams.values()), {}
         self.unconfirmed = self.unconfirmed_tokens = 0
@@ -483,6 +517,7 @@ class Session:
         self._pace.forgive(late)
         if not self.silent and now - self._heard_at > self.heartbeat:
             self.silent = True
+            self._note_suspects()
             log.warning("worker is silent", extra=self._facts(seconds=round(now - self._heard_at, 2)))
             self._on_change()
         for stream in list(self._streams.values()):
@@ -491,6 +526,7 @@ class Session:
             if found is not None:
                 if found[0] is Trouble.STALLED and not self.stalled:
                     self.stalled = True
+                    self._note_suspects()
                     log.warning("worker stands still", extra=self._facts(seconds=round(found[1], 2)))
                     self._on_change()
                 stream.wake()
