@@ -187,13 +187,11 @@ async def test_without_credit_nothing_is_read() -> None:
         await rig.engine.submit(wanted)
         await eventually(lambda: rig.engine.load().paused == 1)
         await eventually(lambda: provider.sent > 3 * size)
-        before = provider.sent
         # Longer than the limit of silence, which is the provider's and not the reader's.
         with pytest.raises(AssertionError):
             await eventually(lambda: rig.ended(wanted.key) or len(rig.text(wanted.key)) > 2 * size, within=0.8)
         assert len(rig.text(wanted.key)) == 2 * size
-        assert provider.sent < size * count / 2
-        assert provider.sent - before <= 20 * size
+        assert provider.sent < size * count / 2  # what the sockets' buffers hold
         rig.engine.grant(wanted.key, count)
         await eventually(lambda: rig.ended(wanted.key), within=20)
         assert len(rig.text(wanted.key)) == size * count
