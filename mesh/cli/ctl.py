@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -14,12 +13,13 @@ from rich.table import Table
 
 from mesh import wire
 from mesh.cli import keys
+from mesh.cli.admin import RegistryConfig, admin
 from mesh.cli.etcd import EtcdFlags
 from mesh.cli.show import show
+from mesh.cli.top import TopConfig, top
 from mesh.cli.workers import list_workers
 from mesh.config import fail, option, parse
 from mesh.errors import MeshError, invalid
-from mesh.join import CallProof, JoinToken
 from mesh.v1 import admin_pb2, admin_pb2_grpc, registry_pb2
 
 _PROG = "mesh ctl"
@@ -30,18 +30,6 @@ _COUNTERS = (
     *("live_streams", "live_sessions", "streams_started", "streams_finished"),
     *("streams_cancelled", "streams_failed", "session_messages"),
 )
-
-
-@dataclass(frozen=True)
-class RegistryConfig(EtcdFlags):
-    """List the workers in the registry."""
-
-    tls_ca: Path | None = option(None, "PEM file of the authority of the workers' certificates.")
-    tls_cert: Path | None = option(None, "PEM file of the certificate to present to workers.")
-    tls_key: Path | None = option(None, "PEM file of that certificate's key.")
-    join_token: str | None = option(
-        None, "Secret that the mesh's gateways and workers share; better given by the environment.", secret=True
-    )
 
 
 @dataclass(frozen=True)
@@ -140,6 +128,7 @@ def main(argv: Sequence[str]) -> int:
         "workers": (RegistryConfig, _workers),
         "stats": (StatsConfig, _stats),
         "drain": (DrainConfig, _drain),
+        "top": (TopConfig, top),
         "adapters list": (AdaptersConfig, _list_adapters),
         "adapters load": (LoadAdapterConfig, _load_adapter),
         "adapters unload": (UnloadAdapterConfig, _unload_adapter),
@@ -161,6 +150,8 @@ def main(argv: Sequence[str]) -> int:
         fail(prog, "a worker must be named: its id in the registry, or its host:port")
     try:
         asyncio.run(command(config))
+    except KeyboardInterrupt:
+        return 0
     except MeshError as error:
         fail(prog, error.message)
     return 0
@@ -168,11 +159,9 @@ def main(argv: Sequence[str]) -> int:
 
 async def _ask(config: StatsConfig, call: Callable[[admin_pb2_grpc.AdminServiceStub], Any]) -> Any:
     address = await _address(config)
-    tls = wire.Tls(config.tls_ca, config.tls_cert, config.tls_key)
-    proofs = [CallProof(JoinToken(config.join_token))] if config.join_token is not None else []
-    async with wire.channel(address, tls=tls if tls != wire.Tls() else None, interceptors=proofs) as channel:
+    async with admin(config, address) as service:
         try:
-            return await call(admin_pb2_grpc.AdminServiceStub(channel))
+            return await call(service)
         except grpc.aio.AioRpcError as error:
             raise MeshError(
                 wire.from_rpc_error(error).kind, f"worker '{config.worker}' at {address}: {error.details()}"

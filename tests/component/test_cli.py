@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import signal
@@ -44,7 +45,7 @@ def run(*argv: str, given: str = "") -> subprocess.CompletedProcess[str]:
 class Terminal:
     """`mesh ARGV` with a terminal in front of it."""
 
-    def __init__(self, *argv: str) -> None:
+    def __init__(self, *argv: str, kind: str = "dumb") -> None:
         self._ours, theirs = pty.openpty()
         os.set_blocking(self._ours, False)
         self._process = subprocess.Popen(
@@ -54,7 +55,7 @@ class Terminal:
             stderr=theirs,
             cwd=ROOT,
             start_new_session=True,
-            env={**os.environ, "TERM": "dumb"},
+            env={**os.environ, "TERM": kind, "COLUMNS": "120"},
         )
         os.close(theirs)
         self.screen = ""
@@ -176,6 +177,33 @@ def test_ctl_shows_counters(mesh: Mesh, by_address: bool):
     assert int(rows["engine.steps"]) >= 0
 
 
+def test_ctl_top_looks_once(mesh: Mesh):
+    watched = f"{mesh.gateway.url},http://127.0.0.1:{free_port()}"
+    flags = ("--etcd", mesh.gateway.etcd, "--gateways", watched, "--once", "--interval", "0.5")
+    looking = subprocess.Popen(
+        [sys.executable, "-m", "mesh.cli", "ctl", "top", *flags, "--json"], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    while looking.poll() is None:
+        assert run("chat", "--url", mesh.gateway.url, given="hello\n").returncode == 0
+    assert looking.stdout is not None
+    frame = json.loads(looking.stdout.read())
+    looking.stdout.close()
+    [worker] = frame["workers"]
+    assert (worker["worker"], worker["state"], worker["slots"]) == ("worker-0", "ready", 64)
+    assert worker["tokens_per_second"] > 0
+    gateway, nobody = frame["gateways"]
+    assert gateway["requests_per_second"] >= 0
+    assert "refused" in nobody["error"]
+
+
+@pytest.mark.parametrize("kind", ["dumb", "xterm"])
+def test_ctl_top_goes_on_until_ctrl_c(mesh: Mesh, kind: str):
+    with Terminal("ctl", "top", "--etcd", mesh.gateway.etcd, "--interval", "0.2", kind=kind) as terminal:
+        terminal.wait_for("worker-0", times=3)
+        terminal.interrupt()
+        assert terminal.wait_exit() == 0
+
+
 def test_ctl_drains(mesh: Mesh):
     worker = mesh.add_worker(name="to-drain")
     done = run("ctl", "drain", "to-drain", "--etcd", mesh.gateway.etcd)
@@ -210,6 +238,8 @@ def test_version_and_usage():
         (("upp",), ["upp", "did you mean up?"]),
         (("ctl", "drian"), ["drian", "workers, stats, drain"]),
         (("ctl", "stats"), ["a worker must be named"]),
+        (("ctl", "top", "--json"), ["--json", "--once"]),
+        (("ctl", "top", "--gateways", "host:1"), ["http://", "host:1"]),
         (("ctl", "workers", "--etcd", "ftp://x"), ["ftp://x"]),
         (("up", "--workers", "0"), ["--workers", "between 1 and 64", "0"]),
         (("up", "--wokers", "2"), ["--wokers", "did you mean --workers?"]),
