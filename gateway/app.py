@@ -11,6 +11,7 @@ from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 
 from gateway import errors
 from gateway.access.book import Book
+from gateway.access.connections import ConnectionLimits
 from gateway.access.guard import Guard
 from gateway.config import GatewayConfig
 from gateway.deadline import HEADER, deadline_seconds
@@ -33,6 +34,11 @@ from mesh.metrics import GatewayMetrics
 def stall_limits(config: GatewayConfig) -> StallLimits:
     """The part of the settings that sessions need."""
     return StallLimits(config.stall_factor, config.stall_floor, config.stall_ceiling)
+
+
+def connection_limits(config: GatewayConfig) -> ConnectionLimits:
+    """The part of the settings that connections need."""
+    return ConnectionLimits(config.header_timeout, config.max_header_bytes, config.max_connections_per_address)
 
 
 def image_limits(config: GatewayConfig) -> ImageLimits:

@@ -80,6 +80,14 @@ class GatewayConfig:
 
     max_body_bytes: int = option(10 * 1024 * 1024, "Largest request body.", low=1024, high=48 * 1024 * 1024)
     body_timeout: float = option(60.0, "Seconds that a client may take to send its body.", low=0.1)
+    header_timeout: float = option(
+        10.0, "Seconds that a client may take to send the headers of a request, counted from its first byte.", low=0.1
+    )
+    max_header_bytes: int = option(32 * 1024, "Most bytes of a request's headers in all.", low=1024, high=1024 * 1024)
+    idle_timeout: float = option(75.0, "Seconds that a connection may wait for its next request.", low=0.1)
+    max_connections_per_address: int = option(
+        0, "Most connections at a time from one address; 0 is no limit. Behind a proxy all have the proxy's.", low=0
+    )
     hold_timeout: float = option(30.0, "Seconds that a request waits for a live worker.", low=0)
     hold_limit: int = option(1000, "Most new requests that wait for a live worker at a time.", low=0)
     credit: int = option(

@@ -25,6 +25,8 @@ _HTTP = {
     405: ("invalid_request_error", "method_not_supported"),
     408: ("timeout_error", "request_timeout"),
     413: ("invalid_request_error", "payload_too_large"),
+    429: ("rate_limit_error", "too_many_connections"),
+    431: ("invalid_request_error", "headers_too_large"),
     415: ("invalid_request_error", "unsupported_media_type"),
 }
 

@@ -14,7 +14,7 @@ from gateway.access.book import Book
 from gateway.access.exposure import check_exposure
 from gateway.access.sync import Sync
 from gateway.access.tls import HttpTls
-from gateway.app import create_app, make_balancer, stall_limits
+from gateway.app import connection_limits, create_app, make_balancer, stall_limits
 from gateway.config import GatewayConfig
 from gateway.routing.directory import Directory
 from gateway.routing.session import dialler
@@ -79,6 +79,8 @@ async def run(config: GatewayConfig) -> None:
                 exchanges,
                 sock,
                 drain_timeout=config.drain_timeout,
+                idle_timeout=config.idle_timeout,
+                limits=connection_limits(config),
                 tls=https.context if https is not None else None,
             )
             await server.run(stop, hurry)

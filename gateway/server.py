@@ -8,13 +8,14 @@ import logging
 import socket
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable, Generator
 
 import uvicorn
 from quart import Quart
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from gateway.access.connections import ConnectionLimits, LimitedHttp
 from gateway.exchange import CONNECTION_KEY, Exchanges
 from mesh.errors import ErrorKind, MeshError, invalid
 from mesh.log import kv
@@ -54,12 +55,17 @@ class _Connection:
         self._transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
 
-class _Http(HttpToolsProtocol):
+class _Http(LimitedHttp):
     """Tells the application the way past ASGI's `send`, on which each token would cost a coroutine."""
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope[CONNECTION_KEY] = _Connection(self.transport, self.flow)  # type: ignore[typeddict-unknown-key]
+
+
+def _http(limits: ConnectionLimits) -> type[_Http]:
+    """The class of one server's connections, which it counts by address."""
+    return type("Http", (_Http,), {"limits": limits, "addresses": Counter[str]()})
 
 
 class _Uvicorn(uvicorn.Server):
@@ -87,15 +93,18 @@ class HttpServer:
         sock: socket.socket,
         *,
         drain_timeout: float,
+        idle_timeout: float = 75.0,
+        limits: ConnectionLimits | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
+        """`idle_timeout`: seconds that a connection may wait for its next request."""
         self._exchanges = exchanges
         self._sock = sock
         self._drain_timeout = drain_timeout
         self._server = _Uvicorn(
             uvicorn.Config(
                 app,
-                http=_Http,
+                http=_http(limits or ConnectionLimits()),
                 ws="none",
                 interface="asgi3",
                 lifespan="off",
@@ -104,7 +113,7 @@ class HttpServer:
                 server_header=False,
                 proxy_headers=False,
                 ssl_context_factory=_always(tls),
-                timeout_keep_alive=75,
+                timeout_keep_alive=idle_timeout,  # pyright: ignore[reportArgumentType]  # goes to call_later
                 timeout_graceful_shutdown=int(drain_timeout) + _LAST_WORDS_SECONDS + 1,
             )
         )

@@ -12,7 +12,7 @@ import httpx
 
 from gateway.access.book import Book
 from gateway.access.tls import HttpTls
-from gateway.app import create_app, make_balancer, stall_limits
+from gateway.app import connection_limits, create_app, make_balancer, stall_limits
 from gateway.config import GatewayConfig
 from gateway.routing.directory import Directory
 from gateway.server import HttpServer, listen
@@ -57,7 +57,13 @@ class GatewayUnderTest:
         self.url = f"{'http' if https is None else 'https'}://127.0.0.1:{self.port}"
         app, self.exchanges = create_app(self.config, self.directory, self.balancer, self.metrics, self.book)
         server = HttpServer(
-            app, self.exchanges, sock, drain_timeout=self.config.drain_timeout, tls=https and https.context
+            app,
+            self.exchanges,
+            sock,
+            drain_timeout=self.config.drain_timeout,
+            idle_timeout=self.config.idle_timeout,
+            limits=connection_limits(self.config),
+            tls=https and https.context,
         )
         self._task = asyncio.create_task(self._run(server, https))
         trusted = self.certificates and ssl.create_default_context(cafile=self.certificates.ca)
