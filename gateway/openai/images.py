@@ -32,6 +32,10 @@ _REDIRECTS: Final = 3
 _MOST_BYTES: Final = 40 * 2**20
 # Prefixes of IPv6 under which IPv4 addresses are reached.
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+# All that was ever given out of IPv6. Outside there are more forms of IPv4 addresses (::127.0.0.1, ::ffff:0:127.0.0.1)
+# and old private ranges, which Python's tables call global.
+_GIVEN_OUT: Final = ipaddress.ip_network("2000::/3")
+_DOCUMENTATION: Final = ipaddress.ip_network("3fff::/20")  # newer than some of those tables
 
 Images = dict[tuple[int, int], pb.Image]
 
@@ -215,4 +219,6 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return is_public(str(inner))
+        if ip not in _GIVEN_OUT or ip in _DOCUMENTATION:
+            return False
     return ip.is_global and not ip.is_multicast

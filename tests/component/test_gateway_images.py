@@ -83,7 +83,10 @@ async def test_web_addresses_are_fetched_through_redirects() -> None:
 
 async def test_private_addresses_are_refused() -> None:
     async with web({"/": (200, {"content-type": "image/png"}, PNG)}) as url:
-        for shown in (url, url.replace("127.0.0.1", "localhost"), "http://169.254.169.254/latest", "http://[::1]/"):
+        port = url.rpartition(":")[2]
+        other_spellings = ("localhost", "127.1", "0x7f000001", "2130706433", "0177.0.0.1", "[::ffff:127.0.0.1]", "0")
+        same = [f"http://{host}:{port}" for host in other_spellings]
+        for shown in (url, *same, "http://169.254.169.254/latest", "http://[::1]/"):
             error = await refusal({"url": shown})
             assert error["param"] == "messages[0].content[0].image_url.url"
             assert "not one of the open internet" in error["message"]
@@ -167,6 +170,12 @@ async def test_models_without_sight_and_too_many_images() -> None:
         ("::ffff:127.0.0.1", False),
         ("2002:7f00:1::", False),
         ("64:ff9b::a9fe:a9fe", False),
+        ("64:ff9b:1::7f00:1", False),
+        ("::127.0.0.1", False),
+        ("::ffff:0:7f00:1", False),
+        ("fec0::1", False),
+        ("3fff::1", False),
+        ("ff02::1", False),
         ("64:ff9b::808:808", True),
     ],
 )
