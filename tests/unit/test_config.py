@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pytest
 
+from gateway.config import GatewayConfig
 from mesh.cli.up import UpConfig, banner, models_of
 from mesh.config import ByteSize, ConfigError, option, parse
 from mesh.errors import MeshError
@@ -222,3 +223,17 @@ def test_the_banner_names_where_a_client_connects():
     assert "http://127.0.0.1:8000/v1" in banner(UpConfig(host="0.0.0.0"), ["m"])
     assert "http://[::1]:8000/v1" in banner(UpConfig(host="::1"), ["m"])
     assert "http://gpu1:81/v1" in banner(UpConfig(host="gpu1", port=81), ["m"])
+
+
+def test_secrets_are_not_shown_with_the_rest_of_a_configuration():
+    config = GatewayConfig(etcd_password="hunter2-hunter2-hunter2", join_token="hunter2-hunter2-hunter2", zone="shown")
+    assert "hunter2" not in repr(config)
+    assert "shown" in repr(config)
+    assert "hunter2" not in repr(
+        WorkerConfig(
+            engine="scripted",
+            etcd_user="u",
+            etcd_password="hunter2-hunter2-hunter2",
+            join_token="hunter2-hunter2-hunter2",
+        )
+    )
