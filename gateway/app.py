@@ -77,6 +77,7 @@ def make_dispatch(config: GatewayConfig, directory: Directory, balancer: Balance
         credit=config.credit,
         stall_ceiling=config.stall_ceiling,
         embed_timeout=config.embed_timeout,
+        keep_seconds=config.reconnect_grace,
     )
 
 

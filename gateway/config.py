@@ -133,6 +133,13 @@ class GatewayConfig:
         "then the request fails.",
         low=0.1,
     )
+    reconnect_grace: float = option(
+        30.0,
+        "Seconds that a worker keeps an answer whose client was lost and said that it may come back "
+        "(x-mesh-reconnect: 1); 0 keeps none, and what the client lacks is computed again.",
+        low=0,
+        high=3600,
+    )
     embed_timeout: float = option(
         300.0, "Seconds that a worker may take to embed the inputs of one request; then the request fails.", low=0.1
     )

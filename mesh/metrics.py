@@ -84,6 +84,12 @@ class GatewayMetrics:
             registry=r,
         )
         self.prefix_marks = Gauge("mesh_gateway_prefix_marks", "Marks in the table of prefixes.", registry=r)
+        self.reconnects = Counter(
+            "mesh_gateway_reconnects",
+            "Clients that came back for the rest of an answer, by how it goes on: kept, or computed again.",
+            ["model", "how"],
+            registry=r,
+        )
         self.held = Gauge("mesh_gateway_held_requests", "Requests that wait for a live worker.", registry=r)
         self.workers = Gauge("mesh_gateway_workers", "Workers by state.", ["state"], registry=r)
         self.session_messages = Counter(

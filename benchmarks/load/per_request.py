@@ -27,9 +27,17 @@ class PerRequestSession(Session):
         self._generate = InferenceServiceStub(wire.channel(self.address)).Generate
         self._calls: dict[int, asyncio.Task[None]] = {}
 
-    def start(self, request: pb.GenerateRequest, *, rows: int, credit: int | None, tokens: int = 0) -> Stream:
+    def start(
+        self,
+        request: pb.GenerateRequest,
+        *,
+        rows: int,
+        credit: int | None,
+        tokens: int = 0,
+        keep: pb.Keep | None = None,
+    ) -> Stream:
         """See Session."""
-        del credit
+        del credit, keep
         stream = Stream(self, next(self._ids), rows, None, tokens)
         if not self.open:
             stream.lost = self._gone("is not connected")
@@ -41,8 +49,9 @@ class PerRequestSession(Session):
         self._calls[stream.id] = asyncio.create_task(self._read(stream, request))
         return stream
 
-    def forget(self, stream: Stream) -> None:
+    def forget(self, stream: Stream, *, keep: bool = False) -> None:
         """See Session."""
+        del keep
         call = self._calls.pop(stream.id, None)
         if call is not None:
             call.cancel()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from collections.abc import Sequence
 
 from quart import Blueprint, Response, request
@@ -15,7 +13,7 @@ from gateway.openai.chat_schema import parse_chat
 from gateway.openai.images import ImageLimits, read_images
 from gateway.openai.logprobs import ChatLogprobs
 from gateway.openai.parts import PartOptions
-from gateway.openai.respond import begin, collected, prompt_reader, read_json, streamed
+from gateway.openai.respond import begin, collected, prompt_reader, read_json, read_reconnect, streamed
 from gateway.openai.translate import to_generate
 from gateway.routing.dispatch import Dispatch
 from mesh.v1 import inference_pb2 as pb
@@ -30,23 +28,31 @@ def chat_routes(dispatch: Dispatch, limits: ImageLimits, reasoning_fields: Seque
     @routes.post("/v1/chat/completions")
     async def chat_completions() -> Response:  # pyright: ignore[reportUnusedFunction]
         exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
-        chat = parse_chat(await read_json())
+        body = await read_json()
+        chat = parse_chat(body)
         exchange.check_model(chat.model)
         if chat.has_images:
             dispatch.directory.check_can(chat.model, _SIGHT)  # before any is fetched
         images = await read_images(chat, limits) if chat.has_images else {}
+        shown = [image.data for image in images.values()]
+        reconnect = read_reconnect(exchange, body, stream=chat.stream, more=shown)
+        if reconnect.complete(include_usage=chat.include_usage):
+            return Response(status=204)
+        choices = chat.n or 1
+        ids = reconnect.ids(choices)
         options = PartOptions.of(chat)
-        wire = to_generate(chat, exchange.request_id, images=images)
+        wire = to_generate(chat, exchange.request_id, images=images, draw=reconnect.identity.seed)
         wire.output.markup = options.wanted
-        generation, first = await begin(exchange, dispatch, chat, [wire])
-        identity = (f"chatcmpl-{uuid.uuid4().hex}", int(time.time()), chat.model, chat.n or 1)
-        logprobs = [ChatLogprobs() for _ in range(chat.n or 1)] if chat.logprobs else None
+        generation, first = await begin(exchange, dispatch, chat, [wire], reconnect)
+        identity = (reconnect.identity.name("chatcmpl"), reconnect.identity.created, chat.model, choices)
+        logprobs = [ChatLogprobs() for _ in range(choices)] if chat.logprobs else None
         if chat.stream:
             chunks = ChatEvents(
                 *identity,
                 include_usage=chat.include_usage,
                 running_usage=chat.running_usage,
                 logprobs=logprobs,
+                ids=ids,
                 options=options,
                 reasoning_fields=reasoning_fields,
             )

@@ -11,6 +11,7 @@ from gateway.openai.answers import Usage
 from gateway.openai.logprobs import ChatLogprobs
 from gateway.openai.parts import ChoiceReader, PartOptions, choice_readers
 from gateway.openai.sse import AnswerEvents, finish_reason, usage
+from gateway.reconnect import EventIds
 from mesh.dialects import Arguments, Call, Content, Part
 from mesh.v1 import inference_pb2 as pb
 
@@ -39,6 +40,7 @@ class ChatEvents(AnswerEvents):
         include_usage: bool,
         running_usage: bool = False,
         logprobs: Sequence[ChatLogprobs] | None = None,
+        ids: EventIds | None = None,
         options: PartOptions,
         reasoning_fields: Sequence[str],
     ) -> None:
@@ -51,6 +53,7 @@ class ChatEvents(AnswerEvents):
             include_usage=include_usage,
             running_usage=running_usage,
             logprobs=logprobs,
+            ids=ids,
         )
         self._options = options
         self._reasoning_fields = reasoning_fields
@@ -78,14 +81,17 @@ class ChatEvents(AnswerEvents):
             reader = self._readers[event.choice]
             self._tell(event.choice, reader.finish(), parts)
             reason = reader.finish_reason(reason)
+        parts = self._chunk(event.choice, parts)
         parts += (self._heads[event.choice], self.LAST)
         self._end_with_logprobs(event.choice, reason, parts)
 
     def _tell(self, choice: int, found: Sequence[Part], parts: list[bytes]) -> None:
         for part in found:
             # Fields without the braces around them, of which the head of the chunk has one.
-            parts += (self._heads[choice], _encode(self._fields(choice, part))[1:-1])
-            self._end_with_logprobs(choice, None, parts)
+            fields = _encode(self._fields(choice, part))[1:-1]
+            chunk = self._chunk(choice, parts, fields)
+            chunk += (self._heads[choice], fields)
+            self._end_with_logprobs(choice, None, chunk)
 
     def _fields(self, choice: int, part: Part) -> dict[str, Any]:
         if isinstance(part, Content):

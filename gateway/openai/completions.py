@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-import uuid
 from functools import partial
 
 from quart import Blueprint, Response, request
@@ -12,7 +10,7 @@ from gateway.exchange import current
 from gateway.openai.collect import CompletionCollector
 from gateway.openai.completion_schema import CompletionRequest, parse_completion
 from gateway.openai.logprobs import CompletionLogprobs, with_top
-from gateway.openai.respond import begin, collected, prompt_reader, read_json, streamed
+from gateway.openai.respond import begin, collected, prompt_reader, read_json, read_reconnect, streamed
 from gateway.openai.sse import CompletionEvents
 from gateway.openai.translate import to_generates
 from gateway.routing.dispatch import Dispatch
@@ -28,14 +26,24 @@ def completion_routes(dispatch: Dispatch) -> Blueprint:
     @routes.post("/v1/completions")
     async def completions() -> Response:  # pyright: ignore[reportUnusedFunction]
         exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
-        body = parse_completion(await read_json())
-        generation, first = await begin(exchange, dispatch, body, to_generates(body, exchange.request_id))
+        data = await read_json()
+        body = parse_completion(data)
+        reconnect = read_reconnect(exchange, data, stream=body.stream)
+        if reconnect.complete(include_usage=body.include_usage):
+            return Response(status=204)
         choices = len(body.prompts) * (body.n or 1)
-        identity = (f"cmpl-{uuid.uuid4().hex}", int(time.time()), body.model, choices)
+        ids = reconnect.ids(choices)
+        wires = to_generates(body, exchange.request_id, draw=reconnect.identity.seed)
+        generation, first = await begin(exchange, dispatch, body, wires, reconnect)
+        identity = (reconnect.identity.name("cmpl"), reconnect.identity.created, body.model, choices)
         logprobs = _logprobs(body, generation, choices)
         if body.stream:
             chunks = CompletionEvents(
-                *identity, include_usage=body.include_usage, running_usage=body.running_usage, logprobs=logprobs
+                *identity,
+                include_usage=body.include_usage,
+                running_usage=body.running_usage,
+                logprobs=logprobs,
+                ids=ids,
             )
             return streamed(exchange, generation, first, chunks)
         prompt = prompt_reader(generation, body.prompt_logprobs)

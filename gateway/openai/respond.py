@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 import msgspec
 from quart import Response, request
@@ -16,12 +17,16 @@ from gateway.openai.collect import CompletionCollector
 from gateway.openai.logprobs import prompt_logprobs, with_top
 from gateway.openai.schema import GenerationRequest
 from gateway.openai.sse import AnswerEvents
+from gateway.reconnect import Reconnect
 from gateway.routing.answer import Event
 from gateway.routing.claim import Claim
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.generation import Generation
 from gateway.routing.group import GenerationGroup
+from mesh.log import kv
 from mesh.v1 import inference_pb2 as pb
+
+log = logging.getLogger(__name__)
 
 SSE_HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -42,8 +47,19 @@ async def read_json() -> bytes:
     return body if isinstance(body, bytes) else body.encode()
 
 
+def read_reconnect(exchange: Exchange, body: bytes, *, stream: bool | None, more: Iterable[bytes] = ()) -> Reconnect:
+    """What the request has to do with reconnecting: see `Reconnect.of`."""
+    return Reconnect.of(
+        request.headers, stream=bool(stream), tenant=exchange.tenant, path=exchange.path, body=body, more=more
+    )
+
+
 async def begin(
-    exchange: Exchange, dispatch: Dispatch, body: GenerationRequest, wires: Sequence[pb.GenerateRequest]
+    exchange: Exchange,
+    dispatch: Dispatch,
+    body: GenerationRequest,
+    wires: Sequence[pb.GenerateRequest],
+    reconnect: Reconnect,
 ) -> tuple[Generation | GenerationGroup, list[Event]]:
     """Start what the body asks for, one generation for each of `wires`, and return it with its first events. An error
     up to here is an answer with its own status."""
@@ -57,12 +73,21 @@ async def begin(
         wire.tenant = exchange.cache_scope
         if exchange.priority:
             wire.priority = exchange.priority
-    members = [Generation(wire, dispatch, streamed=exchange.streamed, claim=claim) for wire in wires]
+    keeping = reconnect.keeping(dispatch.keep_seconds, alone=len(wires) == 1)
+    members = [Generation(wire, dispatch, streamed=exchange.streamed, claim=claim, keeping=keeping) for wire in wires]
     generation = members[0] if len(members) == 1 else GenerationGroup(members, body.n or 1)
     exchange.generation = generation
     first = await generation.next()
     exchange.model = body.model
+    if reconnect.after is not None:
+        _note_return(dispatch, body.model, generation)
     return generation, first
+
+
+def _note_return(dispatch: Dispatch, model: str, generation: Generation | GenerationGroup) -> None:
+    kept = generation.started is not None and generation.started.kept
+    dispatch.metrics.reconnects.labels(model, "kept" if kept else "computed again").inc()
+    log.info("client came back", extra=kv(model=model, kept=kept))
 
 
 def claim_of(exchange: Exchange) -> Claim:
@@ -105,8 +130,11 @@ def streamed(
 class _Follower:
     """Writes tokens to the client's connection in the moment that they arrive, while it takes them."""
 
-    def __init__(self, exchange: Exchange, connection: Connection, chunks: AnswerEvents) -> None:
+    def __init__(
+        self, exchange: Exchange, connection: Connection, generation: Generation, chunks: AnswerEvents
+    ) -> None:
         self._exchange = exchange
+        self._generation = generation
         self._connection = connection
         self._chunks = chunks
 
@@ -116,9 +144,15 @@ class _Follower:
 
     def take(self, events: Sequence[Event]) -> None:
         self._exchange.token()
-        data = self._chunks.render(events)
+        data = _render(self._generation, self._chunks, events)
         if data:
             self._connection.write(data)
+
+
+def _render(generation: Generation | GenerationGroup, chunks: AnswerEvents, events: Sequence[Event]) -> bytes:
+    if chunks.ids is not None:
+        chunks.ids.at(generation.kept_at)
+    return chunks.render(events)
 
 
 async def _body(
@@ -126,10 +160,10 @@ async def _body(
 ) -> AsyncIterator[bytes]:
     """The stream. Between two yields the client has taken what came before, or a buffer of bounded size has."""
     if exchange.connection is not None and isinstance(generation, Generation):
-        generation.follow(_Follower(exchange, exchange.connection, chunks))
+        generation.follow(_Follower(exchange, exchange.connection, generation, chunks))
     try:
         while True:
-            data = chunks.render(events)
+            data = _render(generation, chunks, events)
             if data:
                 yield data
             generation.delivered()

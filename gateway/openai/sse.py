@@ -14,6 +14,7 @@ import msgspec
 
 from gateway.openai.answers import CompletionTokensDetails, PromptTokensDetails, Usage
 from gateway.openai.logprobs import LogprobBuffer
+from gateway.reconnect import EventIds
 from gateway.routing.answer import Event
 from mesh.v1 import inference_pb2 as pb
 
@@ -28,7 +29,7 @@ class AnswerEvents:
     """Renders one answer; subclasses say what a chunk looks like.
 
     `include_usage` and `running_usage`: as `include_usage` and `continuous_usage_stats` of `stream_options`;
-    `logprobs`: one for each choice, if the client asked for them.
+    `logprobs`: one for each choice, if the client asked for them; `ids`: if it wants to be able to reconnect.
     """
 
     KIND: ClassVar[bytes]
@@ -50,7 +51,9 @@ class AnswerEvents:
         include_usage: bool,
         running_usage: bool = False,
         logprobs: Sequence[LogprobBuffer] | None = None,
+        ids: EventIds | None = None,
     ) -> None:
+        self.ids = ids
         self._id = answer_id
         self._created = created
         self._model = model
@@ -82,6 +85,8 @@ class AnswerEvents:
 
     def _started(self, event: pb.Started, parts: list[bytes]) -> None:
         """The first chunk of each choice, if there is such a thing."""
+        if self.ids is not None:
+            self.ids.begin(event)
         self._prefix = b'data: {"id":%b,"object":"%b","created":%d,"model":%b,"system_fingerprint":%b,"choices":[' % (
             _encode(self._id),
             self.KIND,
@@ -95,8 +100,9 @@ class AnswerEvents:
         self._heads = [self._prefix + self.HEAD % index for index in range(self._choices)]
         self._text_heads = [head + self.TEXT for head in self._heads]
         if self._first:
-            for head in self._heads:
-                parts += (head, self._first, self._text_end)
+            for choice, head in enumerate(self._heads):
+                chunk = self._chunk(choice, parts)
+                chunk += (head, self._first, self._text_end)
 
     def _delta(self, event: pb.Delta, parts: list[bytes]) -> None:
         text = event.text
@@ -107,13 +113,17 @@ class AnswerEvents:
             self._note_usage(len(event.token_ids))
         if not text:
             return
+        encoded = _encode(text)
+        if self.ids is not None:
+            parts = self._chunk(choice, parts, encoded)
         if self._logprobs is None:
-            parts += (self._text_heads[choice], _encode(text), self._text_end)
+            parts += (self._text_heads[choice], encoded, self._text_end)
         else:
-            parts += (self._text_heads[choice], _encode(text))
+            parts += (self._text_heads[choice], encoded)
             self._end_with_logprobs(choice, None, parts)
 
     def _choice_finished(self, event: pb.ChoiceFinished, parts: list[bytes]) -> None:
+        parts = self._chunk(event.choice, parts)
         parts += (self._heads[event.choice], self.LAST)
         self._end_with_logprobs(event.choice, finish_reason(event.reason), parts)
 
@@ -124,8 +134,19 @@ class AnswerEvents:
 
     def _finished(self, event: pb.Finished, parts: list[bytes]) -> None:
         if self._include_usage:
-            parts += (self._prefix, b'],"usage":', _encode(self._usage(event.usage)), b"}\n\n")
-        parts.append(DONE)
+            chunk = self._chunk(None, parts)
+            chunk += (self._prefix, b'],"usage":', _encode(self._usage(event.usage)), b"}\n\n")
+        self._chunk(None, parts).append(DONE)
+
+    def _chunk(self, choice: int | None, parts: list[bytes], text: bytes = b"") -> list[bytes]:
+        """Where the next chunk of a choice, or of none, goes: behind its id, or nowhere if the client has it."""
+        if self.ids is None:
+            return parts
+        line = self.ids.next_of_all() if choice is None else self.ids.next(choice, text)
+        if line is None:
+            return []
+        parts.append(line)
+        return parts
 
     def _note_usage(self, tokens: int) -> None:
         """Put the usage so far into the chunks to come."""

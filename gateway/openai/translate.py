@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -20,20 +20,25 @@ DEFAULT_COMPLETION_TOKENS = 16
 _NONE: Mapping[tuple[int, int], pb.Image] = {}
 
 
+def draw_seed(prompt: int) -> int:
+    """A random seed, whatever the prompt's number."""
+    return random.randrange(INT64)
+
+
 def to_generate(
     request: ChatRequest,
     request_id: str,
     *,
-    seed: int | None = None,
+    draw: Callable[[int], int] = draw_seed,
     images: Mapping[tuple[int, int], pb.Image] = _NONE,
 ) -> pb.GenerateRequest:
     """The request for a worker. `images` are those of the request by message and part.
 
-    A request without a seed gets one (`seed`, else a random one) here and not on the worker, so that every attempt
-    draws the same numbers.
+    A request without a seed gets one (from `draw`, by the number of its prompt) here and not on the worker, so that
+    every attempt draws the same numbers.
     """
     limit = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
-    wire = _common(request, request_id, limit, seed)
+    wire = _common(request, request_id, limit, draw(0))
     for index, message in enumerate(request.messages):
         own = {place: image for (other, place), image in images.items() if other == index}
         _add_message(wire.chat.messages.add(), message, own)
@@ -72,13 +77,15 @@ def _set_template(wire: pb.ChatPrompt, request: ChatRequest) -> None:
     wire.reasoning_effort = request.reasoning_effort or ""
 
 
-def to_generates(request: CompletionRequest, request_id: str, *, seed: int | None = None) -> list[pb.GenerateRequest]:
+def to_generates(
+    request: CompletionRequest, request_id: str, *, draw: Callable[[int], int] = draw_seed
+) -> list[pb.GenerateRequest]:
     """The requests for workers, one for each prompt; several get numbered ids. Seeds as in `to_generate`."""
     limit = DEFAULT_COMPLETION_TOKENS if request.max_tokens is None else request.max_tokens
     wires: list[pb.GenerateRequest] = []
     for index, prompt in enumerate(request.prompts):
         own_id = request_id if len(request.prompts) == 1 else f"{request_id}-{index}"
-        wire = _common(request, own_id, limit, seed)
+        wire = _common(request, own_id, limit, draw(index))
         if isinstance(prompt, str):
             wire.text = prompt
         else:
@@ -96,8 +103,9 @@ def to_generates(request: CompletionRequest, request_id: str, *, seed: int | Non
     return wires
 
 
-def _common(request: GenerationRequest, request_id: str, limit: int | None, seed: int | None) -> pb.GenerateRequest:
-    """All but the prompt and what is reported of the answer. `limit`: the most tokens of a choice."""
+def _common(request: GenerationRequest, request_id: str, limit: int | None, seed: int) -> pb.GenerateRequest:
+    """All but the prompt and what is reported of the answer. `limit`: the most tokens of a choice; `seed`: if the
+    client gave none."""
     wire = pb.GenerateRequest(request_id=request_id, model=request.model)
     _set_sampling(wire.sampling, request)
     if limit is not None:
@@ -105,7 +113,7 @@ def _common(request: GenerationRequest, request_id: str, limit: int | None, seed
     if request.seed is not None:
         wire.sampling.seed = request.seed
     else:
-        wire.sampling.seed = random.randrange(INT64) if seed is None else seed
+        wire.sampling.seed = seed
         wire.sampling.drawn_seed = True
     if request.prompt_logprobs is not None:
         wire.output.prompt_logprobs = request.prompt_logprobs

@@ -14,6 +14,7 @@ from functools import partial
 
 from gateway.routing import clock
 from gateway.routing.capability import refusal
+from gateway.routing.keeping import tag
 from gateway.routing.pace import StallLimits
 from gateway.routing.session import Dial, Session, dialler
 from mesh.errors import ErrorKind, MeshError, unsupported
@@ -287,6 +288,12 @@ class Directory:
                 if entry.session.live and _offers(entry.models[model], fingerprint, needs)
             ]
         return sessions
+
+    def fingerprint(self, model: str, wanted: bytes) -> str | None:
+        """The fingerprint with this tag under which the model is here."""
+        found = self._models.get(model)
+        served = [entry.models[model].fingerprint for entry in found.entries.values()] if found is not None else []
+        return next((fingerprint for fingerprint in served if tag(fingerprint) == wanted), None)
 
     def knows(self, model: str) -> bool:
         """Whether the model is or was here: a name that may label metrics."""

@@ -24,3 +24,4 @@ class Dispatch:
     credit: int
     stall_ceiling: float
     embed_timeout: float
+    keep_seconds: float

@@ -21,6 +21,7 @@ from gateway.routing.answer import Answer, Event, Violation, WrongModel
 from gateway.routing.capability import needs
 from gateway.routing.claim import Claim
 from gateway.routing.dispatch import Dispatch
+from gateway.routing.keeping import NOWHERE, Keeping
 from gateway.routing.placement import Placement
 from gateway.routing.prefix import Prompt
 from gateway.routing.quarantine import PROVEN_TOKENS, Suspicion
@@ -55,16 +56,24 @@ class Reader(Protocol):
 class Generation:
     """One request. Call `next` until `done`, then or earlier `close`; its events are those of a single, perfect worker.
 
-    `streamed`: whether a client reads along, whose pace must then be told with `delivered`.
+    `streamed`: whether a client reads along, whose pace must then be told with `delivered`. `keeping`: if that client
+    may come back, or has come back.
     """
 
     def __init__(
-        self, request: pb.GenerateRequest, dispatch: Dispatch, *, streamed: bool, claim: Claim | None = None
+        self,
+        request: pb.GenerateRequest,
+        dispatch: Dispatch,
+        *,
+        streamed: bool,
+        claim: Claim | None = None,
+        keeping: Keeping | None = None,
     ) -> None:
         self.attempts = 0
         self.resumes = 0
         self._request = request
         self._claim = claim or Claim()
+        self._keeping = keeping
         self._dispatch = dispatch
         self._answer = Answer(request)
         choices = len(self._answer.choices)
@@ -114,6 +123,11 @@ class Generation:
     def worker_id(self) -> str:
         """The worker that it runs on, or empty."""
         return self._stream.session.worker_id if self._stream is not None else ""
+
+    @property
+    def kept_at(self) -> bytes:
+        """The tag of the worker that keeps it for a client that may come back, if one does."""
+        return self._stream.session.tag if self._stream is not None and self._stream.kept else NOWHERE
 
     def prompt_logprobs(self, choice: int) -> Sequence[pb.TokenLogprob]:
         """Those of the prompt of a choice, when they were asked for; it must have started."""
@@ -168,7 +182,10 @@ class Generation:
         if not self._closed:
             self._closed = True
             self._suspicion.clear()
-            self._end_attempt("finished" if self.done else "failed" if self._error is not None else "cancelled")
+            if not self.done and self._stream is not None and self._stream.kept:
+                self._end_attempt("kept", keep=True)
+            else:
+                self._end_attempt("finished" if self.done else "failed" if self._error is not None else "cancelled")
 
     # Attempts
 
@@ -184,7 +201,8 @@ class Generation:
         self.attempts += 1
         self._undelivered = self._read = 0
         self._answer.begin_attempt(self._fingerprint(session))
-        stream = session.start(request, rows=self._answer.open_rows, credit=self._credit, tokens=self._prompt.tokens)
+        rows, tokens = self._answer.open_rows, self._prompt.tokens
+        stream = session.start(request, rows=rows, credit=self._credit, tokens=tokens, keep=self._keep())
         stream.take_at_once = self._take_at_once
         stream.strikes = self._suspicion.count
         self._stream = stream
@@ -192,6 +210,13 @@ class Generation:
         if self._cause is not None:
             self._note_move(session)
         return stream
+
+    def _keep(self) -> pb.Keep | None:
+        """Whether the worker is to keep it. What was begun elsewhere is not kept: its first events are not there."""
+        keeping = self._keeping
+        if keeping is None or keeping.key is None or self.started is not None:
+            return None
+        return pb.Keep(key=keeping.key, seconds=keeping.seconds)
 
     def _note_move(self, session: Session) -> None:
         cause, self._cause = self._cause, None
@@ -215,10 +240,23 @@ class Generation:
         answer = self._answer
         if answer.pinned:
             return ()
-        fingerprint = answer.started.fingerprint if answer.started is not None else ""
+        fingerprint = answer.started.fingerprint if answer.started is not None else self._begun_with()
+        if fingerprint is None:
+            return ()
         wanted = self._needs | _RESUME if answer.resumable_only else self._needs
         live = self._dispatch.directory.live(self.model, fingerprint=fingerprint, needs=wanted)
-        return self._suspicion.places(live)
+        return self._suspicion.places(live if self.attempts else self._at_home(live))
+
+    def _begun_with(self) -> str | None:
+        """The model that must answer, if the client has a part of the answer; empty: any; None: it is not here."""
+        if self._keeping is None or self._keeping.model == NOWHERE:
+            return ""
+        return self._dispatch.directory.fingerprint(self.model, self._keeping.model)
+
+    def _at_home(self, live: Sequence[Session]) -> Sequence[Session]:
+        """Of these the one that may have kept the answer, if its client has come back and it is there."""
+        home = self._keeping.worker if self._keeping is not None else NOWHERE
+        return live if home == NOWHERE else ([session for session in live if session.tag == home] or live)
 
     def _fingerprint(self, session: Session) -> str:
         """The model that an attempt there must answer with: the one that has begun, or the one that is registered."""
@@ -227,10 +265,10 @@ class Generation:
         served = session.models.get(self.model)
         return served.fingerprint if served is not None else ""
 
-    def _end_attempt(self, outcome: str) -> None:
+    def _end_attempt(self, outcome: str, *, keep: bool = False) -> None:
         stream, self._stream = self._stream, None
         if stream is not None:
-            stream.close()
+            stream.close(keep=keep)
             self._trail.end(outcome, self.completion_tokens)
             self._dispatch.metrics.attempts.labels(self.model, outcome).inc()
 

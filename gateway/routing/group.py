@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from gateway.routing.answer import Event
 from gateway.routing.generation import Generation
+from gateway.routing.keeping import NOWHERE
 from gateway.routing.trail import Attempt
 from mesh.errors import MeshError
 from mesh.v1 import inference_pb2 as pb
@@ -68,6 +69,11 @@ class GenerationGroup:
             cached_tokens=sum(each.cached_tokens for each in found),
             fingerprint=found[0].fingerprint,
         )
+
+    @property
+    def kept_at(self) -> bytes:
+        """As `Generation.kept_at`: several are not kept."""
+        return NOWHERE
 
     def prompt_logprobs(self, choice: int) -> Sequence[pb.TokenLogprob]:
         """As `Generation.prompt_logprobs`."""

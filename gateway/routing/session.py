@@ -20,6 +20,7 @@ from typing import Self
 import grpc.aio
 
 from gateway.routing import clock
+from gateway.routing.keeping import tag
 from gateway.routing.pace import Pace, StallLimits, mean_of
 from mesh import wire
 from mesh.errors import ErrorKind, MeshError
@@ -79,6 +80,7 @@ class Stream:
         "events",
         "flowing",
         "id",
+        "kept",
         "lost",
         "pace",
         "proven",
@@ -89,12 +91,23 @@ class Stream:
         "tokens",
     )
 
-    def __init__(self, session: Session, stream_id: int, rows: int, credit: int | None, tokens: int = 0) -> None:
+    def __init__(
+        self,
+        session: Session,
+        stream_id: int,
+        rows: int,
+        credit: int | None,
+        tokens: int = 0,
+        *,
+        kept: bool = False,
+    ) -> None:
         self._session = session
         self._waiter: asyncio.Future[None] | None = None
         self.id = stream_id
         self.rows = rows
         self.tokens = tokens
+        # Whether the worker was asked to keep it for a client that may come back.
+        self.kept = kept
         # Tokens that the worker may still send; None is no limit.
         self.credit = credit
         self.events: list[pb.StreamEvent] = []
@@ -150,9 +163,10 @@ class Stream:
             self.active_at = clock.now()
             self._session.send(pb.SessionRequest(credit=pb.StreamCredit(stream_id=self.id, tokens=tokens)))
 
-    def close(self) -> None:
-        """Forget the stream; unless it has ended, the worker is told to. No event arrives afterwards."""
-        self._session.forget(self)
+    def close(self, *, keep: bool = False) -> None:
+        """Forget the stream; unless it has ended, the worker is told to, or to keep it if it was started for that. No
+        event arrives afterwards."""
+        self._session.forget(self, keep=keep)
 
     @property
     def starved(self) -> bool:
@@ -205,6 +219,7 @@ class Session:
         self.address = record.address
         # One start of one worker: what it has cached is there as long as this is.
         self.process = f"{record.worker_id} {record.incarnation}"
+        self.tag = tag(self.process)
         self.zone = record.zone
         self.slots = max(1, record.slots)
         self.weight = record.weight if 0 < record.weight < math.inf else 1.0
@@ -266,10 +281,18 @@ class Session:
 
     # What generations do
 
-    def start(self, request: pb.GenerateRequest, *, rows: int, credit: int | None, tokens: int = 0) -> Stream:
-        """Start a generation, whose prompt may have so many tokens. If the session is not open any more, the stream is
-        lost at once."""
-        stream = Stream(self, next(self._ids), rows, credit, tokens)
+    def start(
+        self,
+        request: pb.GenerateRequest,
+        *,
+        rows: int,
+        credit: int | None,
+        tokens: int = 0,
+        keep: pb.Keep | None = None,
+    ) -> Stream:
+        """Start a generation, whose prompt may have so many tokens, or go on with the one that is kept there. If the
+        session is not open any more, the stream is lost at once."""
+        stream = Stream(self, next(self._ids), rows, credit, tokens, kept=keep is not None)
         if self._outbox is None:
             stream.lost = self._gone("is not connected")
             stream.ended = True
@@ -277,7 +300,8 @@ class Session:
         self._streams[stream.id] = stream
         self.unconfirmed += rows
         self.unconfirmed_tokens += tokens
-        self.send(pb.SessionRequest(start=pb.StreamStart(stream_id=stream.id, request=request, credit=credit)))
+        start = pb.StreamStart(stream_id=stream.id, request=request, credit=credit, keep=keep)
+        self.send(pb.SessionRequest(start=start))
         return stream
 
     async def embed(self, request: pb.EmbedRequest, *, timeout: float) -> pb.EmbedResponse:
@@ -303,14 +327,14 @@ class Session:
         if self._outbox is not None:
             self._outbox.put(command)
 
-    def forget(self, stream: Stream) -> None:
+    def forget(self, stream: Stream, *, keep: bool = False) -> None:
         """See Stream.close."""
         if self._streams.pop(stream.id, None) is None:
             return
         self._confirm(stream)
         if not stream.ended:
             stream.ended = True
-            self.send(pb.SessionRequest(cancel=pb.StreamCancel(stream_id=stream.id)))
+            self.send(pb.SessionRequest(cancel=pb.StreamCancel(stream_id=stream.id, keep=keep)))
 
     def trouble(self, stream: Stream, now: float) -> tuple[Trouble, float] | None:
         """What is wrong with the worker as this stream sees it, and for how many seconds it has been."""

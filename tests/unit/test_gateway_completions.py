@@ -94,7 +94,7 @@ def test_the_four_forms_of_a_prompt(prompt: Any, expected: list[Any]) -> None:
 
 
 def test_options_arrive_and_the_length_has_a_default() -> None:
-    [wire] = to_generates(parse(best_of=1, echo=True), "r", seed=11)
+    [wire] = to_generates(parse(best_of=1, echo=True), "r", draw=lambda _: 11)
     assert wire.sampling == pb.SamplingOptions(max_tokens=16, seed=11, best_of=1, drawn_seed=True)
     assert wire.output == pb.OutputOptions(echo=True)
     first, second = to_generates(parse(prompt=["a", "b"], logprobs=0, max_tokens=3, n=2, seed=5, top_k=4), "r")

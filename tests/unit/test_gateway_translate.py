@@ -15,7 +15,7 @@ from mesh.v1 import inference_pb2 as pb
 
 def translate(**fields: Any) -> pb.GenerateRequest:
     body = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **fields}
-    return to_generate(parse_chat(json.dumps(body).encode()), "r", seed=11)
+    return to_generate(parse_chat(json.dumps(body).encode()), "r", draw=lambda _: 11)
 
 
 def test_what_is_unset_stays_unset_except_the_seed() -> None:
