@@ -157,9 +157,9 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """A grammar for the output. `value`: schema JSON, regex, Lark grammar, or the tuple of choices."""
+    """A grammar for the output. `value`: schema JSON, regex, Lark grammar (of `tools` too), or the tuple of choices."""
 
-    kind: Literal["json_object", "json_schema", "regex", "grammar", "choice"]
+    kind: Literal["json_object", "json_schema", "regex", "grammar", "choice", "tools"]
     value: str | tuple[str, ...] = ""
 
 

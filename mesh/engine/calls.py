@@ -1,9 +1,47 @@
-"""What an answer must hold of calls, and engines that cannot see to it."""
+"""What an answer must hold of calls: made into a grammar, or refused by engines that have none."""
 
 from __future__ import annotations
 
-from mesh.engine.base import Chat, Prompt
+from collections.abc import Sequence
+
+from mesh.dialects import Dialect
+from mesh.dialects.grammar import CallGrammar
+from mesh.engine.base import Chat, Constraint, Prompt, Request
+from mesh.engine.text import Tokenizer
 from mesh.errors import unsupported
+
+# Tokens at the end of a prompt by which it is known whether it has begun the reasoning.
+_PROMPT_END = 16
+
+
+def demands_calls(request: Request) -> bool:
+    """Whether the calls of an answer must be held to a grammar. One that has a constraint of its own has no calls."""
+    chat = request.prompt
+    if not isinstance(chat, Chat) or request.constraint is not None or not chat.tools:
+        return False
+    rule = chat.call_rule
+    return rule.required or rule.single or any(tool.strict for tool in chat.tools)
+
+
+def call_constraint(chat: Chat, dialect: Dialect, tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> Constraint:
+    """The grammar of an answer to a chat that demands something of its calls. Raises unsupported.
+
+    Arguments keep to their schemas if calls are demanded, and otherwise where the tool is strict.
+    """
+    rule = chat.call_rule
+    grammar = CallGrammar(
+        dialect,
+        tools={
+            tool.name: tool.parameters if rule.required or tool.strict else None
+            for tool in chat.tools
+            if rule.name in (None, tool.name)
+        },
+        required=rule.required,
+        single=rule.single,
+        special=tokenizer.special_id,
+        prompt_end=tokenizer.decode(prompt_ids[-_PROMPT_END:], keep_special_tokens=True),
+    )
+    return Constraint("tools", grammar.lark())
 
 
 def refuse_call_rule(prompt: Prompt) -> None:

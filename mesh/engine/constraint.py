@@ -20,7 +20,9 @@ import numpy as np
 import torch
 from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
 
-from mesh.engine.base import Constraint
+from mesh.dialects import Dialect
+from mesh.engine.base import Chat, Constraint
+from mesh.engine.calls import call_constraint
 from mesh.engine.text import Tokenizer
 from mesh.errors import MeshError, invalid, unsupported
 
@@ -85,6 +87,10 @@ class Grammars:
         self._eos = list(eos_token_ids)
         self._vocabulary: LLTokenizer | None = None
         self._thread = _DeepThread()
+
+    def of_calls(self, chat: Chat, dialect: Dialect, prompt_ids: Sequence[int]) -> Constraint:
+        """The constraint of an answer to a chat that demands something of its calls. Raises unsupported."""
+        return call_constraint(chat, dialect, self._tokenizer, prompt_ids)
 
     def compile(self, constraint: Constraint) -> Matcher:
         """A matcher at the beginning of the grammar.
@@ -161,7 +167,7 @@ def _grammar(constraint: Constraint) -> str:
         case "regex":
             # d, w: ASCII, as in a schema's "pattern".
             return LLMatcher.grammar_from_lark(f"start: /{regex_to_lark(texts[0], 'dw')}/")
-        case "grammar":
+        case "grammar" | "tools":
             return LLMatcher.grammar_from_lark(texts[0])
         case "choice":
             # Lark's strings are JSON's.

@@ -228,6 +228,11 @@ class Tokenizer:
             return ByteDetokenizer(self._rules.bytes_of, skip, 0 if continues else self._rules.strip)
         return WindowDetokenizer(lambda ids: self._whole(ids, skip), context if continues else ())
 
+    def special_id(self, text: str) -> int | None:
+        """The special token of this text, if there is one."""
+        token_id: int | None = self.hf.convert_tokens_to_ids(text)
+        return token_id if token_id in self.special_ids else None
+
     def _skipped(self, kept_tokens: Collection[str]) -> frozenset[int]:
         """The special tokens but for these."""
         if not kept_tokens:

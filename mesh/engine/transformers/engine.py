@@ -24,7 +24,7 @@ from mesh.engine.base import (
     Tokens,
 )
 from mesh.engine.best_of import BestOfTracker, generated, picks
-from mesh.engine.calls import refuse_call_rule
+from mesh.engine.calls import demands_calls
 from mesh.engine.chat import with_template_stops
 from mesh.engine.constraint import Grammars, Matcher
 from mesh.engine.output import OutputTracker, check_token_ids
@@ -150,11 +150,11 @@ class TransformersEngine(Engine):
         arrived = time.monotonic()
         if "completion" not in served.info.capabilities:
             raise unsupported("model", f"model '{served.info.name}' embeds texts and does not generate any")
-        refuse_call_rule(request.prompt)
         self._refuse_overload(generated(request).sampling.n)
         check_token_ids(request.sampling, served.info.vocab_size)
         _check_resume(request, served.token_limit)
-        if request.constraint is not None:
+        held = demands_calls(request)
+        if request.constraint is not None or held:
             # The grammar alone says when it is complete, and an answer that is has no other token than the end.
             request = replace(request, sampling=replace(request.sampling, min_tokens=0, ignore_eos=False))
         request, stops = with_template_stops(request, served.chat)
@@ -164,7 +164,7 @@ class TransformersEngine(Engine):
             prompt, pictures = await self._encode(served, request.prompt)
             _check_prompt_logprobs(served, request, len(prompt))
             digests = await self._digests(served, every, pictures.keys if pictures else prompt)
-            matchers = await self._matchers(served, every)
+            matchers = await self._matchers(served, _held_to_calls(served, every, prompt) if held else every)
             if request.key not in self._submitting:
                 return  # cancelled meanwhile
         finally:
@@ -440,6 +440,13 @@ def _check_resume(request: Request, limit: int) -> None:
         if not 0 <= choice < request.sampling.n:
             raise invalid("resume", f"'resume' names choice {choice}: must be below 'n' ({request.sampling.n})")
         _check_ids("resume", progress.token_ids, limit)
+
+
+def _held_to_calls(served: Served, request: Request, prompt_ids: Sequence[int]) -> Request:
+    chat = request.prompt
+    if served.grammars is None or not isinstance(chat, Chat):
+        raise unsupported("tool_choice", "'tool_choice' cannot be kept to: this model's tokenizer takes no grammars")
+    return replace(request, constraint=served.grammars.of_calls(chat, served.info.dialect, prompt_ids))
 
 
 def _make_matchers(grammars: Grammars, request: Request, constraint: Constraint) -> dict[int, Matcher]:

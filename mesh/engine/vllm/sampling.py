@@ -88,7 +88,7 @@ def _structured(constraint: Constraint, vllm: Any) -> Any:
             return vllm.StructuredOutputsParams(json=json.loads(str(constraint.value)))
         case "regex":
             return vllm.StructuredOutputsParams(regex=str(constraint.value))
-        case "grammar":
+        case "grammar" | "tools":
             return vllm.StructuredOutputsParams(grammar=str(constraint.value))
         case "choice":
             return vllm.StructuredOutputsParams(choice=list(constraint.value))
