@@ -16,6 +16,7 @@ from benchmarks.faults import report
 from benchmarks.faults.scenarios import SCENARIOS
 from benchmarks.faults.stage import Outcome, Plan, Scenario, Stage
 from benchmarks.machine import describe
+from benchmarks.processes import ProcessFailed
 from benchmarks.systems import SYSTEMS
 from benchmarks.systems.system import Inexpressible, Setup, System
 
@@ -110,12 +111,17 @@ async def _play_group(
             folder = Path(stack.enter_context(TemporaryDirectory(prefix=f"bench-faults-{number}-")))
             try:
                 running = await stack.enter_async_context(system(folder, setup))
+                stage = Stage(running, plan)
+                await stage.learn()
             except Inexpressible as reason:
                 for scenario in left:
                     outcomes[scenario.name][system.name] = Outcome(absent=str(reason))
                 return
-            stage = Stage(running, plan)
-            await stage.learn()
+            except (ProcessFailed, TimeoutError) as error:
+                _tell(f"{system.name}: does not start: {error}")
+                for scenario in left:
+                    outcomes[scenario.name][system.name] = Outcome(asked=1, troubles={"does not start": 1})
+                return
             for scenario in left:
                 outcomes[scenario.name][system.name] = await _play(stage, scenario)
                 if not await _whole(stage):
