@@ -53,6 +53,7 @@ class Session:
         self._pending: pb.SessionResponse | None = None
         self._wake = asyncio.Event()
         self._half_closed = False
+        self._refused = False
         self._written_at = 0.0
         self._writing = False
         # What the gateway still has to prove.
@@ -65,9 +66,17 @@ class Session:
         try:
             async with asyncio.TaskGroup() as group:
                 beat = group.create_task(self._beat())
-                group.create_task(self._write()).add_done_callback(lambda _: beat.cancel())
-                async for command in commands:
-                    self._obey(command, group)
+                writer = group.create_task(self._write())
+                writer.add_done_callback(lambda _: beat.cancel())
+                try:
+                    async for command in commands:
+                        self._obey(command, group)
+                except MeshError:
+                    # A call whose write is cancelled cannot be aborted any more, and would stay open.
+                    self._refused = True
+                    self._wake.set()
+                    await asyncio.wait([writer])
+                    raise
                 self._half_closed = True
                 self._wake.set()
         finally:
@@ -219,7 +228,7 @@ class Session:
     async def _write(self) -> None:
         """Send the gathered message whenever there is one, until nothing can follow."""
         now = asyncio.get_running_loop().time
-        while self._pending is not None or self._mine or not self._half_closed:
+        while not self._refused and (self._pending is not None or self._mine or not self._half_closed):
             await self._wake.wait()
             self._wake.clear()
             message, self._pending = self._pending, None

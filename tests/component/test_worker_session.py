@@ -16,7 +16,7 @@ from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import admin_pb2
 from mesh.v1 import inference_pb2 as pb
 from tests.component.manual_engine import ManualEngine
-from tests.component.worker_rig import LIMIT, Rig, serving
+from tests.component.worker_rig import LIMIT, Rig, SessionClient, serving
 from tests.harness import eventually
 
 
@@ -416,3 +416,13 @@ async def test_a_client_that_breaks_the_protocol_loses_its_session(
         assert session.error is not None
         assert session.error.code() is grpc.StatusCode.INVALID_ARGUMENT
         await eventually(lambda: not engine.requests)
+
+
+async def test_a_bad_command_ends_the_session_though_a_message_is_under_way(rig: Rig):
+    for _ in range(20):
+        session = SessionClient(rig.inference.Session())
+        for _ in range(2):
+            await session.send(open=pb.SessionOpen(client="test"))
+        await session.until(lambda session=session: session.ended)
+        assert session.error is not None
+        assert session.error.code() == grpc.StatusCode.INVALID_ARGUMENT
