@@ -14,9 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from gateway.openai.chat_schema import ChatRequest
 from gateway.openai.completion_schema import CompletionRequest
 from gateway.openai.embedding_schema import EmbeddingRequest
-from gateway.openai.schema import ChatRequest
 from mesh.engine.scripted import ScriptedEngine, ScriptedOptions
 from mesh.v1.registry_pb2 import WORKER_STATE_READY, ServedModel, WorkerRecord
 from mesh.worker.events import capabilities
