@@ -25,9 +25,9 @@ from gateway.openai.models import model_routes
 from gateway.routing.balancer import Balancer, Settings
 from gateway.routing.directory import Directory
 from gateway.routing.dispatch import Dispatch
-from gateway.routing.hold import HoldQueue
 from gateway.routing.pace import StallLimits
 from gateway.routing.quarantine import Quarantine
+from gateway.routing.queue import Queue, QueueLimits
 from mesh.metrics import GatewayMetrics
 
 
@@ -39,6 +39,11 @@ def stall_limits(config: GatewayConfig) -> StallLimits:
 def connection_limits(config: GatewayConfig) -> ConnectionLimits:
     """The part of the settings that connections need."""
     return ConnectionLimits(config.header_timeout, config.max_header_bytes, config.max_connections_per_address)
+
+
+def queue_limits(config: GatewayConfig) -> QueueLimits:
+    """The part of the settings that the queue needs."""
+    return QueueLimits(config.queue_limit, config.queue_timeout, config.worker_ahead, config.queue_patience)
 
 
 def image_limits(config: GatewayConfig) -> ImageLimits:
@@ -69,7 +74,7 @@ def make_dispatch(config: GatewayConfig, directory: Directory, balancer: Balance
     """What generations need."""
     return Dispatch(
         directory=directory,
-        hold=HoldQueue(limit=config.hold_limit, timeout=config.hold_timeout, metrics=metrics),
+        queue=Queue(directory, queue_limits(config), metrics),
         metrics=metrics,
         balancer=balancer,
         quarantine=Quarantine(after=config.quarantine_after, seconds=config.quarantine_seconds),

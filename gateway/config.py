@@ -88,8 +88,21 @@ class GatewayConfig:
     max_connections_per_address: int = option(
         0, "Most connections at a time from one address; 0 is no limit. Behind a proxy all have the proxy's.", low=0
     )
-    hold_timeout: float = option(30.0, "Seconds that a request waits for a live worker.", low=0)
-    hold_limit: int = option(1000, "Most new requests that wait for a live worker at a time.", low=0)
+    queue_timeout: float = option(
+        30.0, "Seconds that a request waits for a worker that has room, or for any worker at all.", low=0
+    )
+    queue_limit: int = option(1000, "Most new requests of a model that wait at a time; more are refused.", low=0)
+    queue_patience: float = option(
+        5.0,
+        "Seconds after which requests of a later priority get a turn before earlier ones, at most every other turn.",
+        low=0,
+    )
+    worker_ahead: int = option(
+        2,
+        "Rows that may wait on a worker beyond its slots, so that it is never idle; what is more waits in the gateway, "
+        "where tenants are served fairly.",
+        low=0,
+    )
     credit: int = option(
         256,
         "Tokens that a worker may be ahead of a slow reader of a stream before its rows are paused; "

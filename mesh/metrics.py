@@ -90,7 +90,22 @@ class GatewayMetrics:
             ["model", "how"],
             registry=r,
         )
-        self.held = Gauge("mesh_gateway_held_requests", "Requests that wait for a live worker.", registry=r)
+        self.queue_length = Gauge(
+            "mesh_gateway_queue_requests", "Requests that wait for a worker with room.", ["model"], registry=r
+        )
+        self.queue_wait = Histogram(
+            "mesh_gateway_queue_wait_seconds",
+            "From a request, or the loss of its worker, until a worker was asked.",
+            ["model"],
+            buckets=(0.0, *_LATENCY),
+            registry=r,
+        )
+        self.queue_refused = Counter(
+            "mesh_gateway_queue_refused",
+            "Requests refused or given up in the queue, by reason: full, timeout, deadline.",
+            ["model", "reason"],
+            registry=r,
+        )
         self.workers = Gauge("mesh_gateway_workers", "Workers by state.", ["state"], registry=r)
         self.session_messages = Counter(
             "mesh_gateway_session_messages", "Session messages received that carry events.", registry=r

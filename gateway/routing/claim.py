@@ -11,11 +11,13 @@ from mesh.v1 import inference_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """`tenant` is the id of an API key, "" without keys; `deadline` is by `clock`, None for no limit."""
+    """`tenant` is the id of an API key, "" without keys, and `weight` its share beside others; lower priorities go
+    first; `deadline` is by `clock`, None for no limit."""
 
     tenant: str = ""
     priority: int = 0
     deadline: float | None = None
+    weight: float = 1.0
 
     @property
     def seconds_left(self) -> float | None:

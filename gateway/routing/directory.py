@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -99,13 +99,19 @@ class Directory:
         # Replaced or removed, but with streams that may end in place.
         self._leaving: list[Entry] = []
         self._models: dict[str, _Model] = {}
-        # Set when a model appears that was not here before.
-        self._change = asyncio.Event()
+        self._on_news: Callable[[str | None], None] = lambda _: None
+        self._on_load: Callable[[Session], None] = lambda _: None
         self._group: asyncio.TaskGroup | None = None
         self._live_until: float | None = None  # when the registry was lost sight of
         metrics.registry_age.set_function(self._registry_age)
         for state in _STATES:
             metrics.workers.labels(state).set_function(partial(self._count, state))
+
+    def watch(self, on_news: Callable[[str | None], None], on_load: Callable[[Session], None]) -> None:
+        """Tell somebody that something about the workers of a model is new, or, some times a second, that something may
+        be (None); and that a worker has reported its load."""
+        self._on_news = on_news
+        self._on_load = on_load
 
     async def run(self) -> None:
         """Own the sessions and watch over them until cancelled."""
@@ -156,6 +162,7 @@ class Directory:
             limits=self._limits,
             on_change=partial(self._session_changed, record.worker_id),
             on_message=self._metrics.session_messages.inc,
+            on_load=lambda session: self._on_load(session),
         )
         entry = Entry(record, session, self._group.create_task(session.run()))
         self._entries[record.worker_id] = entry
@@ -200,21 +207,23 @@ class Directory:
         model = self._models.get(name)
         if model is None:
             model = self._models[name] = _Model()
-            self._change.set()
-            self._change = asyncio.Event()
         return model
 
     def _let_go(self, entry: Entry, name: str) -> None:
         """Let go by a worker that is there, as an adapter is: there is no hope for it, unless others have it."""
         model = self._models[name]
         del model.entries[entry.record.worker_id]
-        model.touch()
         if not model.entries:
             del self._models[name]
+        model.touch()
+        self._on_news(name)
 
     def _touch(self, entry: Entry) -> None:
+        """Something about this worker is new."""
         for name in entry.models:
             self._models[name].touch()
+        for name in entry.models:
+            self._on_news(name)
 
     def _session_changed(self, worker_id: str) -> None:
         entry = self._entries.get(worker_id)
@@ -239,6 +248,7 @@ class Directory:
                     self._remove(entry, "its grace period is over")
             for entry in list(self._leaving):
                 self._leave(entry, now, late)
+            self._on_news(None)
 
     def _leave(self, entry: Entry, now: float, late: float) -> None:
         """Close the session of a removed worker once its last stream has ended or moved, or once it is lost."""
@@ -252,20 +262,17 @@ class Directory:
         found = self._models.get(model)
         if found is not None:
             found.touch()
-        else:
-            self._change.set()
-            self._change = asyncio.Event()
+            self._on_news(model)
 
     async def changed(self, model: str, timeout: float) -> bool:
-        """Wait until a worker of the model came, changed or left; False if none did within `timeout` seconds.
-
-        For a model that never was here: until any such model appears.
-        """
+        """Wait until a worker of the model came, changed or left; False if none did within `timeout` seconds, or if
+        there is no such model."""
         found = self._models.get(model)
-        change = found.change if found is not None else self._change
+        if found is None:
+            return False
         try:
             async with asyncio.timeout(timeout):
-                await change.wait()
+                await found.change.wait()
         except TimeoutError:
             return False
         return True

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from gateway.routing.balancer import Balancer
 from gateway.routing.directory import Directory
-from gateway.routing.hold import HoldQueue
 from gateway.routing.quarantine import Quarantine
+from gateway.routing.queue import Queue
 from mesh.metrics import GatewayMetrics
 
 
@@ -16,7 +16,7 @@ class Dispatch:
     """Where requests can go, and the limits on their way there. Limits: see GatewayConfig."""
 
     directory: Directory
-    hold: HoldQueue
+    queue: Queue
     metrics: GatewayMetrics
     balancer: Balancer
     quarantine: Quarantine

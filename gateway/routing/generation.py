@@ -80,7 +80,7 @@ class Generation:
         self._credit = max(dispatch.credit, choices * _LEAST_STEPS_AHEAD) if streamed else None
         self._needs = needs(request)
         self._prompt = Prompt(request)
-        self._placement = Placement(self._prompt, dispatch, self._needs, self._live)
+        self._placement = Placement(self._prompt, dispatch, self._needs, self._live, self._claim)
         self._suspicion = Suspicion(request, dispatch.quarantine, dispatch.directory)
         self._stream: Stream | None = None
         self._read = 0
@@ -172,10 +172,10 @@ class Generation:
 
     def abort(self, error: MeshError) -> None:
         """Let `next` raise this error, also where it waits now."""
-        self._error = self._placement.error = error
+        self._error = error
+        self._placement.abort(error)
         if self._stream is not None:
             self._stream.wake()
-        self._dispatch.directory.wake(self.model)
 
     def close(self) -> None:
         """End it, whatever its state: the worker is told within the same moment."""
@@ -186,16 +186,22 @@ class Generation:
                 self._end_attempt("kept", keep=True)
             else:
                 self._end_attempt("finished" if self.done else "failed" if self._error is not None else "cancelled")
+            self._placement.close()
 
     # Attempts
 
     async def _begin(self) -> Stream:
         """Start an attempt on a worker; waits for one if need be."""
-        self._claim.check()
         if not self.attempts:
             self._dispatch.quarantine.check(self._request)
         await self._suspicion.judge()
-        session = await self._placement.choose()
+        await self._placement.find(self._start)
+        assert self._stream is not None
+        if self._cause is not None:
+            self._note_move(self._stream.session)
+        return self._stream
+
+    def _start(self, session: Session) -> None:
         request = self._attempt_request() if self.started is not None else self._request
         self._claim.limit(request)
         self.attempts += 1
@@ -207,9 +213,6 @@ class Generation:
         stream.strikes = self._suspicion.count
         self._stream = stream
         self._trail.begin(session, self.completion_tokens)
-        if self._cause is not None:
-            self._note_move(session)
-        return stream
 
     def _keep(self) -> pb.Keep | None:
         """Whether the worker is to keep it. What was begun elsewhere is not kept: its first events are not there."""
@@ -286,7 +289,7 @@ class Generation:
         if self._answer.pinned:
             self._error = error
             return
-        if cause is Trouble.DRAINING or (self.started is not None and error.kind is ErrorKind.OVERLOADED):
+        if cause is Trouble.DRAINING or error.kind is ErrorKind.OVERLOADED:
             return  # bounded by the time without a worker instead
         self._failures += 1
         if self._failures > self._dispatch.max_attempts:
@@ -323,8 +326,8 @@ class Generation:
         if events:
             if not self._placement.begun and self.started is not None:
                 self._dispatch.balancer.started(self._prompt, self.started)
-            self._placement.begun = True
-            self._placement.progress()
+                self._placement.began(stream.session, self.started.prompt_tokens - self.started.cached_tokens)
+            self._placement.progress(taken)
         if stream.session.draining and not stream.ended and self._stream is stream:
             self._look_for_trouble(stream)
         return events

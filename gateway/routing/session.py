@@ -37,6 +37,9 @@ log = logging.getLogger(__name__)
 OPEN_LIMIT_SECONDS = 5.0
 # When a worker announces none.
 _DEFAULT_HEARTBEAT = 2.0
+# Seconds. Another gateway may have taken the place; it is free again when a row of the worker ends.
+_FIRST_REFUSAL_PAUSE = 0.05
+_LONGEST_REFUSAL_PAUSE = 1.0
 # From a worker's address to what speaks to it, for as long as the block lasts. Tests put a simulated wire here.
 Dial = Callable[[str], AbstractAsyncContextManager[InferenceServiceStub]]
 # Never reused: a worker that came back is another place than the one that was left.
@@ -200,7 +203,8 @@ class _Outbox(AsyncIterator[pb.SessionRequest]):
 class Session:
     """The session with one incarnation of one worker. `run` keeps it open, again and again, until it is cancelled.
 
-    `on_change` is called when it became usable or ceased to be. Attributes are to be read only.
+    `on_change` is called when it became usable or ceased to be, `on_message` with each message that has events,
+    `on_load` with each load report. Attributes are to be read only.
     """
 
     def __init__(
@@ -213,6 +217,7 @@ class Session:
         limits: StallLimits,
         on_change: Callable[[], None],
         on_message: Callable[[], None],
+        on_load: Callable[[Session], None],
     ) -> None:
         self.worker_id = record.worker_id
         self.incarnation = record.incarnation
@@ -242,6 +247,9 @@ class Session:
         self.rows = self.tokens = 0
         # Rows that were started and are not in `load` yet, and tokens of their prompts.
         self.unconfirmed = self.unconfirmed_tokens = 0
+        # Until when it is not asked although its load shows room, as it has refused.
+        self.full_until = 0.0
+        self._refusals = Backoff(_FIRST_REFUSAL_PAUSE, _LONGEST_REFUSAL_PAUSE)
         # Inputs of calls to Embed that are under way.
         self.embedding = 0
         self.heartbeat = _DEFAULT_HEARTBEAT
@@ -251,6 +259,7 @@ class Session:
         self._limits = limits
         self._on_change = on_change
         self._on_message = on_message
+        self._on_load = on_load
         self._streams: dict[int, Stream] = {}
         self._ids = itertools.count(1)
         self._outbox: _Outbox | None = None
@@ -384,6 +393,14 @@ class Session:
         worker from its like, whatever the load."""
         return self._pace.step_seconds
 
+    def refused(self) -> None:
+        """It had no room although its load shows some: it is asked again after a pause, longer each time."""
+        self.full_until = clock.now() + self._refusals.next()
+
+    def accepted(self) -> None:
+        """It began a request."""
+        self._refusals.reset()
+
     def stop_routing(self) -> None:
         """The worker takes no more streams, says the registry or an answer of the worker."""
         if not self.draining:
@@ -499,6 +516,8 @@ class Session:
             self._on_change()
         if message.draining and not self.draining:
             self.stop_routing()
+        if message.HasField("load"):
+            self._on_load(self)
 
     def report(self, load: pb.WorkerLoad) -> None:
         """Take the worker's word for how busy it is."""

@@ -33,9 +33,11 @@ class EmbedCall:
         self._request = request
         self._claim = claim or Claim()
         self._dispatch = dispatch
-        self._placement = Placement(Prompt(request), dispatch, _NEEDS, self._live)
+        self._placement = Placement(Prompt(request), dispatch, _NEEDS, self._live, self._claim, roomless=True)
         self._task: asyncio.Task[pb.EmbedResponse] | None = None
         self._error: MeshError | None = None
+        self._failures = 0
+        self._closed = False
         self._trail = Trail()
 
     @property
@@ -74,15 +76,16 @@ class EmbedCall:
         """End it, whatever its state: the worker is told."""
         if self._task is not None:
             self._task.cancel()
+        if not self._closed:
+            self._closed = True
+            self._placement.close()
 
     # Attempts
 
     async def _until_answered(self) -> pb.EmbedResponse:
-        self._claim.check()
         metrics = self._dispatch.metrics
         while True:
-            session = await self._placement.choose()
-            self._placement.progress()
+            session = await self._find()
             self.attempts += 1
             self._trail.begin(session, 0)
             try:
@@ -94,7 +97,13 @@ class EmbedCall:
             else:
                 metrics.attempts.labels(self.model, "finished").inc()
                 self._trail.end("finished", 0)
+                self._placement.began(session, response.prompt_tokens)
                 return response
+
+    async def _find(self) -> Session:
+        found: list[Session] = []
+        await self._placement.find(found.append)
+        return found[0]
 
     def _leave(self, session: Session, error: MeshError) -> None:
         """Note why; raises the error if another worker would say the same, or if there were too many."""
@@ -104,7 +113,10 @@ class EmbedCall:
             self._placement.avoid(session)
         if error.kind is ErrorKind.DRAINING:
             session.stop_routing()
-        if not error.kind.value.retry_elsewhere or self.attempts > self._dispatch.max_attempts:
+        if error.kind is ErrorKind.OVERLOADED:
+            return  # bounded by the time without a worker that has room instead
+        self._failures += 1
+        if not error.kind.value.retry_elsewhere or self._failures > self._dispatch.max_attempts:
             raise error
 
     def _live(self) -> Sequence[Session]:

@@ -56,11 +56,11 @@ class WorkerRow(msgspec.Struct, omit_defaults=True):
 
 
 class GatewayRow(msgspec.Struct, omit_defaults=True):
-    """A gateway: requests under way, held for want of a worker, and ended per second since the last look."""
+    """A gateway: requests under way, waiting for a worker with room, and ended per second since the last look."""
 
     gateway: str
     active: int = 0
-    held: int = 0
+    queued: int = 0
     requests_per_second: float | None = None
     registry_age: float = 0.0
     error: str = ""
@@ -113,7 +113,7 @@ class Watch:
             row.error = str(error)
             return row
         row.active = int(samples.get("mesh_gateway_active_requests", 0))
-        row.held = int(samples.get("mesh_gateway_held_requests", 0))
+        row.queued = int(samples.get("mesh_gateway_queue_requests", 0))
         row.registry_age = samples.get("mesh_gateway_registry_age_seconds", 0.0)
         row.requests_per_second = self._rate(url, samples.get("mesh_gateway_requests_total", 0))
         return row
@@ -194,11 +194,11 @@ def tables(frame: Frame) -> Sequence[Table]:
         return [workers]
     gateways = Table(box=None, header_style="bold")
     gateways.add_column("gateway", no_wrap=True)
-    for name in ("active", "held", "requests/s", "registry seen"):
+    for name in ("active", "queued", "requests/s", "registry seen"):
         gateways.add_column(name, justify="right")
     for row in frame.gateways:
         age = row.error or (f"{row.registry_age:.0f} s ago" if row.registry_age else "now")
-        gateways.add_row(row.gateway, str(row.active), str(row.held), _number(row.requests_per_second), age)
+        gateways.add_row(row.gateway, str(row.active), str(row.queued), _number(row.requests_per_second), age)
     return [workers, gateways]
 
 

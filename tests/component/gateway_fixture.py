@@ -104,6 +104,12 @@ class GatewayUnderTest:
         """Whether a worker can take work."""
         return any(each.worker_id == worker_id and each.live for each in self.directory.sessions())
 
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue, whatever their model."""
+        found = [metric for metric in self.metrics.registry.collect() if metric.name == "mesh_gateway_queue_requests"]
+        return round(sum(sample.value for metric in found for sample in metric.samples))
+
     async def chat(self, **fields: Any) -> httpx.Response:
         """One request in one piece."""
         return await self.http.post("/v1/chat/completions", json=body(**fields))

@@ -40,7 +40,7 @@ async def test_a_worker_that_is_listed_again_loses_its_limit() -> None:
 
 
 async def test_a_worker_that_drains_leaves_at_once_and_ends_its_streams() -> None:
-    async with FakeWorker("w", pause=0.01) as worker, GatewayUnderTest(hold_timeout=0.0) as gateway:
+    async with FakeWorker("w", pause=0.01) as worker, GatewayUnderTest(queue_timeout=0.0) as gateway:
         await gateway.add(worker)
         answer = asyncio.create_task(gateway.stream(max_tokens=30))
         await eventually(lambda: worker.rows)
@@ -64,7 +64,7 @@ async def test_a_new_incarnation_replaces_the_old_one() -> None:
 
 
 async def test_another_worker_at_the_same_address_gets_nothing() -> None:
-    async with FakeWorker("other") as other, GatewayUnderTest(hold_timeout=0.3) as gateway:
+    async with FakeWorker("other") as other, GatewayUnderTest(queue_timeout=0.3) as gateway:
         record = other.record()
         record.worker_id = "w"
         gateway.directory.on_worker("w", record)
@@ -80,7 +80,7 @@ async def test_a_worker_that_comes_back_is_used_again() -> None:
         await worker.kill()
         await eventually(lambda: not gateway.session("w"))
         answer = asyncio.create_task(gateway.chat())
-        await eventually(lambda: gateway.metric("mesh_gateway_held_requests") == 1)
+        await eventually(lambda: gateway.waiting == 1)
         await worker.start(port)
         assert (await answer).status_code == 200
 
@@ -113,7 +113,7 @@ async def test_a_model_that_its_workers_have_let_go_is_not_waited_for() -> None:
     async with (
         FakeWorker("w", models=("m", "law")) as one,
         FakeWorker("v", models=("m", "law")) as other,
-        GatewayUnderTest(hold_timeout=30.0) as gateway,
+        GatewayUnderTest(queue_timeout=30.0) as gateway,
     ):
         await gateway.add(one, other)
         for worker, status in ((one, 200), (other, 404)):

@@ -160,7 +160,7 @@ async def test_a_draining_worker_is_left_and_another_one_waited_for() -> None:
         await gateway.add(one)
         one.embed_refusal = MeshError(ErrorKind.DRAINING, "not here")
         asked = asyncio.create_task(ask(gateway))
-        await eventually(lambda: gateway.metric("mesh_gateway_held_requests"))
+        await eventually(lambda: gateway.waiting)
         await gateway.add(other)
         assert (await asked).is_success
         assert (await ask(gateway)).is_success
@@ -168,13 +168,13 @@ async def test_a_draining_worker_is_left_and_another_one_waited_for() -> None:
 
 
 async def test_all_are_overloaded() -> None:
-    async with Embedding("a") as one, Embedding("b") as other, GatewayUnderTest() as gateway:
+    async with Embedding("a") as one, Embedding("b") as other, GatewayUnderTest(queue_timeout=0.3) as gateway:
         await gateway.add(one, other)
         one.embed_refusal = MeshError(ErrorKind.OVERLOADED, "busy", retry_after=7)
         other.embed_refusal = MeshError(ErrorKind.ENGINE_FAILED, "broken")
         response = await ask(gateway)
     assert (response.status_code, response.headers["retry-after"]) == (429, "7")
-    assert len(one.embeds) == len(other.embeds) == 1
+    assert len(other.embeds) == 1 < len(one.embeds)  # who lacks room may have some later
 
 
 async def test_the_clients_mistake_is_not_tried_elsewhere() -> None:
@@ -221,14 +221,14 @@ async def test_a_worker_that_leaves_answers_what_it_has() -> None:
         asked = asyncio.create_task(ask(gateway))
         await eventually(lambda: worker.embeds)
         gateway.directory.on_worker("a", None)
-        # The directory looks ten times a second, and the end of the session would be a change.
-        assert not await gateway.directory.changed("m", 0.3)
+        # The directory looks ten times a second, and with the end of the session the request would go elsewhere or end.
+        assert not (await asyncio.wait([asked], timeout=0.3))[0]
         worker.gate.set()
         assert (await asked).is_success
 
 
 async def test_a_request_waits_for_a_worker_and_not_for_ever() -> None:
-    async with Embedding("a") as worker, GatewayUnderTest(hold_timeout=0.2) as gateway:
+    async with Embedding("a") as worker, GatewayUnderTest(queue_timeout=0.2) as gateway:
         gateway.directory.on_worker(worker.worker_id, worker.record())
         await eventually(lambda: gateway.session("a"))
         await worker.kill()
@@ -236,7 +236,7 @@ async def test_a_request_waits_for_a_worker_and_not_for_ever() -> None:
         assert error(await ask(gateway)) == (503, "no_worker", None)
     async with Embedding("a") as worker, GatewayUnderTest() as gateway:
         asked = asyncio.create_task(ask(gateway))
-        await eventually(lambda: gateway.metric("mesh_gateway_held_requests"))
+        await eventually(lambda: gateway.waiting)
         await gateway.add(worker)
         assert (await asked).is_success
 

@@ -223,7 +223,7 @@ async def test_another_model_under_the_same_name_never_continues_an_answer() -> 
         await eventually(lambda: reached(a, 4))
         await gateway.add(b)
         await a.kill()
-        await eventually(lambda: gateway.metric("mesh_gateway_held_requests") == 1)
+        await eventually(lambda: gateway.waiting == 1)
         await gateway.add(c)
         assert without_identity(await answer) == await undisturbed()
         assert b.starts == []
@@ -238,7 +238,7 @@ async def test_a_worker_that_turns_out_to_run_another_model_is_left() -> None:
         await eventually(lambda: reached(a, 4))
         await gateway.add(b)
         await a.kill()
-        await eventually(lambda: b.starts and gateway.metric("mesh_gateway_held_requests") == 1)
+        await eventually(lambda: b.starts and gateway.waiting == 1)
         await gateway.add(c)
         assert without_identity(await answer) == await undisturbed()
 
@@ -263,7 +263,7 @@ async def test_a_worker_that_cannot_resume_is_not_asked_to() -> None:
     async with (
         FakeWorker("a") as a,
         FakeWorker("b", capabilities=(pb.CAPABILITY_CHAT,)) as b,
-        GatewayUnderTest(hold_timeout=0.3) as gateway,
+        GatewayUnderTest(queue_timeout=0.3) as gateway,
     ):
         a.stop_after = 4
         await gateway.add(a)
@@ -286,14 +286,14 @@ async def test_a_worker_that_refuses_is_passed_over() -> None:
 
 
 async def test_when_all_are_overloaded_the_client_is_told_to_come_back() -> None:
-    async with FakeWorker("a") as a, FakeWorker("b") as b, GatewayUnderTest() as gateway:
+    async with FakeWorker("a") as a, FakeWorker("b") as b, GatewayUnderTest(queue_timeout=0.3) as gateway:
         a.refusal = b.refusal = MeshError(ErrorKind.OVERLOADED, "full", retry_after=3)
         await gateway.add(a, b)
         response = await gateway.chat()
     assert response.status_code == 429
     assert response.headers["retry-after"] == "3"
     assert response.json()["error"] == {
-        "message": "full",
+        "message": "no worker had room for the model 'm' within 0.3 s: full",
         "type": "rate_limit_error",
         "param": None,
         "code": "overloaded",

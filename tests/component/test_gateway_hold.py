@@ -11,7 +11,7 @@ from tests.harness import eventually
 
 
 def held(gateway: GatewayUnderTest, count: int) -> bool:
-    return gateway.metric("mesh_gateway_held_requests") == count
+    return gateway.waiting == count
 
 
 async def test_requests_wait_for_the_first_worker() -> None:
@@ -39,7 +39,7 @@ async def test_a_known_model_is_waited_for_when_its_worker_is_gone() -> None:
 
 
 async def test_the_wait_is_limited_in_time() -> None:
-    async with GatewayUnderTest(hold_timeout=0.3) as gateway:
+    async with GatewayUnderTest(queue_timeout=0.3) as gateway:
         begun = time.monotonic()
         response = await gateway.chat()
         assert 0.3 <= time.monotonic() - begun < 3
@@ -48,7 +48,7 @@ async def test_the_wait_is_limited_in_time() -> None:
 
 
 async def test_the_wait_is_limited_in_number() -> None:
-    async with GatewayUnderTest(hold_limit=2) as gateway:
+    async with GatewayUnderTest(queue_limit=2) as gateway:
         waiting = [asyncio.create_task(gateway.chat()) for _ in range(2)]
         await eventually(lambda: held(gateway, 2))
         response = await gateway.chat()

@@ -52,7 +52,7 @@ def test_two_interrupts_end_it_although_a_request_waits(tmp_path: Path) -> None:
         data = httpx.Request("POST", gateway.url, json=body()).content
         head = f"Host: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
         client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\n" + head.encode() + data)
-        gateway.wait(lambda: gateway.metric("mesh_gateway_held_requests") == 1)
+        gateway.wait(lambda: gateway.metric("mesh_gateway_queue_requests") == 1)
         gateway.interrupt()
         gateway.wait(lambda: not gateway._answers("/healthz"))  # pyright: ignore[reportPrivateUsage]
         gateway.interrupt()

@@ -86,7 +86,7 @@ async def test_a_gateway_and_a_worker_of_different_meshes_do_not_speak(
 
 
 async def test_an_impostor_at_a_workers_address_receives_no_prompt() -> None:
-    async with GatewayUnderTest(join_token=SECRET, hold_timeout=0.5) as gateway, FakeWorker("w1") as impostor:
+    async with GatewayUnderTest(join_token=SECRET, queue_timeout=0.5) as gateway, FakeWorker("w1") as impostor:
         gateway.directory.on_worker("w1", impostor.record())
         await eventually(lambda: impostor.sessions >= 2)
         assert (await gateway.chat()).status_code == 503

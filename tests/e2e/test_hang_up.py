@@ -13,7 +13,7 @@ import pytest
 from tests.e2e.answers import Body, ask, chat
 from tests.e2e.rawhttp import CHAT, Connection, encode, get
 from tests.e2e.tiny_mesh import tiny_mesh
-from tests.harness import MODEL, Mesh, Worker, eventually
+from tests.harness import MODEL, Mesh, Worker, eventually, read_metric
 
 SCRIPTED = ("--engine", "scripted", "--script-step-ms", "40", "--script-tokens", "1000")
 
@@ -131,5 +131,5 @@ async def is_quiet(mesh: Mesh) -> bool:
     text = (await get(mesh.gateway.url, "/metrics")).body.decode()
     lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert float(lines["mesh_gateway_active_requests"]) == 0
-    assert float(lines["mesh_gateway_held_requests"]) == 0
+    assert read_metric(text, "mesh_gateway_queue_requests") == 0
     return all(is_empty(worker) for worker in mesh.workers)

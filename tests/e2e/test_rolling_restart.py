@@ -47,7 +47,7 @@ async def test_without_a_worker_requests_are_held_and_then_served(mesh: Mesh) ->
         for worker in list(mesh.workers):
             worker.kill()
         gone = time.monotonic()
-        await eventually(lambda: mesh.gateway.metric("mesh_gateway_held_requests") == 6)
+        await eventually(lambda: mesh.gateway.metric("mesh_gateway_queue_requests") == 6)
         answered = traffic.answers
         await eventually(lambda: time.monotonic() - gone > GAP, within=GAP + 1)
         assert traffic.answers == answered, "answered by nobody"
@@ -55,7 +55,7 @@ async def test_without_a_worker_requests_are_held_and_then_served(mesh: Mesh) ->
         await eventually(lambda: traffic.answers > answered + 12, within=20)
     traffic.check(at_least=12)
     assert traffic.slowest > GAP
-    assert mesh.gateway.metric("mesh_gateway_held_requests") == 0
+    assert mesh.gateway.metric("mesh_gateway_queue_requests") == 0
 
 
 async def joined(mesh: Mesh, worker: Worker) -> None:
@@ -67,7 +67,7 @@ async def joined(mesh: Mesh, worker: Worker) -> None:
 async def test_without_any_hope_a_request_ends_with_a_clear_error(tmp_path_factory: pytest.TempPathFactory) -> None:
     """In time: a new one with 503 and when to come back, one that has begun with an error event and no [DONE]."""
     folder = tmp_path_factory.mktemp("hopeless")
-    with Mesh(folder, workers=1, worker_args=SLOW, gateway_args=("--hold-timeout", "0.5")) as mesh:
+    with Mesh(folder, workers=1, worker_args=SLOW, gateway_args=("--queue-timeout", "0.5")) as mesh:
         async with opened(mesh.gateway.url, chat(mesh.model)) as begun:
             assert await begun.read_head() == 200
             events = begun.events()

@@ -38,6 +38,7 @@ def session(
         limits=StallLimits(),
         on_change=lambda: None,
         on_message=lambda: None,
+        on_load=lambda _: None,
     )
     made.report(pb.WorkerLoad(running=running, waiting=waiting, slots=slots, running_tokens=tokens))
     return made
