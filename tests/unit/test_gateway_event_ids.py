@@ -83,8 +83,15 @@ def test_several_generations_are_not_kept():
 
 @pytest.mark.parametrize(
     "other",
-    [{"tenant": "another"}, {"path": "/v1/completions"}, {"body": b"{ }"}, {"more": (b"another",)}, {"more": ()}],
-    ids=["tenant", "path", "body", "image", "no image"],
+    [
+        {"tenant": "another"},
+        {"path": "/v1/completions"},
+        {"body": b"{ }"},
+        {"more": (b"another",)},
+        {"more": ()},
+        {"body": b"{}im", "more": (b"age",)},
+    ],
+    ids=["tenant", "path", "body", "image", "no image", "another border"],
 )
 def test_an_id_belongs_to_one_request_of_one_tenant(other: dict[str, str]):
     [id_] = send(reconnect(), [0], tail=0)
