@@ -98,10 +98,12 @@ baseline: $(BUF) ## Promise the protos as they are now: later changes must be co
 	$(BUF) build --exclude-source-info --output $(BASELINE)
 
 .PHONY: docs
-docs: protos ## Write docs/metrics.md from the code
+docs: protos ## Write docs/metrics.md and docs/api.md from the code
 	@mkdir -p build
 	$(PY) -m mesh.cli.metrics_page > build/metrics.md
 	mv build/metrics.md docs/metrics.md
+	$(PY) -m gateway.openai.fields_page > build/api.md
+	mv build/api.md docs/api.md
 
 .PHONY: bench
 bench: protos ## Measure gateway and worker CPU per token (benchmarks/RESULTS.md tells how to read it)

@@ -86,7 +86,7 @@ WITHOUT_EFFECT: Final = (
 )
 
 _decoder = msgspec.json.Decoder(ChatRequest)
-_RANGES: Final = (("max_completion_tokens", 1, UINT32), ("top_logprobs", 0, 20))
+CHAT_RANGES: Final = (("max_completion_tokens", 1, UINT32), ("top_logprobs", 0, 20))
 
 
 def parse_chat(body: bytes) -> ChatRequest:
@@ -100,7 +100,7 @@ def check(request: ChatRequest) -> None:
     """The limits. Raises MeshError."""
     check_messages(request.messages)
     check_common(request)
-    check_ranges(request, _RANGES)
+    check_ranges(request, CHAT_RANGES)
     if request.top_logprobs and not request.logprobs:
         raise invalid("top_logprobs", f"'top_logprobs' ({request.top_logprobs}) needs 'logprobs' to be true")
     check_tools(request.tools, request.tool_choice)

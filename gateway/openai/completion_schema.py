@@ -11,7 +11,7 @@ from gateway.openai.schema import GenerationRequest, check_common, check_ranges,
 from mesh.errors import invalid, out_of_range
 
 MAX_COMPLETIONS: Final = 128
-_RANGES: Final = (("logprobs", 0, 5),)
+COMPLETION_RANGES: Final = (("logprobs", 0, 5),)
 
 
 class CompletionRequest(GenerationRequest, forbid_unknown_fields=True, kw_only=True):
@@ -39,7 +39,7 @@ def parse_completion(body: bytes) -> CompletionRequest:
     request = decode(_decoder, body)
     check_inputs("prompt", request.prompt)
     check_common(request)
-    check_ranges(request, _RANGES)
+    check_ranges(request, COMPLETION_RANGES)
     choices = request.n or 1
     _check_best_of(request, choices)
     choices = max(choices, request.best_of or 0)

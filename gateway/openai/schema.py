@@ -146,7 +146,7 @@ def _mistake(text: str) -> MeshError:
     return invalid(param, f"'{param}': {sentence[:1].lower()}{sentence[1:].replace('`', '')}")
 
 
-_RANGES: Final[tuple[tuple[str, float, float], ...]] = (
+RANGES: Final[tuple[tuple[str, float, float], ...]] = (
     ("temperature", 0, 2),
     ("top_p", 0, 1),
     ("n", 1, 128),
@@ -174,7 +174,7 @@ def check_ranges(request: GenerationRequest, ranges: Sequence[tuple[str, float, 
 
 def check_common(request: GenerationRequest) -> None:
     """The limits of the common fields. Raises MeshError."""
-    check_ranges(request, _RANGES)
+    check_ranges(request, RANGES)
     for name, high in _ABOVE_ZERO:
         value: float | None = getattr(request, name)
         if value is not None and not 0 < value <= high:

@@ -16,9 +16,13 @@ import pytest
 from openai import AsyncOpenAI
 from pydantic import BaseModel
 
+from mesh.engine.scripted import ScriptedEngine, ScriptedOptions
 from mesh.v1 import inference_pb2 as pb
+from mesh.v1.registry_pb2 import WORKER_STATE_READY, ServedModel, WorkerRecord
+from mesh.worker.events import capabilities
 from tests.component.gateway_fixture import GatewayUnderTest, without_identity
 from tests.component.gateway_worker import FakeWorker
+from tests.component.worker_rig import serving
 from tests.harness import eventually
 from tests.unit.dialect_texts import ALONE, TOOLS, WRITERS, answer, dialect_of
 
@@ -274,3 +278,28 @@ async def test_streams_are_byte_for_byte_as_they_were() -> None:
         TRANSCRIPTS.write_text("".join(found), encoding="utf-8")
     expected = re.split(r"(?m)^(?=### )", TRANSCRIPTS.read_text(encoding="utf-8"))[1:]
     assert found == expected
+
+
+@pytest.mark.parametrize("writer", ["hermes", "glm", "harmony"])
+async def test_a_real_worker_says_how_its_answers_are_to_be_read(writer: str, tmp_path: Path) -> None:
+    text = tmp_path / "answer.txt"
+    text.write_text(answer(writer, REASONING, CONTENT, CALLS[:1]), encoding="utf-8")
+    options = ScriptedOptions(name="m", text=str(text), dialect=dialect_of(writer))
+    async with serving(ScriptedEngine(options)) as rig, GatewayUnderTest() as gateway:
+        identity, (model,) = rig.server.identity, rig.server.engine.models
+        record = WorkerRecord(
+            worker_id=identity.worker_id,
+            incarnation=identity.incarnation,
+            address=f"127.0.0.1:{rig.port}",
+            slots=8,
+            state=WORKER_STATE_READY,
+            models=[ServedModel(name="m", fingerprint=model.fingerprint, capabilities=capabilities(model))],
+        )
+        gateway.directory.on_worker(identity.worker_id, record)
+        await eventually(lambda: gateway.session(identity.worker_id))
+        whole = in_one_piece(await gateway.chat(tools=FUNCTIONS))
+        streamed = gathered(await gateway.stream(tools=FUNCTIONS))
+    assert without_ids(streamed) == without_ids(whole)
+    assert (whole["reasoning"], whole["content"], whole["finish_reason"]) == (REASONING, CONTENT, "tool_calls")
+    (call,) = whole["tool_calls"]
+    assert (call["function"]["name"], json.loads(call["function"]["arguments"])) == CALLS[0]

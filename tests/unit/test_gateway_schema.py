@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from gateway.openai.chat_schema import ChatRequest, parse_chat
+from gateway.openai.chat_schema import WITHOUT_EFFECT, ChatRequest, parse_chat
+from gateway.openai.fields_page import page
 from mesh.errors import ErrorKind, MeshError
 
 MINIMAL: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
@@ -214,3 +216,13 @@ def test_harmless_fields_are_accepted() -> None:
 
 def test_nul_bytes_are_text() -> None:
     assert parse(messages=[{"role": "user", "content": "a\0b"}]).messages[0].content == "a\0b"
+
+
+def test_the_page_of_the_fields_is_current() -> None:
+    docs = Path(__file__).parents[2] / "docs/api.md"
+    assert docs.read_text() == page() + "\n", "run make docs"
+
+
+@pytest.mark.parametrize("field", WITHOUT_EFFECT)
+def test_what_is_without_effect_is_a_field(field: str) -> None:
+    assert field in FIELDS

@@ -1,0 +1,102 @@
+"""`python -m gateway.openai.fields_page`: prints docs/api.md, from the types that parse requests."""
+
+from __future__ import annotations
+
+import sys
+import typing
+from collections.abc import Iterator, Sequence
+from types import NoneType
+from typing import Final
+
+from gateway.openai.chat_schema import CHAT_RANGES, WITHOUT_EFFECT, ChatRequest
+from gateway.openai.completion_schema import COMPLETION_RANGES, CompletionRequest
+from gateway.openai.embedding_schema import EmbeddingRequest
+from gateway.openai.schema import RANGES
+from mesh.dialects import REASONING, TOOLS
+
+_HEAD: Final = """# The OpenAI API of the gateway
+
+Written by `make docs` from the code; a test sees to it that it is current.
+
+What becomes of each field of a request: it is **honoured**, **refused** with a 400 whose `param` names it unless it
+is null, or **ignored**: accepted, although it changes nothing here. A field that is in none of the tables is
+refused by its name. `null` is the same as an absent field.
+"""
+
+_TOOLS: Final = """## Tools and reasoning
+
+A worker tells from the chat template of its model how the model writes calls of tools and reasoning (`mesh-worker
+--tool-parser`, `--reasoning-parser`; `none` leaves them in the text). The gateway takes the answer apart
+accordingly:
+
+- Calls come as `tool_calls` with `finish_reason: tool_calls`, in a stream as the model writes them. What looks like
+  a call and is none stays in the content: no text is lost. White space next to the model's marks belongs to the
+  marks.
+- Reasoning comes as `reasoning_content` (as of DeepSeek and SGLang) and `reasoning` (as of vLLM), or as one of them
+  by `mesh-gateway --reasoning-field`. `include_reasoning: false` leaves it away, `separate_reasoning: false` leaves
+  it in the content. Its tokens are counted in `usage.completion_tokens_details.reasoning_tokens`, those of its
+  marks too.
+- Log probabilities are those of all tokens, marks and reasoning included.
+- With `response_format` or `structured_outputs` the whole answer is what they say: it has no calls and no
+  reasoning.
+- `tool_choice` that demands a call, `parallel_tool_calls: false` and functions with `strict: true` are kept to by a
+  grammar, which the default engine has; other engines refuse them. The format of gpt-oss is held to `tool_choice`
+  alone; those of GLM and of Qwen's coders to arguments of one type each, strings without patterns or lengths.
+- `tool_choice` of type `allowed_tools` shows the model the allowed tools alone.
+- A template that presents no tools refuses `tools`; one that does not read them refuses `reasoning_effort` and
+  variables of `chat_template_kwargs`. Templates with a switch (`enable_thinking`, `thinking`) are given it: off for
+  the efforts none and minimal, on for the others.
+"""
+
+# What values are taken, where it is no range.
+_VALUES: Final = {
+    "chat_template": "if the worker allows it",
+    "metadata": "at most 16 entries",
+    "modalities": '`["text"]`',
+    "seed": "64 bits with sign",
+    "service_tier": "auto, default",
+    "stop": "at most 4",
+    "store": "false",
+    "tools": "1 to 128 functions",
+    "verbosity": "medium",
+}
+
+
+def page() -> str:
+    """The page."""
+    return "\n".join(
+        [
+            _HEAD,
+            "## POST /v1/chat/completions\n",
+            *_table(ChatRequest, (*RANGES, *CHAT_RANGES)),
+            "\n## POST /v1/completions\n",
+            *_table(CompletionRequest, (*RANGES, *COMPLETION_RANGES)),
+            "\n## POST /v1/embeddings\n",
+            *_table(EmbeddingRequest, ()),
+            "",
+            _TOOLS,
+            f"Parsers of calls: {_names(TOOLS)}. Parsers of reasoning: {_names(['harmony', *REASONING])}.",
+        ]
+    )
+
+
+def _names(names: typing.Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))
+
+
+def _table(request: type, ranges: Sequence[tuple[str, float, float]]) -> Iterator[str]:
+    limits = {name: f"{low} to {high}" for name, low, high in ranges} | _VALUES
+    yield "| field | | values |"
+    yield "| :-- | :-- | :-- |"
+    for name, kind in sorted(typing.get_type_hints(request).items()):
+        yield f"| `{name}` | {_fate(name, kind)} | {limits.get(name, '')} |"
+
+
+def _fate(name: str, kind: object) -> str:
+    if kind is NoneType:
+        return "refused"
+    return "ignored" if name in WITHOUT_EFFECT else "honoured"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page() + "\n")
