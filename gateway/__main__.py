@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
 
 from gateway.config import GatewayConfig
 from mesh.config import fail, parse
 from mesh.errors import MeshError
 from mesh.log import setup
+
+if TYPE_CHECKING:
+    from gateway.processes import Seat
 
 _PROG = "mesh-gateway"
 
@@ -20,11 +24,33 @@ def main(argv: Sequence[str] | None = None) -> None:
     setup("gateway")
     # gRPC reads it when it is imported. What it would print (a worker went away, a port is taken) we say ourselves.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from gateway.lifecycle import run
+    if config.processes == 1:
+        _run_gateway(config)
+        return
+    from gateway.supervisor import Supervisor
 
     try:
+        raise SystemExit(Supervisor(config, _run_gateway, _run_registry).run())
+    except MeshError as error:
+        fail(_PROG, error.message)
+
+
+def _run_gateway(config: GatewayConfig, seat: Seat | None = None) -> None:
+    from gateway.lifecycle import run
+
+    _run(run(config, seat))
+
+
+def _run_registry(config: GatewayConfig, parent: int, tell: int) -> None:
+    from gateway.lifecycle import run_registry
+
+    _run(run_registry(config, parent, tell))
+
+
+def _run(life: Coroutine[Any, Any, None]) -> None:
+    try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(run(config))
+            runner.run(life)
     except* MeshError as group:
         fail(_PROG, _first(group).message)
 

@@ -22,6 +22,7 @@ from gateway.openai.completions import completion_routes
 from gateway.openai.embeddings import embedding_routes
 from gateway.openai.images import ImageLimits
 from gateway.openai.models import model_routes
+from gateway.processes import Seat
 from gateway.routing.balancer import Balancer, Settings
 from gateway.routing.directory import Directory
 from gateway.routing.dispatch import Dispatch
@@ -87,9 +88,15 @@ def make_dispatch(config: GatewayConfig, directory: Directory, balancer: Balance
 
 
 def create_app(
-    config: GatewayConfig, directory: Directory, balancer: Balancer, metrics: GatewayMetrics, book: Book | None = None
+    config: GatewayConfig,
+    directory: Directory,
+    balancer: Balancer,
+    metrics: GatewayMetrics,
+    book: Book | None = None,
+    seat: Seat | None = None,
 ) -> tuple[Quart, Exchanges]:
-    """The application, and the exchanges that are under way on it. `book` has the keys, if requests need one."""
+    """The application, and the exchanges that are under way on it. `book` has the keys, if requests need one; `seat` is
+    the place among several processes."""
     app = Quart(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["BODY_TIMEOUT"] = config.body_timeout
@@ -100,7 +107,7 @@ def create_app(
     app.register_blueprint(completion_routes(dispatch))
     app.register_blueprint(embedding_routes(dispatch))
     app.register_blueprint(model_routes(directory))
-    app.register_blueprint(health_routes(directory, exchanges, metrics, book))
+    app.register_blueprint(health_routes(directory, exchanges, metrics, book, seat))
     app.register_error_handler(Exception, partial(_on_error, config))
     app.before_request(_before_request)
     app.after_request(_after_request)

@@ -16,6 +16,9 @@ class GatewayConfig:
 
     host: str = option("127.0.0.1", "Address of the HTTP server.")
     port: int = option(8000, "Port of the HTTP server; 0 picks a free one.", low=0, high=65535)
+    processes: int = option(
+        1, "Processes that serve the port together, for as many cores; each is a gateway of its own.", low=1, high=256
+    )
 
     etcd: str | None = option(
         None, "URL(s) of etcd, comma separated. Without it the gateway serves an embedded registry itself."

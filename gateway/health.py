@@ -8,6 +8,7 @@ from quart import Blueprint, Response
 
 from gateway.access.book import Book
 from gateway.exchange import Exchanges
+from gateway.processes import Seat
 from gateway.routing.directory import Directory
 from mesh.metrics import GatewayMetrics
 
@@ -20,7 +21,11 @@ class Health(msgspec.Struct):
 
 
 def health_routes(
-    directory: Directory, exchanges: Exchanges, metrics: GatewayMetrics, book: Book | None = None
+    directory: Directory,
+    exchanges: Exchanges,
+    metrics: GatewayMetrics,
+    book: Book | None = None,
+    seat: Seat | None = None,
 ) -> Blueprint:
     """The routes for probes and scrapers."""
     routes = Blueprint("health", __name__)
@@ -36,7 +41,9 @@ def health_routes(
 
     @routes.get("/metrics")
     async def metrics_() -> Response:  # pyright: ignore[reportUnusedFunction]
-        return Response(generate_latest(metrics.registry), content_type=CONTENT_TYPE_LATEST)
+        registry = metrics.registry
+        page = generate_latest(registry) if seat is None else await seat.collect(registry)
+        return Response(page, content_type=CONTENT_TYPE_LATEST)
 
     return routes
 

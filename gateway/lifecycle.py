@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import socket
 from contextlib import AsyncExitStack
@@ -16,9 +17,11 @@ from gateway.access.sync import Sync
 from gateway.access.tls import HttpTls
 from gateway.app import connection_limits, create_app, make_balancer, stall_limits
 from gateway.config import GatewayConfig
+from gateway.processes import Seat, watch_end
 from gateway.routing.directory import Directory
 from gateway.routing.session import dialler
-from gateway.server import HttpServer, listen
+from gateway.server import HttpServer
+from gateway.sockets import listen
 from mesh.errors import invalid
 from mesh.join import JoinToken
 from mesh.keys import EtcdKeys, FileKeys, Store
@@ -30,21 +33,24 @@ from mesh.wire import Tls, client_credentials
 log = logging.getLogger(__name__)
 
 
-async def run(config: GatewayConfig) -> None:
-    """The whole life of a gateway. Raises MeshError if it cannot start."""
+async def run(config: GatewayConfig, seat: Seat | None = None) -> None:
+    """The whole life of a gateway, alone or on its seat among several. Raises MeshError if it cannot start."""
     stop, hurry = asyncio.Event(), asyncio.Event()
     _on_signals(stop, hurry)
     check_exposure(config)
     https = _https(config)
+    if seat is not None:
+        watch_end(seat.parent, stop)
     tls = _worker_tls(config)
     join = JoinToken(config.join_token) if config.join_token is not None else None
     async with AsyncExitStack() as stack:
-        sock = stack.enter_context(contextlib.closing(listen(config.host, config.port)))
+        sock = seat.socket if seat is not None else listen(config.host, config.port)
+        stack.enter_context(contextlib.closing(sock))
         options = await _registry(config, stack)
         etcd = await stack.enter_async_context(EtcdClient(options))
         metrics = GatewayMetrics()
         directory = Directory(
-            client=f"gateway@{socket.gethostname()}",
+            client=f"gateway@{socket.gethostname()}" + (f"#{seat.index}" if seat is not None else ""),
             grace=config.grace_period,
             limits=stall_limits(config),
             metrics=metrics,
@@ -53,7 +59,9 @@ async def run(config: GatewayConfig) -> None:
         )
         balancer = make_balancer(config, metrics)
         book = Book() if config.keyed else None
-        app, exchanges = create_app(config, directory, balancer, metrics, book)
+        app, exchanges = create_app(config, directory, balancer, metrics, book, seat)
+        if seat is not None:
+            await stack.enter_async_context(seat.tell(metrics.registry))
         async with asyncio.TaskGroup() as group:
             background = [
                 group.create_task(directory.run()),
@@ -89,6 +97,19 @@ async def run(config: GatewayConfig) -> None:
     log.info("gateway stopped")
 
 
+async def run_registry(config: GatewayConfig, parent: int, tell: int) -> None:
+    """The whole life of a registry that gateways share: see `gateway.supervisor.RegistryMain`."""
+    stop = asyncio.Event()
+    _on_signals(stop, stop)
+    watch_end(parent, stop)
+    async with AsyncExitStack() as stack:
+        options = await _embedded(config, stack)
+        os.write(tell, f"{options.where}\n".encode())
+        os.close(tell)
+        log.info("registry listening", extra=kv(registry=options.where))
+        await stop.wait()
+
+
 def _on_signals(stop: asyncio.Event, hurry: asyncio.Event) -> None:
     """The first signal drains, the second one does not wait."""
 
@@ -115,6 +136,11 @@ async def _registry(config: GatewayConfig, stack: AsyncExitStack) -> EtcdOptions
         )
         await probe(options, WORKERS_PREFIX)
         return options
+    return await _embedded(config, stack)
+
+
+async def _embedded(config: GatewayConfig, stack: AsyncExitStack) -> EtcdOptions:
+    """Serve the registry until the stack ends."""
     registry = EmbeddedRegistry()
     port = await registry.start(config.registry_host, config.registry_port)
     stack.push_async_callback(registry.stop)

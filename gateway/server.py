@@ -17,7 +17,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 
 from gateway.access.connections import ConnectionLimits, LimitedHttp
 from gateway.exchange import CONNECTION_KEY, Exchanges
-from mesh.errors import ErrorKind, MeshError, invalid
+from mesh.errors import ErrorKind, MeshError
 from mesh.log import kv
 
 log = logging.getLogger(__name__)
@@ -25,19 +25,9 @@ log = logging.getLogger(__name__)
 # Its notes on start and end say nothing that ours do not.
 logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
-_BACKLOG = 2048
 # After the limit of a drain: what the error events need to reach the clients.
 _LAST_WORDS_SECONDS = 2
 _POLL_SECONDS = 0.05
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; raises MeshError with one sentence if there can be none."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=_BACKLOG)
-    except OSError as error:
-        raise invalid("port", f"cannot listen on {host}:{port}: {error.strerror or error}") from None
 
 
 class _Connection:

@@ -45,15 +45,14 @@ class Balancer:
     def on_route(self, model: str, route: Route | None) -> None:
         """An operator has set how a model is balanced, or no longer does (None)."""
         self._turns.pop(model, None)
-        if route is None:
-            self._routes.pop(model, None)
-            return
-        self._routes[model] = Settings(
-            policy=route.policy or self._default.policy,  # pyright: ignore[reportArgumentType]  # checked by `decode_route`
-            load_factor=route.load_factor if route.HasField("load_factor") else self._default.load_factor,
-            any_zone=route.any_zone,
-        )
-        log.info("route", extra=kv(model=model, **asdict(self._routes[model])))
+        self._routes.pop(model, None)
+        if route is not None:
+            self._routes[model] = Settings(
+                policy=route.policy or self._default.policy,  # pyright: ignore[reportArgumentType]  # `decode_route` looks
+                load_factor=route.load_factor if route.HasField("load_factor") else self._default.load_factor,
+                any_zone=route.any_zone,
+            )
+        log.info("route", extra=kv(model=model, **asdict(self._routes.get(model, self._default))))
 
     def pick(self, prompt: Prompt, sessions: Sequence[Session]) -> Session:
         """One of at least one live session."""

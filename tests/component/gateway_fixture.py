@@ -15,7 +15,8 @@ from gateway.access.tls import HttpTls
 from gateway.app import connection_limits, create_app, make_balancer, stall_limits
 from gateway.config import GatewayConfig
 from gateway.routing.directory import Directory
-from gateway.server import HttpServer, listen
+from gateway.server import HttpServer
+from gateway.sockets import listen
 from mesh.join import JoinToken
 from mesh.metrics import GatewayMetrics
 from mesh.wire import Tls
