@@ -102,6 +102,7 @@ async def run_registry(config: GatewayConfig, parent: int, tell: int) -> None:
     stop = asyncio.Event()
     _on_signals(stop, stop)
     watch_end(parent, stop)
+    check_exposure(config)
     async with AsyncExitStack() as stack:
         options = await _embedded(config, stack)
         os.write(tell, f"{options.where}\n".encode())
