@@ -96,8 +96,12 @@ def parse(
     argv: Sequence[str] | None = None,
     environ: Mapping[str, str] | None = None,
     description: str | None = None,
+    siblings: Sequence[type[Any]] = (),
 ) -> T:
-    """Build `cls` from flags and environment, or end the process with exit code 2 and one sentence."""
+    """Build `cls` from flags and environment, or end the process with exit code 2 and one sentence.
+
+    `siblings` are the settings of commands with the same prefix, whose variables may be set as well.
+    """
     parser = _Parser(prog=prog, description=description or cls.__doc__, allow_abbrev=False)
     environ = os.environ if environ is None else environ
     add_options(parser, cls, env_prefix)
@@ -106,7 +110,7 @@ def parse(
         flags = [string for action in parser._actions for string in action.option_strings]  # pyright: ignore[reportPrivateUsage]
         parser.error(f"unknown argument '{unknown[0]}'{_closest(unknown[0].split('=')[0], flags)}")
     try:
-        return from_namespace(cls, namespace, env_prefix, environ)
+        return from_namespace(cls, namespace, env_prefix, environ, siblings)
     except ConfigError as error:
         fail(prog, str(error))
 
@@ -131,12 +135,19 @@ def add_options(parser: argparse.ArgumentParser, cls: type[Any], env_prefix: str
             parser.add_argument("--" + spec.name.replace("_", "-"), dest=spec.name, **kwargs)
 
 
-def from_namespace(cls: type[T], namespace: argparse.Namespace, env_prefix: str, environ: Mapping[str, str]) -> T:
+def from_namespace(
+    cls: type[T],
+    namespace: argparse.Namespace,
+    env_prefix: str,
+    environ: Mapping[str, str],
+    siblings: Sequence[type[Any]] = (),
+) -> T:
     """Build `cls` from parsed flags, then the environment, then defaults; raises ConfigError."""
     hints = get_type_hints(cls)
     known = {env_prefix + spec.name.upper(): spec for spec in _specs(cls)}
+    others = {env_prefix + spec.name.upper() for sibling in siblings for spec in _specs(sibling)}
     for name in environ:
-        if name.startswith(env_prefix) and name not in known:
+        if name.startswith(env_prefix) and name not in known and name not in others:
             raise ConfigError(f"unknown environment variable {name}{_closest(name, list(known))}")
     values: dict[str, Any] = {}
     for name, spec in known.items():

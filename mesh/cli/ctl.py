@@ -146,7 +146,9 @@ def main(argv: Sequence[str]) -> int:
         fail(_PROG, f"unknown command '{name}'; there are: {', '.join(commands)}")
     kind, command = commands[name]
     prog = f"{_PROG} {name}"
-    config = parse(kind, prog=prog, env_prefix="MESH_CTL_", argv=argv[words:])
+    config = parse(
+        kind, prog=prog, env_prefix="MESH_CTL_", argv=argv[words:], siblings=[each for each, _ in commands.values()]
+    )
     if isinstance(config, StatsConfig) and not config.worker:
         fail(prog, "a worker must be named: its id in the registry, or its host:port")
     try:

@@ -31,6 +31,9 @@ class TopConfig(RegistryConfig):
     """Watch workers and gateways at work."""
 
     gateways: str = option("", "URLs of gateways to watch as well, comma separated, such as http://127.0.0.1:8000.")
+    api_key: str | None = option(
+        None, "Key that may read the gateways' /metrics; better given by the environment.", secret=True
+    )
     interval: float = option(2.0, "Seconds between two looks.", low=0.1, high=60)
     once: bool = option(False, "Look twice, print what is between, and end.")
     json: bool = option(False, "With --once: one JSON object.")
@@ -108,7 +111,7 @@ class Watch:
     async def _gateway(self, url: str) -> GatewayRow:
         row = GatewayRow(url)
         try:
-            samples = await asyncio.to_thread(_scrape, url)
+            samples = await asyncio.to_thread(_scrape, url, self._config.api_key)
         except (OSError, ValueError) as error:
             row.error = str(error)
             return row
@@ -126,9 +129,10 @@ class Watch:
         return None if before is None else round((count - before[1]) / (now - before[0]), 1)
 
 
-def _scrape(url: str) -> Mapping[str, float]:
+def _scrape(url: str, key: str | None) -> Mapping[str, float]:
     """A gateway's metrics, summed over their labels. Raises OSError or ValueError."""
-    with urllib.request.urlopen(url.rstrip("/") + "/metrics", timeout=_LIMIT) as response:
+    request = urllib.request.Request(url.rstrip("/") + "/metrics", headers={"x-api-key": key} if key else {})
+    with urllib.request.urlopen(request, timeout=_LIMIT) as response:
         text = response.read().decode()
     found: dict[str, float] = {}
     for family in text_string_to_metric_families(text):

@@ -237,3 +237,17 @@ def test_secrets_are_not_shown_with_the_rest_of_a_configuration():
             join_token="hunter2-hunter2-hunter2",
         )
     )
+
+
+@dataclass(frozen=True)
+class Sibling:
+    token: str = option("")
+
+
+def test_variables_of_commands_with_the_same_prefix_may_be_set_and_others_not():
+    parsed = parse(
+        Settings, prog="t", env_prefix="T_", argv=[], environ={"T_NAME": "x", "T_TOKEN": "y"}, siblings=[Sibling]
+    )
+    assert parsed.name == "x"
+    with pytest.raises(SystemExit):
+        parse(Settings, prog="t", env_prefix="T_", argv=[], environ={"T_NAME": "x", "T_TOKEM": "y"}, siblings=[Sibling])
