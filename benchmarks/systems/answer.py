@@ -120,10 +120,13 @@ async def _read(
         if response.status_code != 200:
             answer.error = f"HTTP {response.status_code}"
             return
+        event_id = answer.last_id
         async for name, value in _fields(response):
             if name == "id":
-                answer.last_id = value
-            elif answer.add(value, time.perf_counter() - sent) and on_token is not None:
+                event_id = value
+                continue
+            answer.last_id = event_id
+            if answer.add(value, time.perf_counter() - sent) and on_token is not None:
                 await on_token(answer.tokens)
 
 
