@@ -18,8 +18,8 @@ from gateway.access.tls import HttpTls
 from gateway.app import connection_limits, create_app, make_balancer, stall_limits
 from gateway.config import GatewayConfig
 from gateway.processes import Seat, watch_end
+from gateway.routing.dial import dialler
 from gateway.routing.directory import Directory
-from gateway.routing.session import dialler
 from gateway.server import HttpServer
 from gateway.sockets import listen
 from mesh.errors import invalid

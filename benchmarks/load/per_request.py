@@ -13,7 +13,8 @@ import grpc.aio
 
 import gateway.routing.directory
 from gateway.__main__ import main
-from gateway.routing.session import Session, Stream
+from gateway.routing.session import Session
+from gateway.routing.stream import Stream
 from mesh import wire
 from mesh.v1 import inference_pb2 as pb
 from mesh.v1.inference_pb2_grpc import InferenceServiceStub
@@ -35,10 +36,10 @@ class PerRequestSession(Session):
         credit: int | None,
         tokens: int = 0,
         keep: pb.Keep | None = None,
-    ) -> Stream:
+    ) -> Stream[Session]:
         """See Session."""
         del credit, keep
-        stream = Stream(self, next(self._ids), rows, None, tokens)
+        stream: Stream[Session] = Stream(self, next(self._ids), rows, None, tokens)
         if not self.open:
             stream.lost = self._gone("is not connected")
             stream.ended = True
@@ -49,7 +50,7 @@ class PerRequestSession(Session):
         self._calls[stream.id] = asyncio.create_task(self._read(stream, request))
         return stream
 
-    def forget(self, stream: Stream, *, keep: bool = False) -> None:
+    def forget(self, stream: Stream[Session], *, keep: bool = False) -> None:
         """See Session."""
         del keep
         call = self._calls.pop(stream.id, None)
@@ -58,7 +59,7 @@ class PerRequestSession(Session):
         stream.ended = True  # the session has nothing to cancel
         super().forget(stream)
 
-    async def _read(self, stream: Stream, request: pb.GenerateRequest) -> None:
+    async def _read(self, stream: Stream[Session], request: pb.GenerateRequest) -> None:
         """One call to its end. Both messages name the parts of their oneof alike, so nothing is copied."""
         try:
             async for response in self._generate(request):
@@ -67,7 +68,7 @@ class PerRequestSession(Session):
             failure = wire.from_rpc_error(error)
             self._take(stream, pb.StreamEvent(failed=pb.Failure(code=failure.code, message=failure.message)))
 
-    def _take(self, stream: Stream, event: pb.StreamEvent) -> None:
+    def _take(self, stream: Stream[Session], event: pb.StreamEvent) -> None:
         if not stream.confirmed:
             self._confirm(stream)
         stream.events.append(event)

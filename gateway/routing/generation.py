@@ -25,7 +25,8 @@ from gateway.routing.keeping import NOWHERE, Keeping
 from gateway.routing.placement import Placement
 from gateway.routing.prefix import Prompt
 from gateway.routing.quarantine import PROVEN_TOKENS, Suspicion
-from gateway.routing.session import Session, Stream, Trouble
+from gateway.routing.session import Session
+from gateway.routing.stream import Stream, Trouble
 from gateway.routing.trail import Attempt, Trail
 from mesh.errors import ErrorKind, MeshError
 from mesh.log import kv
@@ -82,7 +83,7 @@ class Generation:
         self._prompt = Prompt(request)
         self._placement = Placement(self._prompt, dispatch, self._needs, self._live, self._claim)
         self._suspicion = Suspicion(request, dispatch.quarantine, dispatch.directory)
-        self._stream: Stream | None = None
+        self._stream: Stream[Session] | None = None
         self._read = 0
         self._undelivered = 0
         self._failures = 0
@@ -190,7 +191,7 @@ class Generation:
 
     # Attempts
 
-    async def _begin(self) -> Stream:
+    async def _begin(self) -> Stream[Session]:
         """Start an attempt on a worker; waits for one if need be."""
         if not self.attempts:
             self._dispatch.quarantine.check(self._request)
@@ -275,7 +276,7 @@ class Generation:
             self._trail.end(outcome, self.completion_tokens)
             self._dispatch.metrics.attempts.labels(self.model, outcome).inc()
 
-    def _leave(self, stream: Stream, cause: Trouble, error: MeshError) -> None:
+    def _leave(self, stream: Stream[Session], cause: Trouble, error: MeshError) -> None:
         """Give up this attempt; `next` makes another one, unless there were too many."""
         refused = cause is Trouble.REFUSED
         self._placement.left(stream.session, error, refused=refused)
@@ -297,7 +298,7 @@ class Generation:
 
     # Events
 
-    def _take(self, stream: Stream) -> list[Event]:
+    def _take(self, stream: Stream[Session]) -> list[Event]:
         """The hot path: note what arrived and return what the client is to see."""
         arrived, stream.events = stream.events, []
         events: list[Event] = []
@@ -332,10 +333,10 @@ class Generation:
             self._look_for_trouble(stream)
         return events
 
-    def _prove(self, stream: Stream, taken: int) -> None:
+    def _prove(self, stream: Stream[Session], taken: int) -> None:
         stream.flowing = self._answer.steady
-        stream.tokens += taken
-        if stream.tokens >= PROVEN_TOKENS:
+        stream.taken += taken
+        if stream.taken >= PROVEN_TOKENS:
             stream.proven = True
             self._suspicion.clear()
 
@@ -357,7 +358,7 @@ class Generation:
         self.delivered()
         return self._stream is stream
 
-    def _distrust(self, stream: Stream, found: Violation | WrongModel) -> None:
+    def _distrust(self, stream: Stream[Session], found: Violation | WrongModel) -> None:
         worker_id = stream.session.worker_id
         log.error("a worker broke the protocol", extra=kv(worker=worker_id, why=str(found)))
         if isinstance(found, WrongModel):
@@ -366,7 +367,7 @@ class Generation:
             cause, kind = Trouble.PROTOCOL, ErrorKind.PROTOCOL_ERROR
         self._leave(stream, cause, MeshError(kind, f"worker '{worker_id}' {found}"))
 
-    def _take_failure(self, stream: Stream, failure: pb.Failure) -> None:
+    def _take_failure(self, stream: Stream[Session], failure: pb.Failure) -> None:
         error = MeshError.from_code(
             failure.code,
             failure.message,
@@ -382,7 +383,7 @@ class Generation:
         else:
             self._error = error
 
-    def _look_for_trouble(self, stream: Stream) -> None:
+    def _look_for_trouble(self, stream: Stream[Session]) -> None:
         """Leave a frozen or draining worker if there is another one; without one, wait for as long as is sensible.
 
         One that has forgotten the request may be asked again: it is well otherwise.

@@ -21,7 +21,8 @@ from dataclasses import dataclass
 
 from gateway.routing import clock
 from gateway.routing.directory import Directory
-from gateway.routing.session import Session, Stream
+from gateway.routing.session import Session
+from gateway.routing.stream import Stream
 from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import inference_pb2 as pb
 
@@ -101,7 +102,7 @@ class Suspicion:
         """Strikes that are not void."""
         return sum(not strike.void for strike in self._strikes)
 
-    def strike(self, stream: Stream) -> None:
+    def strike(self, stream: Stream[Session]) -> None:
         """The worker of this stream died or froze."""
         if self._quarantine.after:
             session = stream.session

@@ -11,20 +11,18 @@ import asyncio
 import itertools
 import logging
 import math
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from enum import Enum
-from typing import Self
+from collections.abc import Callable, Mapping
 
 import grpc.aio
 
 from gateway.routing import clock
+from gateway.routing.dial import Dial, Outbox
 from gateway.routing.keeping import tag
 from gateway.routing.pace import Pace, StallLimits, mean_of
+from gateway.routing.stream import Stream, Trouble
 from mesh import wire
 from mesh.errors import ErrorKind, MeshError
-from mesh.join import CallProof, JoinToken, new_nonce
+from mesh.join import JoinToken, new_nonce
 from mesh.log import kv
 from mesh.registry.backoff import Backoff
 from mesh.v1 import inference_pb2 as pb
@@ -40,164 +38,8 @@ _DEFAULT_HEARTBEAT = 2.0
 # Seconds. Another gateway may have taken the place; it is free again when a row of the worker ends.
 _FIRST_REFUSAL_PAUSE = 0.05
 _LONGEST_REFUSAL_PAUSE = 1.0
-# From a worker's address to what speaks to it, for as long as the block lasts. Tests put a simulated wire here.
-Dial = Callable[[str], AbstractAsyncContextManager[InferenceServiceStub]]
 # Never reused: a worker that came back is another place than the one that was left.
 _epochs = itertools.count(1)
-
-
-def dialler(tls: wire.Tls | None, join: JoinToken | None = None) -> Dial:
-    """Speaks to workers over gRPC, with TLS if it is given, and proves the join token if there is one."""
-    interceptors = [CallProof(join)] if join is not None else []
-
-    @asynccontextmanager
-    async def dial(address: str) -> AsyncGenerator[InferenceServiceStub]:
-        async with wire.channel(address, tls=tls, interceptors=interceptors) as channel:
-            yield InferenceServiceStub(channel)
-
-    return dial
-
-
-class Trouble(Enum):
-    """Why a stream should leave its worker; the values label metrics."""
-
-    LOST = "lost"
-    SILENT = "silent"
-    STALLED = "stalled"
-    FORGOTTEN = "forgotten"
-    DRAINING = "draining"
-    REFUSED = "refused"
-    PROTOCOL = "protocol"
-
-
-class Stream:
-    """One attempt's end on a session. The owner takes `events` when `wait` returns; `lost` is final."""
-
-    __slots__ = (
-        "_session",
-        "_waiter",
-        "active_at",
-        "confirmed",
-        "credit",
-        "ended",
-        "events",
-        "flowing",
-        "id",
-        "kept",
-        "lost",
-        "pace",
-        "proven",
-        "rows",
-        "strikes",
-        "take_at_once",
-        "tokens",
-        "tokens",
-    )
-
-    def __init__(
-        self,
-        session: Session,
-        stream_id: int,
-        rows: int,
-        credit: int | None,
-        tokens: int = 0,
-        *,
-        kept: bool = False,
-    ) -> None:
-        self._session = session
-        self._waiter: asyncio.Future[None] | None = None
-        self.id = stream_id
-        self.rows = rows
-        self.tokens = tokens
-        # Whether the worker was asked to keep it for a client that may come back.
-        self.kept = kept
-        # Tokens that the worker may still send; None is no limit.
-        self.credit = credit
-        self.events: list[pb.StreamEvent] = []
-        # Called while the owner waits and events have come: takes them all and returns True, or leaves them to `wait`.
-        self.take_at_once: Callable[[], bool] | None = None
-        self.lost: MeshError | None = None
-        self.ended = False
-        self.confirmed = False
-        # It has had tokens, and is to get some with every step of the worker; set by the owner.
-        self.flowing = False
-        # Workers that have died with its request before, tokens that it has had here, and whether these prove that it
-        # is harmless; set by the owner.
-        self.strikes = 0
-        self.tokens = 0
-        self.proven = False
-        # The mean time between its events, in seconds, from the first one on.
-        self.pace: float | None = None
-        self.active_at = clock.now()
-
-    @property
-    def session(self) -> Session:
-        """Where it runs."""
-        return self._session
-
-    async def wait(self) -> None:
-        """Return when there are events, when the session is lost, or when `trouble` should be looked at."""
-        if self.events or self.lost is not None:
-            return
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-
-    def wake(self) -> None:
-        """Let `wait` return."""
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-    def arrived(self) -> None:
-        """There are new events: have them taken at once, or let `wait` return."""
-        waiter = self._waiter
-        if waiter is None or waiter.done():
-            return  # the owner will find them
-        if self.take_at_once is None or not self.take_at_once():
-            waiter.set_result(None)
-
-    def grant(self, tokens: int) -> None:
-        """Allow the worker more tokens."""
-        if self.credit is not None and not self.ended:
-            self.credit += tokens
-            self.active_at = clock.now()
-            self._session.send(pb.SessionRequest(credit=pb.StreamCredit(stream_id=self.id, tokens=tokens)))
-
-    def close(self, *, keep: bool = False) -> None:
-        """Forget the stream; unless it has ended, the worker is told to, or to keep it if it was started for that. No
-        event arrives afterwards."""
-        self._session.forget(self, keep=keep)
-
-    @property
-    def starved(self) -> bool:
-        """It waits for its reader, not for the worker."""
-        return bool(self.events) or (self.credit is not None and self.credit <= 0)
-
-
-class _Outbox(AsyncIterator[pb.SessionRequest]):
-    """Commands on their way to the worker. gRPC iterates over it, so that there is exactly one writer."""
-
-    def __init__(self, first: pb.SessionRequest) -> None:
-        self._commands = deque([first])
-        self._waiter: asyncio.Future[None] | None = None
-
-    def put(self, command: pb.SessionRequest) -> None:
-        """Queue a command."""
-        self._commands.append(command)
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> pb.SessionRequest:
-        while not self._commands:
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        return self._commands.popleft()
 
 
 class Session:
@@ -260,9 +102,9 @@ class Session:
         self._on_change = on_change
         self._on_message = on_message
         self._on_load = on_load
-        self._streams: dict[int, Stream] = {}
+        self._streams: dict[int, Stream[Session]] = {}
         self._ids = itertools.count(1)
-        self._outbox: _Outbox | None = None
+        self._outbox: Outbox | None = None
         self._stub: InferenceServiceStub | None = None
         self._heard_at = 0.0
         self._pace = Pace(0.0, limits)
@@ -298,10 +140,10 @@ class Session:
         credit: int | None,
         tokens: int = 0,
         keep: pb.Keep | None = None,
-    ) -> Stream:
+    ) -> Stream[Session]:
         """Start a generation, whose prompt may have so many tokens, or go on with the one that is kept there. If the
         session is not open any more, the stream is lost at once."""
-        stream = Stream(self, next(self._ids), rows, credit, tokens, kept=keep is not None)
+        stream: Stream[Session] = Stream(self, next(self._ids), rows, credit, tokens, kept=keep is not None)
         if self._outbox is None:
             stream.lost = self._gone("is not connected")
             stream.ended = True
@@ -336,7 +178,7 @@ class Session:
         if self._outbox is not None:
             self._outbox.put(command)
 
-    def forget(self, stream: Stream, *, keep: bool = False) -> None:
+    def forget(self, stream: Stream[Session], *, keep: bool = False) -> None:
         """See Stream.close."""
         if self._streams.pop(stream.id, None) is None:
             return
@@ -345,7 +187,7 @@ class Session:
             stream.ended = True
             self.send(pb.SessionRequest(cancel=pb.StreamCancel(stream_id=stream.id, keep=keep)))
 
-    def trouble(self, stream: Stream, now: float) -> tuple[Trouble, float] | None:
+    def trouble(self, stream: Stream[Session], now: float) -> tuple[Trouble, float] | None:
         """What is wrong with the worker as this stream sees it, and for how many seconds it has been."""
         if self.silent:
             return Trouble.SILENT, now - self._heard_at
@@ -357,7 +199,7 @@ class Session:
             return Trouble.DRAINING, 0.0
         return None
 
-    def rivals(self, stream: Stream) -> int:
+    def rivals(self, stream: Stream[Session]) -> int:
         """How many other streams were as suspicious as this one when the worker last died or froze."""
         return sum(strikes >= stream.strikes for other, strikes in self._suspects.items() if other != stream.id)
 
@@ -371,14 +213,14 @@ class Session:
         rows = self.load.running + self.load.waiting + self.load.paused
         self.had_foreign_rows = rows > sum(stream.rows for stream in streams)
 
-    def _standstill(self, stream: Stream, now: float) -> tuple[Trouble, float] | None:
+    def _standstill(self, stream: Stream[Session], now: float) -> tuple[Trouble, float] | None:
         """The worker makes no steps, although it has work."""
         still = now - max(self._pace.stepped_at, stream.active_at)
         if still <= self._pace.limit or (self._pace.idle and stream.confirmed):
             return None
         return Trouble.STALLED, still
 
-    def _neglect(self, stream: Stream, now: float) -> tuple[Trouble, float] | None:
+    def _neglect(self, stream: Stream[Session], now: float) -> tuple[Trouble, float] | None:
         """The worker steps on, or says that it has nothing to do, and this stream gets nothing."""
         if not stream.confirmed:
             return None
@@ -441,7 +283,7 @@ class Session:
         )
         if self._join is not None:
             opening.nonce = new_nonce()
-        outbox = _Outbox(pb.SessionRequest(open=opening))
+        outbox = Outbox(pb.SessionRequest(open=opening))
         async with self._dial(self.address) as stub:
             try:
                 self._stub = stub
@@ -459,7 +301,7 @@ class Session:
             finally:
                 self._closed()
 
-    def _opened(self, message: pb.SessionResponse, nonce: bytes, outbox: _Outbox) -> None:
+    def _opened(self, message: pb.SessionResponse, nonce: bytes, outbox: Outbox) -> None:
         """Check that it is the worker that the registry told of, and let streams be started."""
         opened = message.opened
         if (opened.worker_id, opened.incarnation) != (self.worker_id, self.incarnation):
@@ -491,7 +333,7 @@ class Session:
         self._heard_at = now
         if message.events:
             streams = self._streams
-            touched: list[Stream] = []
+            touched: list[Stream[Session]] = []
             for event in message.events:
                 stream = streams.get(event.stream_id)
                 if stream is None:
@@ -525,7 +367,7 @@ class Session:
         self.rows = load.running + load.waiting + load.paused
         self.tokens = load.running_tokens + load.pending_tokens
 
-    def _confirm(self, stream: Stream) -> None:
+    def _confirm(self, stream: Stream[Session]) -> None:
         """The worker's load contains the stream from its first event on."""
         if not stream.confirmed:
             stream.confirmed = True

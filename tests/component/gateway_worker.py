@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import grpc
 import grpc.aio
 
 from mesh import wire
@@ -162,6 +163,7 @@ class FakeWorker(pb_grpc.InferenceServiceServicer):
         self.draining = False
         self.refusal: MeshError | None = None
         self.stop_after: int | None = None  # stands still once a row has so many tokens
+        self.ends_with: grpc.StatusCode | None = None  # the session, now
         self.cached = 0
         self.script: Sequence[str] = ()  # the texts of its tokens, if they are not made up
         self.markup: pb.Markup | None = None  # how it says that these mark calls and reasoning
@@ -271,6 +273,8 @@ class FakeWorker(pb_grpc.InferenceServiceServicer):
             await asyncio.sleep(self.pause)
             if self.silent:
                 continue
+            if self.ends_with is not None:
+                await context.abort(self.ends_with, "as told")
             message = pb.SessionResponse(draining=self.draining)
             message.events.extend(failures)
             failures.clear()

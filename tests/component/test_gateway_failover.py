@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
+import grpc
 import pytest
 
 from mesh.errors import ErrorKind, MeshError
@@ -22,10 +24,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+_KNOWN: dict[str, list[Any]] = {}
+
+
 async def undisturbed(**fields: Any) -> list[Any]:
-    async with FakeWorker("w0") as worker, GatewayUnderTest() as gateway:
-        await gateway.add(worker)
-        return without_identity(await gateway.stream(max_tokens=LENGTH, **fields))
+    """What a single, perfect worker makes of it; asked once."""
+    if repr(fields) not in _KNOWN:
+        async with FakeWorker("w0") as worker, GatewayUnderTest() as gateway:
+            await gateway.add(worker)
+            _KNOWN[repr(fields)] = without_identity(await gateway.stream(max_tokens=LENGTH, **fields))
+    return deepcopy(_KNOWN[repr(fields)])
 
 
 def reached(worker: FakeWorker, tokens: int) -> bool:
@@ -49,6 +57,34 @@ async def test_a_killed_worker_is_not_noticed(after: int, options: dict[str, Any
     if not after:  # nothing was seen of the first worker, so the second one's own count stands
         expected[-2]["usage"]["prompt_tokens_details"]["cached_tokens"] = 3
     assert events == expected
+
+
+@pytest.mark.parametrize("status", [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK])
+async def test_a_session_may_end_with_any_status(status: grpc.StatusCode) -> None:
+    async with FakeWorker("a") as a, FakeWorker("b") as b, GatewayUnderTest() as gateway:
+        a.stop_after = 5
+        await gateway.add(a)
+        answer = asyncio.create_task(gateway.stream(max_tokens=LENGTH))
+        await eventually(lambda: reached(a, 5))
+        await gateway.add(b)
+        a.ends_with = status
+        assert without_identity(await answer) == await undisturbed()
+        assert b.starts[0].request.resume.choices[0].token_ids
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ErrorKind if kind.value.retry_elsewhere])
+async def test_a_stream_may_fail_in_its_middle(kind: ErrorKind) -> None:
+    def fail(row: Row, events: list[pb.StreamEvent]) -> list[pb.StreamEvent]:
+        failed = pb.StreamEvent(stream_id=row.id, failed=pb.Failure(code=kind.value.code, message="as told"))
+        return [failed] if len(row.tokens[0]) == 6 else events
+
+    async with FakeWorker("a", pause=0.01) as a, FakeWorker("b") as b, GatewayUnderTest() as gateway:
+        a.alter = fail
+        await gateway.add(a)
+        answer = asyncio.create_task(gateway.stream(max_tokens=LENGTH))
+        await eventually(lambda: a.rows)
+        await gateway.add(b)
+        assert without_identity(await answer) == await undisturbed()
 
 
 async def test_an_answer_in_one_piece_survives_too() -> None:

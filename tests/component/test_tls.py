@@ -13,7 +13,7 @@ import pytest
 from gateway.access.exposure import check_exposure
 from gateway.access.tls import HttpTls
 from gateway.config import GatewayConfig
-from gateway.routing.session import dialler
+from gateway.routing.dial import dialler
 from mesh import wire
 from mesh.engine.scripted import ScriptedEngine, ScriptedOptions
 from mesh.errors import MeshError
