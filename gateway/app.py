@@ -30,6 +30,7 @@ from gateway.routing.pace import StallLimits
 from gateway.routing.quarantine import Quarantine
 from gateway.routing.queue import Queue, QueueLimits
 from mesh.metrics import GatewayMetrics
+from mesh.trace import Spans
 
 
 def stall_limits(config: GatewayConfig) -> StallLimits:
@@ -94,13 +95,14 @@ def create_app(
     metrics: GatewayMetrics,
     book: Book | None = None,
     seat: Seat | None = None,
+    spans: Spans | None = None,
 ) -> tuple[Quart, Exchanges]:
     """The application, and the exchanges that are under way on it. `book` has the keys, if requests need one; `seat` is
     the place among several processes."""
     app = Quart(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["BODY_TIMEOUT"] = config.body_timeout
-    exchanges = Exchanges(cast("AsgiApp", app.asgi_app), metrics, limit=config.max_body_bytes)
+    exchanges = Exchanges(cast("AsgiApp", app.asgi_app), metrics, limit=config.max_body_bytes, spans=spans)
     app.asgi_app = exchanges  # type: ignore[method-assign]  # Quart's own way to add middleware
     dispatch = make_dispatch(config, directory, balancer, metrics)
     app.register_blueprint(chat_routes(dispatch, image_limits(config), reasoning_fields(config)))

@@ -162,6 +162,9 @@ class GatewayConfig:
     drain_timeout: float = option(
         30.0, "Seconds that live requests have to end after SIGTERM or SIGINT; then they fail.", low=0
     )
+    otlp_endpoint: str | None = option(
+        None, "URL of an OpenTelemetry collector (OTLP over gRPC) that takes traces, such as http://127.0.0.1:4317."
+    )
 
     @property
     def keyed(self) -> bool:

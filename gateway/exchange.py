@@ -21,6 +21,7 @@ from gateway.routing.trail import Attempt, shown
 from mesh.errors import ErrorKind, MeshError, deadline_passed
 from mesh.log import bind_request_id, kv
 from mesh.metrics import GatewayMetrics
+from mesh.trace import Span, Spans
 from mesh.v1 import inference_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -144,6 +145,8 @@ class Exchange:
         self.began_at = time.monotonic()
         self.first_token_at: float | None = None
         self.last_token_at: float | None = None
+        self.traceparent = _header(scope, b"traceparent")
+        self.span: Span | None = None  # where traces are exported
         self._timer: asyncio.TimerHandle | None = None
 
     def token(self) -> None:
@@ -214,12 +217,13 @@ class Exchanges:
     """The middleware. `live` are those under way, `draining` says that the server stops; `limit` is the largest body in
     bytes."""
 
-    def __init__(self, app: AsgiApp, metrics: GatewayMetrics, *, limit: int) -> None:
+    def __init__(self, app: AsgiApp, metrics: GatewayMetrics, *, limit: int, spans: Spans | None = None) -> None:
         self.live: set[Exchange] = set()
         self.draining = False
         self._app = app
         self._metrics = metrics
         self._limit = limit
+        self._spans = spans
         # Not the probe or scrape that asks.
         metrics.active.set_function(lambda: sum(exchange.path not in _QUIET for exchange in self.live))
 
@@ -231,6 +235,8 @@ class Exchanges:
         exchange = Exchange(scope)
         bind_request_id(exchange.request_id)
         scope[_KEY] = exchange
+        if self._spans is not None and exchange.path not in _QUIET:
+            exchange.span = self._spans.start(exchange.method, exchange.traceparent)
         self.live.add(exchange)
         try:
             if _content_length(scope) > self._limit:
@@ -289,6 +295,9 @@ class Exchanges:
         if exchange.generation is not None:
             facts |= self._generation_facts(exchange, exchange.generation, seconds)
         log.info("request", extra=kv(**facts))
+        if exchange.span is not None:
+            error = facts.pop("error", "")
+            exchange.span.end(f"{exchange.method} {exchange.route}", error, request_id=exchange.request_id, **facts)
 
     def _generation_facts(self, exchange: Exchange, generation: Work, seconds: float) -> dict[str, Any]:
         model, operation, started = exchange.model, _OPERATIONS.get(exchange.route, "chat"), generation.started
@@ -325,6 +334,11 @@ def _request_id(scope: Scope) -> str:
             if _GIVEN_ID.fullmatch(given):
                 return given
     return f"req-{uuid.uuid4().hex}"
+
+
+def _header(scope: Scope, wanted: bytes) -> str:
+    """The first header of that name, or nothing."""
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == wanted), "")
 
 
 def _content_length(scope: Scope) -> int:

@@ -28,6 +28,7 @@ from mesh.keys import EtcdKeys, FileKeys, Store
 from mesh.log import kv
 from mesh.metrics import GatewayMetrics
 from mesh.registry import WORKERS_PREFIX, EmbeddedRegistry, EtcdClient, EtcdOptions, probe, watch_routes, watch_workers
+from mesh.trace import open_spans
 from mesh.wire import Tls, client_credentials
 
 log = logging.getLogger(__name__)
@@ -49,8 +50,9 @@ async def run(config: GatewayConfig, seat: Seat | None = None) -> None:
         options = await _registry(config, stack)
         etcd = await stack.enter_async_context(EtcdClient(options))
         metrics = GatewayMetrics()
+        name = f"gateway@{socket.gethostname()}" + (f"#{seat.index}" if seat is not None else "")
         directory = Directory(
-            client=f"gateway@{socket.gethostname()}" + (f"#{seat.index}" if seat is not None else ""),
+            client=name,
             grace=config.grace_period,
             limits=stall_limits(config),
             metrics=metrics,
@@ -59,7 +61,10 @@ async def run(config: GatewayConfig, seat: Seat | None = None) -> None:
         )
         balancer = make_balancer(config, metrics)
         book = Book() if config.keyed else None
-        app, exchanges = create_app(config, directory, balancer, metrics, book, seat)
+        spans = open_spans(config.otlp_endpoint, "mesh-gateway", name)
+        if spans is not None:
+            stack.push_async_callback(spans.close)
+        app, exchanges = create_app(config, directory, balancer, metrics, book, seat, spans)
         if seat is not None:
             await stack.enter_async_context(seat.tell(metrics.registry))
         async with asyncio.TaskGroup() as group:

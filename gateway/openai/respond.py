@@ -71,10 +71,12 @@ async def begin(
     claim = claim_of(exchange)
     for wire in wires:
         wire.tenant = exchange.cache_scope
+        wire.traceparent = exchange.traceparent
         if exchange.priority:
             wire.priority = exchange.priority
     keeping = reconnect.keeping(dispatch.keep_seconds, alone=len(wires) == 1)
-    members = [Generation(wire, dispatch, streamed=exchange.streamed, claim=claim, keeping=keeping) for wire in wires]
+    streamed, span = exchange.streamed, exchange.span
+    members = [Generation(wire, dispatch, streamed=streamed, claim=claim, keeping=keeping, span=span) for wire in wires]
     generation = members[0] if len(members) == 1 else GenerationGroup(members, body.n or 1)
     exchange.generation = generation
     first = await generation.next()

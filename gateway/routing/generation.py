@@ -30,6 +30,7 @@ from gateway.routing.stream import Stream, Trouble
 from gateway.routing.trail import Attempt, Trail
 from mesh.errors import ErrorKind, MeshError
 from mesh.log import kv
+from mesh.trace import Span
 from mesh.v1 import inference_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class Generation:
         streamed: bool,
         claim: Claim | None = None,
         keeping: Keeping | None = None,
+        span: Span | None = None,
     ) -> None:
         self.attempts = 0
         self.resumes = 0
@@ -91,6 +93,8 @@ class Generation:
         self._error: Exception | None = None
         self._reader: Reader | None = None
         self._trail = Trail()
+        self._span = span
+        self._attempt_span: Span | None = None
         self._closed = False
 
     @property
@@ -205,6 +209,9 @@ class Generation:
     def _start(self, session: Session) -> None:
         request = self._attempt_request() if self.started is not None else self._request
         self._claim.limit(request)
+        if self._span is not None:
+            self._attempt_span = self._span.child("attempt")
+            request.traceparent = self._attempt_span.traceparent
         self.attempts += 1
         self._undelivered = self._read = 0
         self._answer.begin_attempt(self._fingerprint(session))
@@ -274,7 +281,15 @@ class Generation:
         if stream is not None:
             stream.close(keep=keep)
             self._trail.end(outcome, self.completion_tokens)
+            self._end_span(outcome)
             self._dispatch.metrics.attempts.labels(self.model, outcome).inc()
+
+    def _end_span(self, outcome: str) -> None:
+        span, self._attempt_span = self._attempt_span, None
+        if span is not None:
+            last = self._trail.attempts[-1]
+            error = "" if outcome in ("finished", "cancelled", "draining") else outcome
+            span.end(error=error, outcome=outcome, worker=last.worker, incarnation=last.incarnation, tokens=last.tokens)
 
     def _leave(self, stream: Stream[Session], cause: Trouble, error: MeshError) -> None:
         """Give up this attempt; `next` makes another one, unless there were too many."""

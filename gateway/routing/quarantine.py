@@ -57,11 +57,18 @@ class Quarantine:
             self._until.popitem(last=False)
 
 
+# What differs between two requests with the same content.
+_OWN = (
+    *("request_id", "tenant", "priority", "attempt", "cache_salt", "deadline_ms", "expected_fingerprint"),
+    "traceparent",
+)
+
+
 def _content(request: pb.GenerateRequest) -> bytes:
     """What two requests have in common that do the same to a worker: a hash."""
     same = pb.GenerateRequest()
     same.CopyFrom(request)
-    for name in ("request_id", "tenant", "priority", "attempt", "cache_salt", "deadline_ms", "expected_fingerprint"):
+    for name in _OWN:
         same.ClearField(name)
     if same.sampling.drawn_seed:
         same.sampling.ClearField("seed")

@@ -19,6 +19,7 @@ from mesh.registry.announce import Announcer
 from mesh.registry.client import probe
 from mesh.registry.options import is_loopback
 from mesh.registry.records import WORKERS_PREFIX
+from mesh.trace import open_spans
 from mesh.v1 import registry_pb2
 from mesh.version import version
 from mesh.worker.config import WorkerConfig
@@ -40,10 +41,12 @@ async def run(config: WorkerConfig, engine: Engine | None = None) -> int:
 
     `engine` is the configuration's unless another is given. Raises MeshError with one sentence if it cannot start.
     """
-    server = WorkerServer(
-        engine or make_engine(config), Identity(config.id_or_default(), join=config.join), tls=config.tls
-    )
+    spans = open_spans(config.otlp_endpoint, "mesh-worker", config.id_or_default())
+    identity = Identity(config.id_or_default(), join=config.join)
+    server = WorkerServer(engine or make_engine(config), identity, tls=config.tls, spans=spans)
     async with AsyncExitStack() as stack:
+        if spans is not None:
+            stack.push_async_callback(spans.close)
         # Everything that can be refused is asked for before the load, which may take minutes.
         stack.push_async_callback(server.stop)
         address = config.advertised(server.bind(config.host, config.port))

@@ -1,4 +1,5 @@
-"""The one line that a worker logs for each request, when it has ended; the gateway's has the same request_id."""
+"""The one line that a worker logs for each request, when it has ended; the gateway's has the same request_id. Where
+traces are exported, the request's span and where its time went."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import Any
 from mesh.engine.base import Finished
 from mesh.errors import MeshError
 from mesh.log import kv
+from mesh.trace import Span
 from mesh.worker.stream import Stream
 
 log = logging.getLogger(__name__)
@@ -35,3 +37,14 @@ def report(stream: Stream, outcome: str, finished: Finished | None, error: MeshE
             "decode": round(finished.decode_time, 4),
         }
     log.info("request", extra=kv(**facts))
+
+
+def end_span(span: Span, finished: Finished | None, error: MeshError | None, *, steps: int) -> None:
+    """End a stream's span, with its queueing, prefill and decoding below it if it ran to its end. `steps`: the engine's
+    while it was there."""
+    if finished is not None:
+        queue, prefill = finished.queue_time, finished.prefill_time
+        span.part("queue", 0.0, queue)
+        span.part("prefill", queue, prefill, tokens=finished.prompt_tokens - finished.cached_tokens)
+        span.part("decode", queue + prefill, finished.decode_time, tokens=finished.completion_tokens)
+    span.end(error=error.code if error is not None else "", steps=steps)

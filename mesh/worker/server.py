@@ -18,6 +18,7 @@ from mesh.engine.base import Engine
 from mesh.errors import ErrorKind, MeshError
 from mesh.join import CallGate
 from mesh.metrics import WorkerMetrics
+from mesh.trace import Spans
 from mesh.v1 import admin_pb2, admin_pb2_grpc, inference_pb2, inference_pb2_grpc
 from mesh.worker.admin import AdminServicer
 from mesh.worker.identity import Identity
@@ -46,12 +47,13 @@ class WorkerServer:
         *,
         metrics: WorkerMetrics | None = None,
         tls: wire.Tls | None = None,
+        spans: Spans | None = None,
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     ) -> None:
         self.engine = engine
         self.identity = identity
         self.metrics = metrics or WorkerMetrics()
-        self.streams = Streams(engine, self.metrics)
+        self.streams = Streams(engine, self.metrics, spans)
         self.drained = asyncio.Event()
         self.stopping = asyncio.Event()
         self.serving = False

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from mesh.engine.base import Delta, Event, ModelInfo, Step
 from mesh.errors import MeshError
+from mesh.trace import Span
 
 
 class Sink(Protocol):
@@ -87,6 +88,8 @@ class Stream:
         "model",
         "request_id",
         "sink",
+        "span",
+        "steps_before",
         "stream_id",
         "submitted",
     )
@@ -104,6 +107,9 @@ class Stream:
         self.request_id = ""
         self.attempt = 0
         self.began_at = time.monotonic()
+        # Where traces are exported: its span, and the engine's steps when it came.
+        self.span: Span | None = None
+        self.steps_before = 0
 
     @property
     def fingerprint(self) -> str:

@@ -14,10 +14,11 @@ from mesh.engine.base import Engine, Failed, Finished, Step
 from mesh.errors import ErrorKind, MeshError
 from mesh.log import kv
 from mesh.metrics import WorkerMetrics
+from mesh.trace import Spans
 from mesh.v1 import inference_pb2 as pb
 from mesh.worker.convert import find_model, to_request
 from mesh.worker.keeper import Keeper
-from mesh.worker.report import report
+from mesh.worker.report import end_span, report
 from mesh.worker.stream import Sink, Stream
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,9 @@ class Counts:
 class Streams:
     """The table of live streams. Everything runs on the event loop's thread."""
 
-    def __init__(self, engine: Engine, metrics: WorkerMetrics) -> None:
+    def __init__(self, engine: Engine, metrics: WorkerMetrics, spans: Spans | None = None) -> None:
         self.engine = engine
+        self._spans = spans
         self.counts = Counts()
         self.draining = False
         self._live: dict[int, Stream] = {}
@@ -96,6 +98,9 @@ class Streams:
         call's own, a time of time.monotonic(); the earlier one counts.
         """
         stream.request_id, stream.attempt = wire.request_id, wire.attempt
+        if self._spans is not None:
+            stream.span = self._spans.start("generate", wire.traceparent)
+            stream.steps_before = self.engine.load().steps
         try:
             if keep is not None:
                 self._keeper.keep(stream, keep, wire, credit)
@@ -231,6 +236,8 @@ class Streams:
         setattr(self.counts, outcome, getattr(self.counts, outcome) + 1)
         self._outcomes[outcome].inc()
         report(stream, outcome, finished, error)
+        if stream.span is not None:
+            end_span(stream.span, finished, error, steps=self.engine.load().steps - stream.steps_before)
 
     def _note_if_empty(self) -> None:
         if not self.busy:

@@ -19,6 +19,7 @@ from gateway.server import HttpServer
 from gateway.sockets import listen
 from mesh.join import JoinToken
 from mesh.metrics import GatewayMetrics
+from mesh.trace import Spans
 from mesh.wire import Tls
 from tests.component.gateway_worker import FakeWorker
 from tests.harness import eventually
@@ -30,6 +31,7 @@ class GatewayUnderTest:
     def __init__(self, **settings: Any) -> None:
         self.book: Book | None = settings.pop("book", None)
         self.certificates: Tls | None = settings.pop("certificates", None)
+        self.spans: Spans | None = settings.pop("spans", None)
         self.config = GatewayConfig(port=0, **settings)
         self.metrics = GatewayMetrics()
         self.directory = Directory(
@@ -56,7 +58,9 @@ class GatewayUnderTest:
             assert self.certificates.key is not None
             https = HttpTls(self.certificates.cert, self.certificates.key)
         self.url = f"{'http' if https is None else 'https'}://127.0.0.1:{self.port}"
-        app, self.exchanges = create_app(self.config, self.directory, self.balancer, self.metrics, self.book)
+        app, self.exchanges = create_app(
+            self.config, self.directory, self.balancer, self.metrics, self.book, spans=self.spans
+        )
         server = HttpServer(
             app,
             self.exchanges,

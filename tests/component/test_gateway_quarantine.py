@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from mesh.v1 import inference_pb2 as pb
-from tests.component.gateway_fixture import GatewayUnderTest, without_identity
+from tests.component.gateway_fixture import GatewayUnderTest, body, without_identity
 from tests.component.gateway_worker import FakeWorker, Row
 from tests.harness import eventually
 
@@ -53,7 +53,9 @@ async def test_alone_it_kills_two_and_no_third() -> None:
         assert (response.status_code, error["code"]) == (422, "request_quarantined")
         assert error["message"].startswith("2 workers died with this request")
         assert sum(worker.dead for worker in workers) == 2
-        again = await gateway.chat(seed=POISON, user="somebody else")
+        other_trace = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+        chat = body(seed=POISON, user="somebody else")
+        again = await gateway.http.post("/v1/chat/completions", json=chat, headers=other_trace)
         assert (again.status_code, again.json()["error"]["code"]) == (422, "request_quarantined")
         assert sum(len(worker.starts) for worker in workers) == 2
         assert (await gateway.chat(seed=1)).status_code == 200

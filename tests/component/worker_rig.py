@@ -12,6 +12,7 @@ import grpc.aio
 from mesh import wire
 from mesh.engine.base import Engine
 from mesh.join import JoinToken
+from mesh.trace import Spans
 from mesh.v1 import admin_pb2_grpc, inference_pb2_grpc
 from mesh.v1 import inference_pb2 as pb
 from mesh.worker.identity import Identity
@@ -52,10 +53,14 @@ class Rig:
 
 @asynccontextmanager
 async def serving(
-    engine: Engine, *, interceptors: Sequence[grpc.aio.ServerInterceptor] = (), join: JoinToken | None = None
+    engine: Engine,
+    *,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    join: JoinToken | None = None,
+    spans: Spans | None = None,
 ) -> AsyncGenerator[Rig]:
     """Serve an engine on a free port while the context lasts."""
-    server = WorkerServer(engine, Identity("worker-under-test", join=join), interceptors=interceptors)
+    server = WorkerServer(engine, Identity("worker-under-test", join=join), interceptors=interceptors, spans=spans)
     port = server.bind("127.0.0.1", 0)
     await server.start()
     try:

@@ -75,6 +75,9 @@ class ServerFlags(Flags):
         low=0,
         high=65535,
     )
+    otlp_endpoint: str | None = option(
+        None, "URL of an OpenTelemetry collector (OTLP over gRPC) that takes traces, such as http://127.0.0.1:4317."
+    )
     drain_timeout: float = option(
         30.0, "Seconds that live streams have to end or to move when the worker is stopped.", low=0
     )
