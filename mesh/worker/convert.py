@@ -69,16 +69,19 @@ def to_request(wire: pb.GenerateRequest, model: ModelInfo, *, key: int, credit: 
             param="expected_fingerprint",
         )
     sampling = _sampling(wire.sampling, model)
-    marked = wire.output.markup and wire.HasField("chat") and model.dialect != UNKNOWN
-    if marked:
-        sampling = replace(sampling, kept_tokens=model.dialect.tokens)
+    prompt = _prompt(wire, model)
+    marked = prompt if wire.output.markup and isinstance(prompt, Chat) and model.dialect != UNKNOWN else None
+    if marked is not None:
+        # Without tools nobody reads calls, and their marks are as unwelcome as any special token.
+        dialect = model.dialect if marked.tools else replace(model.dialect, tools="")
+        sampling = replace(sampling, kept_tokens=dialect.tokens)
     return Request(
         key=key,
         request_id=wire.request_id or uuid.uuid4().hex,
         model=model.base or model.name,
-        prompt=_prompt(wire, model),
+        prompt=prompt,
         sampling=sampling,
-        output=replace(_output(wire.output), prompt_end=marked),
+        output=replace(_output(wire.output), prompt_end=marked is not None),
         constraint=_constraint(wire.constraint) if wire.HasField("constraint") else None,
         resume=_resume(wire.resume, sampling.n, model),
         priority=_priority(wire),

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mesh.dialects import Dialect
 from mesh.engine.base import Chat, Image, Message, Tool, ToolCall
 from mesh.engine.chat import ChatRenderer
 from mesh.engine.text import Tokenizer
@@ -190,3 +191,52 @@ def test_what_a_model_cannot_do_is_said_by_name(
     assert error.kind is ErrorKind.UNSUPPORTED
     assert error.param == param
     assert sentence in error.message
+
+
+GRADED = "{{ messages[0].content }} {{ reasoning_effort | default('-') }}"
+SWITCHED = "{{ messages[0].content }} {{ enable_thinking | default('-') }}"
+BOTH = "{{ messages[0].content }} {{ thinking | default('-') }} {{ reasoning_effort | default('-') }}"
+
+
+@pytest.mark.parametrize(
+    ("template", "effort", "expected"),
+    [
+        (GRADED, "high", "hi high"),
+        (GRADED, "none", "hi none"),
+        (GRADED, None, "hi -"),
+        (SWITCHED, "none", "hi False"),
+        (SWITCHED, "minimal", "hi False"),
+        (SWITCHED, "low", "hi True"),
+        (SWITCHED, None, "hi -"),
+        (BOTH, "none", "hi False -"),
+        (BOTH, "high", "hi True high"),
+    ],
+)
+def test_the_effort_reaches_a_template_in_its_own_words(template: str, effort: str | None, expected: str) -> None:
+    assert renderer(template).text(chat(reasoning_effort=effort)) == expected
+
+
+def test_what_was_said_by_variable_goes_before_the_effort() -> None:
+    asked = chat(reasoning_effort="high", template_arguments={"enable_thinking": False})
+    assert renderer(SWITCHED).text(asked) == "hi False"
+
+
+@pytest.mark.parametrize(
+    ("changes", "param"),
+    [({"reasoning_effort": "low"}, "reasoning_effort"), ({"template_arguments": {"colour": 1}}, "template_arguments")],
+)
+def test_what_a_template_does_not_read_is_refused_by_name(changes: dict[str, Any], param: str) -> None:
+    error = failure(PLAIN, chat(**changes))
+    assert (error.kind, error.param) == (ErrorKind.UNSUPPORTED, param)
+
+
+def test_the_parsers_come_from_the_template_unless_they_are_named() -> None:
+    tokenizer = Tokenizer(byte_level())
+    template = "{{ messages }} <tool_call> {{ tools }} </think>"
+    assert ChatRenderer(tokenizer, template).dialect == Dialect("hermes", "think")
+    named = ChatRenderer(tokenizer, template, tool_parser="none", reasoning_parser="mistral")
+    assert named.dialect == Dialect("none", "mistral")
+    assert named.with_template(PLAIN).dialect == Dialect("none", "mistral")
+    assert named.facts != ChatRenderer(tokenizer, template).facts
+    assert renderer(PLAIN).dialect == Dialect()
+    assert ChatRenderer(tokenizer).dialect == Dialect()

@@ -395,9 +395,14 @@ def marked(dialect: Dialect, *, chat: pb.ChatPrompt = CHAT, markup: bool = True)
 
 
 def test_who_reads_the_markup_gets_the_marks_and_the_end_of_the_prompt() -> None:
-    request = marked(Dialect("granite", "think"))
+    chat = pb.ChatPrompt()
+    chat.CopyFrom(CHAT)
+    chat.tools.add(name="f")
+    request = marked(Dialect("granite", "think"), chat=chat)
     assert request.output.prompt_end
     assert set(request.sampling.kept_tokens) >= {"<|tool_call|>", "<think>", "</think>"}
+    without_tools = marked(Dialect("granite", "think"))
+    assert set(without_tools.sampling.kept_tokens) == {"<think>", "</think>"}
 
 
 @pytest.mark.parametrize(("dialect", "markup"), [(Dialect("granite"), False), (Dialect(), True)])
