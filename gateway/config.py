@@ -89,7 +89,9 @@ class GatewayConfig:
     max_header_bytes: int = option(32 * 1024, "Most bytes of a request's headers in all.", low=1024, high=1024 * 1024)
     idle_timeout: float = option(75.0, "Seconds that a connection may wait for its next request.", low=0.1)
     max_connections_per_address: int = option(
-        0, "Most connections at a time from one address; 0 is no limit. Behind a proxy all have the proxy's.", low=0
+        0,
+        "Most connections at a time from one address, to each process; 0 is no limit. Behind a proxy all are its own.",
+        low=0,
     )
     queue_timeout: float = option(
         30.0, "Seconds that a request waits for a worker that has room, or for any worker at all.", low=0

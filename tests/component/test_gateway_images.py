@@ -86,10 +86,14 @@ async def test_private_addresses_are_refused() -> None:
         port = url.rpartition(":")[2]
         other_spellings = ("localhost", "127.1", "0x7f000001", "2130706433", "0177.0.0.1", "[::ffff:127.0.0.1]", "0")
         same = [f"http://{host}:{port}" for host in other_spellings]
-        for shown in (url, *same, "http://169.254.169.254/latest", "http://[::1]/"):
-            error = await refusal({"url": shown})
-            assert error["param"] == "messages[0].content[0].image_url.url"
-            assert "not one of the open internet" in error["message"]
+        shown = [url, *same, "http://169.254.169.254/latest", "http://[::1]/"]
+        async with FakeWorker("w1", capabilities=SEES) as worker, GatewayUnderTest() as gateway:
+            await gateway.add(worker)
+            for each in shown:
+                answer = await gateway.chat(messages=messages({"url": each}))
+                assert answer.status_code == 400, each
+                assert answer.json()["error"]["param"] == "messages[0].content[0].image_url.url"
+                assert "not one of the open internet" in answer.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(
