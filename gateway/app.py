@@ -26,6 +26,7 @@ from gateway.processes import Seat
 from gateway.routing.balancer import Balancer, Settings
 from gateway.routing.directory import Directory
 from gateway.routing.dispatch import Dispatch
+from gateway.routing.outliers import Outliers
 from gateway.routing.pace import StallLimits
 from gateway.routing.quarantine import Quarantine
 from gateway.routing.queue import Queue, QueueLimits
@@ -80,6 +81,7 @@ def make_dispatch(config: GatewayConfig, directory: Directory, balancer: Balance
         metrics=metrics,
         balancer=balancer,
         quarantine=Quarantine(after=config.quarantine_after, seconds=config.quarantine_seconds),
+        outliers=Outliers(after=config.eject_after, seconds=config.eject_seconds),
         max_attempts=config.max_attempts,
         credit=config.credit,
         stall_ceiling=config.stall_ceiling,

@@ -133,6 +133,15 @@ class GatewayConfig:
     max_attempts: int = option(
         4, "Most attempts of a request beyond the first one; those because of draining do not count.", low=0
     )
+    eject_after: int = option(
+        5, "Failures in a row after which a worker is spared while there are others; 0 is never.", low=0
+    )
+    eject_seconds: float = option(
+        10.0,
+        "Seconds that it is spared at first, twice as long each time, and five minutes at most.",
+        low=0.1,
+        high=300,
+    )
     quarantine_after: int = option(
         2,
         "Workers that may die with a request before it is refused instead of given to another one; 0 is no limit.",

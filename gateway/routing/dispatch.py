@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from gateway.routing.balancer import Balancer
 from gateway.routing.directory import Directory
+from gateway.routing.outliers import Outliers
 from gateway.routing.quarantine import Quarantine
 from gateway.routing.queue import Queue
 from mesh.metrics import GatewayMetrics
@@ -20,6 +21,7 @@ class Dispatch:
     metrics: GatewayMetrics
     balancer: Balancer
     quarantine: Quarantine
+    outliers: Outliers
     max_attempts: int
     credit: int
     stall_ceiling: float

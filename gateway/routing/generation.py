@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 _LEAST_STEPS_AHEAD = 16
 # After these the worker may be dead.
 _DEATHS = frozenset({Trouble.LOST, Trouble.SILENT, Trouble.STALLED})
+_FAULTS = _DEATHS | {Trouble.FORGOTTEN, Trouble.PROTOCOL}
 _RESUME = frozenset({pb.CAPABILITY_RESUME})
 
 
@@ -297,6 +298,8 @@ class Generation:
         self._placement.left(stream.session, error, refused=refused)
         if not refused and cause is not Trouble.DRAINING:
             self._placement.avoid(stream.session)
+        if cause in _FAULTS or error.kind is ErrorKind.ENGINE_FAILED:
+            self._dispatch.outliers.failed(stream.session, whole=cause in _DEATHS)
         broken_down = error.kind is ErrorKind.ENGINE_FAILED and stream.session.draining
         if cause in _DEATHS or broken_down:
             self._suspicion.strike(stream)
@@ -331,6 +334,7 @@ class Generation:
                     self._answer.take(event, events)
                     if self._answer.done:
                         stream.ended = True
+                        self._dispatch.outliers.succeeded(stream.session)
                         break
         except (Violation, WrongModel) as found:
             self._distrust(stream, found)

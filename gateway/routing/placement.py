@@ -109,8 +109,12 @@ class Placement:
         return ()
 
     def _pick(self, sessions: Sequence[Session]) -> Session:
+        outliers = self._dispatch.outliers
+        sessions = outliers.spare(sessions)
         unspoilt = [session for session in sessions if session.worker_id not in self._avoided]
-        return self._dispatch.balancer.pick(self._prompt, unspoilt or sessions)
+        session = self._dispatch.balancer.pick(self._prompt, unspoilt or sessions)
+        outliers.picked(session)
+        return session
 
     def _live(self) -> list[Session]:
         return [session for session in self._candidates() if session.epoch not in self._impostors]

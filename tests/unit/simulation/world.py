@@ -18,6 +18,7 @@ from gateway.routing.claim import Claim
 from gateway.routing.directory import Directory
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.generation import Generation
+from gateway.routing.outliers import Outliers
 from gateway.routing.pace import StallLimits
 from gateway.routing.quarantine import Quarantine
 from gateway.routing.queue import Queue, QueueLimits
@@ -87,6 +88,7 @@ class World:
             metrics=_METRICS,
             balancer=Balancer(Settings("least_loaded"), zone="", prefix_marks=16, metrics=_METRICS),
             quarantine=Quarantine(after=3, seconds=60.0),
+            outliers=Outliers(after=3, seconds=2.0),
             max_attempts=4,
             credit=_CREDIT,
             stall_ceiling=_LIMITS.ceiling,
