@@ -72,8 +72,6 @@ async def begin(
     for wire in wires:
         wire.tenant = exchange.cache_scope
         wire.traceparent = exchange.traceparent
-        if exchange.priority:
-            wire.priority = exchange.priority
     keeping = reconnect.keeping(dispatch.keep_seconds, alone=len(wires) == 1)
     streamed, span = exchange.streamed, exchange.span
     members = [Generation(wire, dispatch, streamed=streamed, claim=claim, keeping=keeping, span=span) for wire in wires]

@@ -117,8 +117,6 @@ def _common(request: GenerationRequest, request_id: str, limit: int | None, seed
         wire.sampling.drawn_seed = True
     if request.prompt_logprobs is not None:
         wire.output.prompt_logprobs = request.prompt_logprobs
-    if request.priority is not None:
-        wire.priority = request.priority
     wire.cache_salt = request.cache_salt or ""
     constraint = _constraint(request)
     if constraint is not None:

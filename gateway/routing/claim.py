@@ -1,4 +1,8 @@
-"""What decides when a request is served beside others: whose it is, how urgent it is, until when it is of use."""
+"""What decides when a request is served beside others: whose it is, how urgent it is, until when it is of use.
+
+Workers are told of the deadline but not of the priority: they take what the queue gives them in that order. A worker
+that put urgent requests first again would undo the turn of a patient one for as long as urgent ones come.
+"""
 
 from __future__ import annotations
 

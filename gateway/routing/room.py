@@ -16,6 +16,8 @@ def has_room(session: Session, ahead: int) -> bool:
     """Whether there is a free place, or fewer than `ahead` rows that wait for one: those begin without a pause."""
     load = session.load
     slots = load.slots or session.slots
+    if session.refusing and session.unconfirmed:
+        return False  # one at a time until it accepts: the first in line, and not whoever meets a better moment
     if load.waiting > ahead and load.kv_used >= _CACHE_FULL:
         return False
     # What was started here and is not confirmed may wait there, and be counted in the load already.

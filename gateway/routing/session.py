@@ -89,7 +89,8 @@ class Session:
         self.rows = self.tokens = 0
         # Rows that were started and are not in `load` yet, and tokens of their prompts.
         self.unconfirmed = self.unconfirmed_tokens = 0
-        # Until when it is not asked although its load shows room, as it has refused.
+        # Whether it refused the last request that it answered, and until when it is not asked again for that.
+        self.refusing = False
         self.full_until = 0.0
         self._refusals = Backoff(_FIRST_REFUSAL_PAUSE, _LONGEST_REFUSAL_PAUSE)
         # Inputs of calls to Embed that are under way.
@@ -237,10 +238,12 @@ class Session:
 
     def refused(self) -> None:
         """It had no room although its load shows some: it is asked again after a pause, longer each time."""
+        self.refusing = True
         self.full_until = clock.now() + self._refusals.next()
 
     def accepted(self) -> None:
         """It began a request."""
+        self.refusing = False
         self._refusals.reset()
 
     def stop_routing(self) -> None:

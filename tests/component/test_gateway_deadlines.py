@@ -24,14 +24,12 @@ def ended(response: httpx.Response) -> bool:
 async def test_a_worker_is_told_how_long_the_answer_is_of_use() -> None:
     async with FakeWorker("w") as worker, GatewayUnderTest() as gateway:
         await gateway.add(worker)
-        response = await gateway.http.post(CHAT, json=body(priority=-3), headers={"x-deadline-ms": "60000"})
+        response = await gateway.http.post(CHAT, json=body(), headers={"x-deadline-ms": "60000"})
         assert response.status_code == 200
         await gateway.chat()
         limited, free = (start.request for start in worker.starts)
         assert 0 < limited.deadline_ms <= 60_000
-        assert limited.priority == -3
         assert not free.HasField("deadline_ms")
-        assert not free.HasField("priority")
 
 
 async def test_a_deadline_ends_a_request_that_waits_for_its_first_token() -> None:

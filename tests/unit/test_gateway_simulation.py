@@ -127,10 +127,6 @@ async def life(world: World, *, calm: bool) -> None:
         allowed = {"complete", "left"} if calm else _ENDS
         if client.outcome not in allowed or (client.outcome == "deadline_exceeded" and client.deadline is None):
             raise Broken(f"{client.name} ended with {client.outcome}")
-        _outcomes[client.outcome] += 1
-
-
-_outcomes: Counter[str] = Counter()
 
 
 def calm(seed: int) -> World:
@@ -151,3 +147,80 @@ def test_seeds(block: int) -> None:
 
 def test_a_seed_is_a_life() -> None:
     assert wild(4).trace == wild(4).trace != wild(6).trace
+
+
+# Under load: one worker of four slots, far more requests than it can serve.
+
+
+async def under_load(world: World, asking: list[Client]) -> None:
+    world.join("w", slots=4)
+    await world.live([world.serve(client) for client in asking], within=300.0)
+
+
+def served_by(asking: list[Client], until: float) -> Counter[str]:
+    """Tokens of the requests that had begun within so many seconds, by tenant."""
+    found: Counter[str] = Counter()
+    for client in asking:
+        if client.outcome == "complete" and client.arrives + client.waited <= until:
+            found[client.tenant] += client.total
+    return found
+
+
+def test_two_tenants_at_ten_to_one() -> None:
+    # In 10 s a worker with four slots and steps of 20 ms serves 2,000 tokens: each tenant asks for more than its half.
+    asking = [Client(f"greedy{i}", i, 1, 20, i * 0.01, tenant="greedy") for i in range(1000)]
+    asking += [Client(f"modest{i}", i, 1, 20, i * 0.1, tenant="modest") for i in range(100)]
+    limits = QueueLimits(length=2000, timeout=10.0, ahead=2, patience=5.0)
+    simulate(1, limits, lambda world: under_load(world, asking))
+    shares = served_by(asking, 10.0)
+    jain = sum(shares.values()) ** 2 / (2 * sum(share * share for share in shares.values()))
+    assert sum(shares.values()) > 1500, shares
+    assert jain > 0.95, shares
+    assert {client.outcome for client in asking} == {"complete", "overloaded"}
+
+
+def test_the_wait_of_every_class_is_bounded() -> None:
+    """A flood of urgent requests, and a few patient ones beside it; then the other way around."""
+    limits = QueueLimits(length=2000, timeout=60.0, ahead=1, patience=1.0)
+    urgent = [Client(f"urgent{i}", i, 1, 20, i * 0.05, priority=-5) for i in range(200)]
+    patient = [Client(f"patient{i}", i, 1, 20, i * 1.0, priority=5) for i in range(5)]
+    simulate(1, limits, lambda world: under_load(world, urgent + patient))
+    assert {client.outcome for client in urgent + patient} == {"complete"}
+    assert max(client.waited for client in patient) < 3.0
+    few = [Client(f"urgent{i}", i, 1, 20, 1.0 + i, priority=-5) for i in range(5)]
+    many = [Client(f"patient{i}", i, 1, 20, i * 0.05, priority=5) for i in range(200)]
+    simulate(1, limits, lambda world: under_load(world, few + many))
+    assert max(client.waited for client in few) < 0.7  # an answer ends every 0.1 s, a row may wait on the worker
+
+
+def test_a_deadline_that_cannot_be_kept_is_refused_at_once() -> None:
+    asking = [Client(f"c{i}", i, 1, 20, i * 0.01) for i in range(100)]
+    late = Client("late", 7, 1, 20, 3.0, deadline=1.0)
+    soon = Client("soon", 7, 1, 20, 3.0, deadline=30.0)
+    limits = QueueLimits(length=2000, timeout=60.0, ahead=2, patience=5.0)
+    world = simulate(1, limits, lambda world: under_load(world, [*asking, late, soon]))
+    assert (late.outcome, soon.outcome) == ("overloaded", "complete")
+    refusals = [line for line in world.trace if "late: the deadline is in 1.00 s, and behind" in line]
+    assert [line.split()[0] for line in refusals] == ["3.000"]
+
+
+def test_gateways_that_know_nothing_of_each_other_share_a_worker() -> None:
+    """A worker refuses what its load did not show; such a request keeps its place and loses no attempt."""
+
+    async def life(world: World) -> None:
+        worker = world.join("w", slots=2, queue=2)
+        await world.live([strangers(worker), *map(world.serve, asking)], within=300.0)
+
+    async def strangers(worker: Worker) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0.15)
+            worker.max_waiting = 0
+            await asyncio.sleep(0.15)
+            worker.max_waiting = 2
+
+    asking = [Client(f"c{i}", i, 1, 10, i * 0.02) for i in range(60)]
+    simulate(1, _AMPLE, life)
+    assert {client.outcome for client in asking} == {"complete"}
+    begun = [client.name for client in sorted(asking, key=lambda client: client.arrives + client.waited)]
+    places = {name: place for place, name in enumerate(begun)}
+    assert max(abs(places[f"c{i}"] - i) for i in range(60)) <= 3

@@ -64,7 +64,7 @@ class Client:
     def request(self) -> pb.GenerateRequest:
         """What it asks for."""
         sampling = pb.SamplingOptions(seed=self.seed, n=self.choices, max_tokens=self.length)
-        return pb.GenerateRequest(request_id=self.name, model="m", text="x", sampling=sampling, priority=self.priority)
+        return pb.GenerateRequest(request_id=self.name, model="m", text="x", sampling=sampling)
 
 
 class World:
