@@ -87,6 +87,13 @@ class GatewayConfig:
         10.0, "Seconds that a client may take to send the headers of a request, counted from its first byte.", low=0.1
     )
     max_header_bytes: int = option(32 * 1024, "Most bytes of a request's headers in all.", low=1024, high=1024 * 1024)
+    send_timeout: float = option(
+        300.0,
+        "Seconds that a client may take nothing of what is sent to it; then its connection is cut and its rows end. "
+        "Kept by the kernel, on Linux only; 0 is no limit.",
+        low=0,
+        high=1_000_000,
+    )
     idle_timeout: float = option(75.0, "Seconds that a connection may wait for its next request.", low=0.1)
     max_connections_per_address: int = option(
         0,

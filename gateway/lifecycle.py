@@ -21,7 +21,7 @@ from gateway.processes import Seat, watch_end
 from gateway.routing.dial import dialler
 from gateway.routing.directory import Directory
 from gateway.server import HttpServer
-from gateway.sockets import listen
+from gateway.sockets import limit_sends, listen
 from mesh.errors import invalid
 from mesh.join import JoinToken
 from mesh.keys import EtcdKeys, FileKeys, Store
@@ -47,6 +47,7 @@ async def run(config: GatewayConfig, seat: Seat | None = None) -> None:
     async with AsyncExitStack() as stack:
         sock = seat.socket if seat is not None else listen(config.host, config.port)
         stack.enter_context(contextlib.closing(sock))
+        limit_sends(sock, config.send_timeout)
         options = await _registry(config, stack)
         etcd = await stack.enter_async_context(EtcdClient(options))
         metrics = GatewayMetrics()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import sys
 
 from mesh.errors import invalid
 
@@ -29,3 +30,10 @@ def _listen(host: str, port: int, *, shared: bool) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=_BACKLOG, reuse_port=shared)
     except OSError as error:
         raise invalid("port", f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+
+
+def limit_sends(sock: socket.socket, seconds: float) -> None:
+    """Let the kernel cut each connection of a listening socket whose peer takes nothing for so long of what is there for
+    it, whether it is gone or does not read; 0 is no limit. On Linux only."""
+    if seconds and sys.platform == "linux":
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(seconds * 1000)))

@@ -16,7 +16,7 @@ from gateway.app import connection_limits, create_app, make_balancer, stall_limi
 from gateway.config import GatewayConfig
 from gateway.routing.directory import Directory
 from gateway.server import HttpServer
-from gateway.sockets import listen
+from gateway.sockets import limit_sends, listen
 from mesh.join import JoinToken
 from mesh.metrics import GatewayMetrics
 from mesh.trace import Spans
@@ -51,6 +51,7 @@ class GatewayUnderTest:
 
     async def __aenter__(self) -> Self:
         sock = listen(self.config.host, 0)
+        limit_sends(sock, self.config.send_timeout)
         self.port = sock.getsockname()[1]
         https = None
         if self.certificates is not None:

@@ -165,7 +165,7 @@ async def test_a_gateway_bears_any_messages(told: list[list[pb.SessionResponse]]
     async with (
         Liar("liar") as liar,
         FakeWorker("honest", length=6, pause=0.001) as honest,
-        GatewayUnderTest(stall_floor=0.2, stall_ceiling=0.5, hold_timeout=2.0) as gateway,
+        GatewayUnderTest(stall_floor=0.2, stall_ceiling=0.5, queue_timeout=2.0) as gateway,
     ):
         await gateway.add(liar, honest)
         for each in told:
