@@ -46,6 +46,7 @@ async def test_an_answer_in_one_piece() -> None:
         "completion_tokens": 10,
         "total_tokens": 15,
         "prompt_tokens_details": {"cached_tokens": 3},
+        "completion_tokens_details": {"reasoning_tokens": 0},
     }
 
 
@@ -109,7 +110,7 @@ async def test_other_content_types_are_refused(headers: dict[str, str], content:
         (b"{", "body", "invalid_request"),
         (b'{"model": "m", "messages": [{"role": "user", "content": "\\ud800"}]}', "body", "invalid_request"),
         (json.dumps(body(temperature=3)).encode(), "temperature", "invalid_request"),
-        (json.dumps(body(tools=[])).encode(), "tools", "unsupported"),
+        (json.dumps(body(tools=[])).encode(), "tools", "invalid_request"),
     ],
 )
 async def test_bad_bodies_are_refused_without_asking_a_worker(content: bytes, param: str, code: str) -> None:
