@@ -33,7 +33,7 @@ def _listen(host: str, port: int, *, shared: bool) -> socket.socket:
 
 
 def limit_sends(sock: socket.socket, seconds: float) -> None:
-    """Let the kernel cut each connection of a listening socket whose peer takes nothing for so long of what is there for
-    it, whether it is gone or does not read; 0 is no limit. On Linux only."""
+    """Let the kernel cut each connection of a listening socket whose peer takes nothing for so long of what is there
+    for it, whether it is gone or does not read; 0 is no limit. On Linux only."""
     if seconds and sys.platform == "linux":
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, round(seconds * 1000)))
