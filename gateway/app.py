@@ -12,6 +12,7 @@ from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 from gateway import errors
 from gateway.access.book import Book
 from gateway.access.connections import ConnectionLimits
+from gateway.access.cors import Cors
 from gateway.access.guard import Guard
 from gateway.config import GatewayConfig
 from gateway.deadline import HEADER, deadline_seconds
@@ -115,6 +116,8 @@ def create_app(
     app.register_error_handler(Exception, partial(_on_error, config))
     app.before_request(_before_request)
     app.after_request(_after_request)
+    if config.cors_origins:
+        Cors(config.cors_origins).attach(app)
     if book is not None:
         Guard(book, config.open_routes, shared_cache=config.share_prefix_cache).attach(app)
     return app, exchanges
@@ -145,7 +148,7 @@ async def _after_request(response: Response) -> Response:
     exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
     exchange.status = response.status_code
     exchange.finished = not exchange.streamed or response.status_code != 200
-    response.headers["x-request-id"] = exchange.request_id
+    response.headers.update(exchange.headers)
     if exchange.trail and exchange.finished:
         response.headers["x-mesh-trace"] = exchange.trail.decode()
     return response

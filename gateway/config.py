@@ -46,6 +46,11 @@ class GatewayConfig:
         ("/healthz", "/readyz"),
         "Path that needs no key, repeated; /metrics otherwise needs one made with --metrics.",
     )
+    cors_origins: tuple[str, ...] = option(
+        (),
+        "Origin of web pages that may use the gateway from a browser, such as https://chat.example.org, repeated; "
+        "* is every origin.",
+    )
     share_prefix_cache: bool = option(
         False,
         "Let requests of different keys share cached prefixes: faster where prompts begin alike, but the time to the "

@@ -166,6 +166,12 @@ class Exchange:
             self.generation.abort(deadline_passed(seconds))
 
     @property
+    def headers(self) -> dict[str, str]:
+        """What every answer has: the id of its request, and the milliseconds until its headers were ready."""
+        milliseconds = round((time.monotonic() - self.began_at) * 1000)
+        return {"x-request-id": self.request_id, "openai-processing-ms": str(milliseconds)}
+
+    @property
     def trail(self) -> bytes:
         """For the client that asked for it, which worker produced which tokens; empty for others."""
         return shown(self.generation.trail) if self.traced and self.generation is not None else b""
@@ -262,7 +268,7 @@ class Exchanges:
             **refusal.headers,
             "content-length": str(len(refusal.body)),
             "connection": "close",
-            "x-request-id": exchange.request_id,
+            **exchange.headers,
         }
         pairs = [(name.encode(), value.encode()) for name, value in headers.items()]
         await send({"type": "http.response.start", "status": refusal.status, "headers": pairs})

@@ -1,4 +1,7 @@
-"""GET /healthz (the process answers), /readyz (it can serve requests, or why not) and /metrics."""
+"""GET /healthz (the process answers), /readyz (it can serve requests, or why not), /metrics and /version.
+
+`/` answers as `/version` does: some clients ask for it by HEAD before anything else.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from gateway.exchange import Exchanges
 from gateway.processes import Seat
 from gateway.routing.directory import Directory
 from mesh.metrics import GatewayMetrics
+from mesh.version import version
 
 
 class Health(msgspec.Struct):
@@ -18,6 +22,12 @@ class Health(msgspec.Struct):
 
     status: str
     reason: str | None = None
+
+
+class Version(msgspec.Struct):
+    """Body of /version, as of vLLM."""
+
+    version: str
 
 
 def health_routes(
@@ -29,6 +39,7 @@ def health_routes(
 ) -> Blueprint:
     """The routes for probes and scrapers."""
     routes = Blueprint("health", __name__)
+    software = Version(version())
 
     @routes.get("/healthz")
     async def healthz() -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -44,6 +55,11 @@ def health_routes(
         registry = metrics.registry
         page = generate_latest(registry) if seat is None else await seat.collect(registry)
         return Response(page, content_type=CONTENT_TYPE_LATEST)
+
+    @routes.get("/")
+    @routes.get("/version")
+    async def version_() -> Response:  # pyright: ignore[reportUnusedFunction]
+        return _json(software, 200)
 
     return routes
 

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from quart import Blueprint, Response, request
 
 from gateway.exchange import current
+from gateway.openai.bodies import read_json
 from gateway.openai.chat_collect import ChatCollector
 from gateway.openai.chat_events import ChatEvents
 from gateway.openai.chat_schema import parse_chat
 from gateway.openai.images import ImageLimits, read_images
 from gateway.openai.logprobs import ChatLogprobs
 from gateway.openai.parts import PartOptions
-from gateway.openai.respond import begin, collected, prompt_reader, read_json, read_reconnect, streamed
+from gateway.openai.respond import begin, collected, prompt_reader, read_reconnect, streamed
 from gateway.openai.translate import to_generate
 from gateway.routing.dispatch import Dispatch
 from mesh.v1 import inference_pb2 as pb

@@ -7,10 +7,11 @@ from functools import partial
 from quart import Blueprint, Response, request
 
 from gateway.exchange import current
+from gateway.openai.bodies import read_json
 from gateway.openai.collect import CompletionCollector
 from gateway.openai.completion_schema import CompletionRequest, parse_completion
 from gateway.openai.logprobs import CompletionLogprobs, with_top
-from gateway.openai.respond import begin, collected, prompt_reader, read_json, read_reconnect, streamed
+from gateway.openai.respond import begin, collected, prompt_reader, read_reconnect, streamed
 from gateway.openai.sse import CompletionEvents
 from gateway.openai.translate import to_generates
 from gateway.routing.dispatch import Dispatch

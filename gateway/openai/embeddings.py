@@ -12,8 +12,9 @@ import msgspec
 from quart import Blueprint, Response, request
 
 from gateway.exchange import current
+from gateway.openai.bodies import read_json
 from gateway.openai.embedding_schema import parse_embedding, to_embed
-from gateway.openai.respond import claim_of, read_json
+from gateway.openai.respond import claim_of
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.unary import EmbedCall
 from mesh.v1 import inference_pb2 as pb

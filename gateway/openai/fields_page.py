@@ -23,6 +23,19 @@ is null, or **ignored**: accepted, although it changes nothing here. A field tha
 refused by its name. `null` is the same as an absent field.
 """
 
+_HTTP: Final = """## HTTP
+
+- Bodies are JSON (`application/json`), plain or with `content-encoding: gzip` or `deflate`; `--max-body-bytes` counts
+  what is in them. Another type or encoding is a 415. A key that comes twice in an object, and what is no UTF-8, is
+  a 400.
+- Every answer has `x-request-id` (the client's own, if it sends one) and `openai-processing-ms`, the milliseconds
+  until its headers were ready. An unknown path is a 404, another method a 405 with `allow`, both in the envelope of
+  errors.
+- `GET /version` and `GET /` tell the version. GET routes answer HEAD, and all routes OPTIONS.
+- `mesh-gateway --cors-origins ORIGIN` (repeated, or `*`) lets pages of other origins use the API from a browser; off
+  by default. Credentials are never allowed: a page sends its key in a header.
+"""
+
 _TOOLS: Final = """## Tools and reasoning
 
 A worker tells from the chat template of its model how the model writes calls of tools and reasoning (`mesh-worker
@@ -74,6 +87,7 @@ def page() -> str:
             "\n## POST /v1/embeddings\n",
             *_table(EmbeddingRequest, ()),
             "",
+            _HTTP,
             _TOOLS,
             f"Parsers of calls: {_names(TOOLS)}. Parsers of reasoning: {_names(['harmony', *REASONING])}.",
         ]

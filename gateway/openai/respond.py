@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
 import msgspec
 from quart import Response, request
-from werkzeug.exceptions import UnsupportedMediaType
 
 from gateway import errors
 from gateway.exchange import Connection, Exchange
@@ -33,18 +32,6 @@ SSE_HEADERS = {
     "cache-control": "no-cache",
     "x-accel-buffering": "no",
 }
-
-
-async def read_json() -> bytes:
-    """The body of a JSON request; raises UnsupportedMediaType for anything else."""
-    mimetype = request.mimetype
-    if mimetype != "application/json" and not mimetype.endswith("+json"):
-        raise UnsupportedMediaType(f"the content type must be application/json, not '{mimetype or 'missing'}'")
-    encoding = request.headers.get("content-encoding", "identity")
-    if encoding.lower() != "identity":
-        raise UnsupportedMediaType(f"the content encoding '{encoding}' is not supported")
-    body = await request.get_data(cache=False, as_text=False)
-    return body if isinstance(body, bytes) else body.encode()
 
 
 def read_reconnect(exchange: Exchange, body: bytes, *, stream: bool | None, more: Iterable[bytes] = ()) -> Reconnect:

@@ -6,6 +6,7 @@ nothing are named in the structs; nothing else is ignored.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any, Final, TypeVar
@@ -118,11 +119,21 @@ _NAMED = re.compile(r"(?:unknown field|required field) `(?P<field>[^`]*)`")
 def decode(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
     """The typed body. Raises MeshError (invalid_request, unsupported) naming the field."""
     try:
-        return decoder.decode(body)
+        found = decoder.decode(body)
+        json.loads(body, object_pairs_hook=_once)
     except msgspec.ValidationError as error:
         raise _mistake(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise invalid("body", f"the body is not valid JSON in UTF-8: {_reason(error)}") from None
+    return found
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    """Raise invalid_request for an object that has a key twice, of which another reader may take the other value."""
+    if len(pairs) != len(dict(pairs)):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise invalid(twice[:200], f"'{twice[:200]}' is given twice in one object")
 
 
 def _reason(error: Exception) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from mesh.version import version
 from tests.component.gateway_fixture import GatewayUnderTest, body
 from tests.component.gateway_worker import FakeWorker, text_of_tokens, token_at
 from tests.harness import eventually
@@ -83,10 +84,45 @@ async def test_wrong_ways(method: str, path: str, status: int, code: str) -> Non
     assert ("allow" in response.headers) == (status == 405)
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/healthz"])
-async def test_a_head_request_is_no_accident(path: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "path", "status", "allow"),
+    [
+        ("HEAD", "/", 200, None),
+        ("HEAD", "/version", 200, None),
+        ("HEAD", "/healthz", 200, None),
+        ("HEAD", "/v1/models", 200, None),
+        ("HEAD", "/v1", 404, None),
+        ("HEAD", CHAT, 405, {"POST", "OPTIONS"}),
+        ("OPTIONS", CHAT, 200, {"POST", "OPTIONS"}),
+        ("OPTIONS", "/v1/models", 200, {"GET", "HEAD", "OPTIONS"}),
+    ],
+)
+async def test_head_and_options(method: str, path: str, status: int, allow: set[str] | None) -> None:
     async with GatewayUnderTest() as gateway:
-        assert (await gateway.http.head(path)).status_code < 500
+        response = await gateway.http.request(method, path)
+    assert response.status_code == status
+    assert not response.content
+    assert allow is None or set(response.headers["allow"].split(", ")) == allow
+
+
+async def test_the_version_is_told() -> None:
+    async with GatewayUnderTest() as gateway:
+        assert (await gateway.http.get("/version")).json() == {"version": version()}
+
+
+async def test_every_answer_says_how_long_it_took() -> None:
+    async with FakeWorker("w") as worker, GatewayUnderTest(max_body_bytes=10_000) as gateway:
+        await gateway.add(worker)
+        answers = [
+            await gateway.chat(),
+            await gateway.chat(stream=True),
+            await gateway.http.get("/nope"),
+            await gateway.http.post(CHAT, content=b"x" * 10_001),
+        ]
+    assert [answer.status_code for answer in answers] == [200, 200, 404, 413]
+    for answer in answers:
+        assert answer.headers["openai-processing-ms"].isdigit()
+        assert answer.headers["x-request-id"]
 
 
 @pytest.mark.parametrize(
@@ -94,9 +130,10 @@ async def test_a_head_request_is_no_accident(path: str) -> None:
     [
         ({"content-type": "application/x-www-form-urlencoded"}, b"{}"),
         ({}, b"{}"),
-        ({"content-type": "application/json", "content-encoding": "gzip"}, b"{}"),
+        ({"content-type": "application/json", "content-encoding": "br"}, b"{}"),
+        ({"content-type": "application/json", "content-encoding": "gzip, gzip"}, b"{}"),
     ],
-    ids=["form", "none", "compressed"],
+    ids=["form", "none", "brotli", "twice"],
 )
 async def test_other_content_types_are_refused(headers: dict[str, str], content: bytes) -> None:
     async with GatewayUnderTest() as gateway:
@@ -109,6 +146,10 @@ async def test_other_content_types_are_refused(headers: dict[str, str], content:
     [
         (b"{", "body", "invalid_request"),
         (b'{"model": "m", "messages": [{"role": "user", "content": "\\ud800"}]}', "body", "invalid_request"),
+        (b'{"model": "m", "messages": [{"role": "user", "content": "\xff"}]}', "body", "invalid_request"),
+        (b'{"model": "x", "messages": [], "model": "m"}', "model", "invalid_request"),
+        (b'{"model": "m", "messages": [{"role": "user", "content": "a", "role": "user"}]}', "role", "invalid_request"),
+        (json.dumps(body(metadata={})).encode()[:-2] + b'"a": "1", "a": "2"}}', "a", "invalid_request"),
         (json.dumps(body(temperature=3)).encode(), "temperature", "invalid_request"),
         (json.dumps(body(tools=[])).encode(), "tools", "invalid_request"),
     ],
