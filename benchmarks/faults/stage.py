@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from statistics import median
@@ -60,11 +60,19 @@ class Stage:
             if trouble := answer.differs(self.reference):
                 raise RuntimeError(f"undisturbed answers differ: {trouble}")
 
-    async def ask(self, on_token: OnToken | None = None, *, gateway: int = 0, **fields: Any) -> Answer:
-        """One answer; see System.body for the fields."""
-        fields.setdefault("max_tokens", self.plan.tokens)
-        body = self.system.body(**fields)
-        return await ask(self.system.url(gateway), body, on_token, patience=self.plan.patience)
+    async def ask(
+        self,
+        on_token: OnToken | None = None,
+        *,
+        gateway: int = 0,
+        headers: Mapping[str, str] | None = None,
+        before: Answer | None = None,
+        **fields: Any,
+    ) -> Answer:
+        """One answer, or what is left of it after `before`; see System.body for the fields."""
+        body = self.system.body(**{"max_tokens": self.plan.tokens} | fields)
+        url, patience = self.system.url(gateway), self.plan.patience
+        return await ask(url, body, on_token, patience=patience, headers=headers, before=before)
 
     def take(self, answer: Answer, reference: Answer | None = None) -> None:
         """Score an answer against the undisturbed one."""

@@ -9,10 +9,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.load import engine_only, report
+from benchmarks.load import engine_only, report, side_by_side
+from benchmarks.load.side_by_side import SystemCost
 from benchmarks.load.wire_cost import PER_REQUEST, SESSION, Plan, WireCost, measure
 from benchmarks.machine import Machine, cores, describe
 from benchmarks.processes import ProcessFailed
+from benchmarks.systems import SYSTEMS
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -20,6 +22,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = _parser().parse_args(argv)
     plan = _plan(options)
     machine = describe()
+    if options.peers is not None:
+        _run_side_by_side(machine, plan, options.peers or [*SYSTEMS])
+        return
     try:
         costs, engine_cpu = _run(plan, options.repeat)
     except ProcessFailed as error:
@@ -39,6 +44,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--settle", type=_positive(float), default=2.0, help="seconds before that (2)")
     parser.add_argument("--asks", type=_positive(int), default=150, help="requests for the time to first token (150)")
     parser.add_argument("--repeat", type=_positive(int), default=2, help="interleaved runs of each mode (2)")
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        choices=[*SYSTEMS],
+        metavar="NAME",
+        help=f"side by side, also with 4 × --streams: {', '.join(SYSTEMS)} (all)",
+    )
     parser.add_argument(
         "--pin",
         action=argparse.BooleanOptionalAction,
@@ -86,6 +98,31 @@ def _run(plan: Plan, repeat: int) -> tuple[list[list[WireCost]], list[float]]:
         _tell(f"run {repetition + 1} of {repeat}: scripted engine alone")
         engine_cpu.append(engine_only.measure(plan.streams, plan.step, plan.window / 2, core=plan.other_core))
     return costs, engine_cpu
+
+
+def _run_side_by_side(machine: Machine, plan: Plan, names: Sequence[str]) -> None:
+    """Each system in turn; one that is not installed or fails is named, with the reason."""
+    found: dict[str, SystemCost] = {}
+    failed: list[str] = []
+    for name in names:
+        system = SYSTEMS[name]
+        if not system.installed():
+            failed.append(f"{name} is not installed in {system.environment}")
+            continue
+        _tell(f"{name}: starting")
+        try:
+            found[name] = side_by_side.measure(system, plan, (plan.streams, 4 * plan.streams))
+        except (ProcessFailed, TimeoutError) as error:
+            failed.append(f"{name} failed: {str(error).partition(chr(10))[0] or type(error).__name__}")
+    pinned = "gateway on a core of its own, the rest on another" if plan.gateway_core is not None else "not pinned"
+    conditions = (
+        f"one scripted worker that makes a token per stream every {plan.step * 1e3:g} ms, {plan.window:g} s after "
+        f"{plan.settle:g} s to settle, {pinned}; TTFT of {plan.asks} requests one after the other, with a worker that "
+        "answers at once"
+    )
+    print("\n".join(f"- {line}" for line in [*machine.lines(), conditions, *failed]))
+    if found:
+        print("\n" + side_by_side.table(found, plan))
 
 
 def _tell(line: str) -> None:

@@ -31,7 +31,7 @@ _REFUSALS = {"exhausted": "overloaded", "unavailable": "worker_lost", "internal"
 class Armed:
     """The fault that the next stream meets, shared by the proxies of one gateway.
 
-    A prompt that holds the word of POISON kills each worker that begins to answer it, armed or not.
+    A request with the temperature POISON kills each worker that begins to answer it, armed or not.
     """
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class Spoiler:
 
     async def start(self, start: pb.StreamStart) -> bool:
         """A stream begins; whether the worker is to hear of it."""
-        if POISON in str(start.request.chat):
+        if start.request.sampling.temperature == POISON:
             self._poisoned.add(start.stream_id)
         fault = self._armed.take()
         if fault is None:

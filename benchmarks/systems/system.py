@@ -281,11 +281,11 @@ class System(ABC):
                     self.gateways[0].check()
                     await asyncio.sleep(_POLL)
 
-    def body(self, text: str = "Tell me about the sea.", **fields: Any) -> dict[str, Any]:
+    def body(self, **fields: Any) -> dict[str, Any]:
         """A chat request."""
         return {
             "model": MODEL,
-            "messages": [{"role": "user", "content": text}],
+            "messages": [{"role": "user", "content": "Tell me about the sea."}],
             "temperature": 0,
             "max_tokens": 20,
             **fields,

@@ -15,6 +15,7 @@ from benchmarks.faults.stage import Outcome
 from benchmarks.systems.answer import Answer
 from benchmarks.systems.session_proxy import Armed, Spoiler
 from benchmarks.systems.system import Fault, FaultKind
+from benchmarks.systems.workers.scripted import POISON
 from mesh.v1 import inference_pb2 as pb
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -96,10 +97,10 @@ async def test_a_cut_ends_the_session_and_poison_the_worker() -> None:
     spoiler = Spoiler(write, armed, kill=lambda: killed.append(True))
     await spoiler.start(pb.StreamStart(stream_id=1))
     start = pb.StreamStart(stream_id=2)
-    start.request.chat.messages.add().parts.add(text="poison")
+    start.request.sampling.temperature = POISON
     await spoiler.start(start)
     await spoiler.message(answer()[0])
-    assert killed, "a stream of that prompt has begun"
+    assert killed, "a stream of that request has begun"
     with pytest.raises(ConnectionError):
         await spoiler.message(answer()[1])
 

@@ -52,7 +52,7 @@ async def poisoned_request(stage: Stage) -> None:
         group.create_task(supervise())
         try:
             async with stage.traffic():
-                answer = await stage.ask(text=f"This is {POISON}.")
+                answer = await stage.ask(temperature=POISON)
                 await asyncio.sleep(1.0)
         finally:
             stop.set()

@@ -12,11 +12,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from scripted import POISON, Cut, Refused, Scripted, options, word_ids
+from scripted import Cut, Refused, Scripted, options, word_ids
 
 llm: Any = import_module("dynamo.llm")
 runtime: Any = import_module("dynamo.runtime")
-tokenizers: Any = import_module("tokenizers")
 
 
 async def serve(distributed: Any) -> None:
@@ -24,15 +23,14 @@ async def serve(distributed: Any) -> None:
     given = options()
     scripted = Scripted(given)
     words = word_ids(given.model_folder)
-    poison: list[int] = tokenizers.Tokenizer.from_file(f"{given.model_folder}/tokenizer.json").encode(POISON).ids[-2:]
 
     async def generate(request: dict[str, Any], context: Any) -> AsyncIterator[dict[str, Any]]:
         ids: list[int] = request["token_ids"]
         conditions: dict[str, Any] = request["stop_conditions"]
         count: int = conditions["max_tokens"]
-        poisoned = any(ids[place : place + len(poison)] == poison for place in range(len(ids)))
+        sampling: dict[str, Any] = request["sampling_options"]
         try:
-            async for item in scripted.answer(POISON if poisoned else "", len(ids), count):
+            async for item in scripted.answer(sampling["temperature"] or 0.0, len(ids), count):
                 if context.is_stopped():
                     return
                 if item.kind == "end":

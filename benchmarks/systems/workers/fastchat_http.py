@@ -90,7 +90,7 @@ class Worker:
 
     async def _messages(self, params: dict[str, Any]) -> AsyncIterator[bytes]:
         text, done = "", 0
-        async for item in self._scripted.answer(params["prompt"], 0, params["max_new_tokens"]):
+        async for item in self._scripted.answer(params["temperature"], 0, params["max_new_tokens"]):
             if item.kind == "garbage":
                 yield b"{not json"
                 continue

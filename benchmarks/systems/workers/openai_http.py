@@ -35,10 +35,9 @@ class Worker:
     async def chat(self, request: Any) -> Any:
         """One answer, streamed."""
         body = await request.json()
-        prompt: str = body["messages"][-1]["content"]
         response = web.StreamResponse(headers={"content-type": "text/event-stream"})
         try:
-            async for item in self._scripted.answer(prompt, 0, body["max_tokens"]):
+            async for item in self._scripted.answer(body["temperature"], 0, body["max_tokens"]):
                 if not response.prepared:
                     await response.prepare(request)
                 await response.write(self._frame(item))

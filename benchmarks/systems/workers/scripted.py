@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-# A prompt that holds this word kills every worker that begins to answer it.
-POISON = "poison"
+# A request of this temperature kills every worker that begins to answer it; no gateway changes a temperature.
+POISON = 0.125
 REFUSALS = ("exhausted", "unavailable", "internal")
 
 
@@ -67,7 +67,7 @@ class Scripted:
         self._stepped = asyncio.Event()
         self._steps: asyncio.Task[None] | None = None
 
-    async def answer(self, prompt: str, begin: int, count: int) -> AsyncIterator[Item]:
+    async def answer(self, temperature: float, begin: int, count: int) -> AsyncIterator[Item]:
         """The items of one answer, from a place on. Raises Refused and Cut."""
         if self._steps is None:
             self._steps = asyncio.create_task(self._make_steps())
@@ -77,7 +77,7 @@ class Scripted:
         try:
             if fault.get("kind") in REFUSALS:
                 raise Refused(fault["kind"])
-            async for item in self._items(begin, count, fault, poisoned=POISON in prompt):
+            async for item in self._items(begin, count, fault, poisoned=temperature == POISON):
                 yield item
         finally:
             self._count(-1)

@@ -33,6 +33,7 @@ class Engine(pb_grpc.VllmEngineServicer):
         self._options = options()
         self._folder = Path(self._options.model_folder)
         self._scripted = Scripted(self._options)
+        self._calls: dict[str, asyncio.Task[Any]] = {}
         self._words = word_ids(self._options.model_folder)
 
     async def HealthCheck(self, request: Any, context: Any) -> Any:
@@ -80,16 +81,29 @@ class Engine(pb_grpc.VllmEngineServicer):
             yield common.GetTokenizerChunk(data=data[place : place + _CHUNK], sha256=digest)
 
     async def Abort(self, request: Any, context: Any) -> Any:
-        """The call's own cancellation does it."""
+        """End requests."""
+        for request_id in request.request_ids:
+            if (call := self._calls.get(request_id)) is not None:
+                call.cancel()
         return pb.AbortResponse()
 
-    async def Generate(self, request: Any, context: Any) -> AsyncIterator[Any]:
-        """One answer."""
+    async def Generate(self, request: Any, context: Any) -> None:
+        """One answer. It writes instead of yielding: a generator would be closed some time after its call."""
+        call = asyncio.current_task()
+        assert call is not None
+        self._calls[request.request_id] = call
+        try:
+            async for message in self._messages(request, context):
+                await context.write(message)
+        finally:
+            del self._calls[request.request_id]
+
+    async def _messages(self, request: Any, context: Any) -> AsyncIterator[Any]:
         given = len(request.tokenized.input_ids)
         sent: list[int] = []
         try:
-            items = self._scripted.answer(request.tokenized.original_text, given, request.sampling_params.max_tokens)
-            async for item in items:
+            sampling = request.sampling_params
+            async for item in self._scripted.answer(sampling.temperature, given, sampling.max_tokens):
                 if item.kind == "end":
                     yield _complete(sent, given, item)
                     continue
