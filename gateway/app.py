@@ -23,6 +23,7 @@ from gateway.openai.completions import completion_routes
 from gateway.openai.embeddings import embedding_routes
 from gateway.openai.images import ImageLimits
 from gateway.openai.models import model_routes
+from gateway.openai.tokenizer import tokenizer_routes
 from gateway.processes import Seat
 from gateway.routing.balancer import Balancer, Settings
 from gateway.routing.directory import Directory
@@ -111,6 +112,7 @@ def create_app(
     app.register_blueprint(chat_routes(dispatch, image_limits(config), reasoning_fields(config)))
     app.register_blueprint(completion_routes(dispatch))
     app.register_blueprint(embedding_routes(dispatch))
+    app.register_blueprint(tokenizer_routes(dispatch))
     app.register_blueprint(model_routes(directory))
     app.register_blueprint(health_routes(directory, exchanges, metrics, book, seat))
     app.register_error_handler(Exception, partial(_on_error, config))

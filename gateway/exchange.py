@@ -37,8 +37,13 @@ _KEY = "mesh.exchange"
 _GIVEN_ID = re.compile(r"[!-~]{1,128}")
 # Paths that probes and scrapers ask for all the time.
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
-# OpenTelemetry's names for what a route does; a conversation where none is given.
-_OPERATIONS = {"/v1/completions": "text_completion", "/v1/embeddings": "embeddings"}
+# OpenTelemetry's names for what a route does, where it has one; a conversation where none is given.
+_OPERATIONS = {
+    "/v1/completions": "text_completion",
+    "/v1/embeddings": "embeddings",
+    "/tokenize": "tokenize",
+    "/detokenize": "detokenize",
+}
 # A client that still sends its refused body would miss the answer if the connection were closed under it.
 _LINGER_SECONDS = 2.0
 

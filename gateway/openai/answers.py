@@ -145,12 +145,14 @@ class CompletionAnswer(msgspec.Struct, kw_only=True):
 
 class Model(msgspec.Struct):
     """A served model. `context_length` counts tokens of prompt and answer together, null if nobody knows; OpenAI has no
-    such field. The `parent` of an adapter is the model that it changes, which is the `root` of both.
+    such field, and vLLM calls it `max_model_len`. The `parent` of an adapter is the model that it changes, which is the
+    `root` of both.
     """
 
     id: str
     created: int
     context_length: int | None
+    max_model_len: int | None
     root: str
     parent: str | None
     object: str = "model"

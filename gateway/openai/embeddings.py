@@ -14,9 +14,9 @@ from quart import Blueprint, Response, request
 from gateway.exchange import current
 from gateway.openai.bodies import read_json
 from gateway.openai.embedding_schema import parse_embedding, to_embed
-from gateway.openai.respond import claim_of
+from gateway.openai.respond import claim_of, note_model
 from gateway.routing.dispatch import Dispatch
-from gateway.routing.unary import EmbedCall
+from gateway.routing.unary import embed_call
 from mesh.v1 import inference_pb2 as pb
 
 
@@ -52,10 +52,8 @@ def embedding_routes(dispatch: Dispatch) -> Blueprint:
     async def embeddings() -> Response:  # pyright: ignore[reportUnusedFunction]
         exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
         body = parse_embedding(await read_json())
-        exchange.check_model(body.model)
-        if dispatch.directory.knows(body.model):
-            exchange.model = body.model
-        call = EmbedCall(to_embed(body, exchange.request_id), dispatch, claim_of(exchange))
+        note_model(exchange, dispatch, body.model)
+        call = embed_call(to_embed(body, exchange.request_id), dispatch, claim_of(exchange))
         exchange.generation = call
         response = await call.run()
         # Another thread writes them: they can be millions of numbers.

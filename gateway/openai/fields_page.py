@@ -12,6 +12,7 @@ from gateway.openai.chat_schema import CHAT_RANGES, WITHOUT_EFFECT, ChatRequest
 from gateway.openai.completion_schema import COMPLETION_RANGES, CompletionRequest
 from gateway.openai.embedding_schema import EmbeddingRequest
 from gateway.openai.schema import RANGES
+from gateway.openai.tokenizer_schema import DetokenizeRequest, TokenizeRequest
 from mesh.dialects import REASONING, TOOLS
 
 _HEAD: Final = """# The OpenAI API of the gateway
@@ -66,6 +67,7 @@ _VALUES: Final = {
     "chat_template": "if the worker allows it",
     "metadata": "at most 16 entries",
     "modalities": '`["text"]`',
+    "return_token_strs": "false",
     "seed": "64 bits with sign",
     "service_tier": "auto, default",
     "stop": "at most 4",
@@ -86,6 +88,10 @@ def page() -> str:
             *_table(CompletionRequest, (*RANGES, *COMPLETION_RANGES)),
             "\n## POST /v1/embeddings\n",
             *_table(EmbeddingRequest, ()),
+            "\n## POST /tokenize\n",
+            *_table(TokenizeRequest, ()),
+            "\n## POST /detokenize\n",
+            *_table(DetokenizeRequest, ()),
             "",
             _HTTP,
             _TOOLS,
@@ -109,7 +115,7 @@ def _table(request: type, ranges: Sequence[tuple[str, float, float]]) -> Iterato
 def _fate(name: str, kind: object) -> str:
     if kind is NoneType:
         return "refused"
-    return "ignored" if name in WITHOUT_EFFECT else "honoured"
+    return "ignored" if name in (*WITHOUT_EFFECT, "return_token_strs") else "honoured"
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ def _offers(directory: Directory) -> list[Offer]:
 
 
 def _model(offer: Offer) -> Model:
-    return Model(offer.name, offer.created, offer.context_length, offer.base or offer.name, offer.base or None)
+    length = offer.context_length
+    return Model(offer.name, offer.created, length, length, offer.base or offer.name, offer.base or None)
 
 
 def _json(body: msgspec.Struct) -> Response:

@@ -50,10 +50,8 @@ async def begin(
 ) -> tuple[Generation | GenerationGroup, list[Event]]:
     """Start what the body asks for, one generation for each of `wires`, and return it with its first events. An error
     up to here is an answer with its own status."""
-    exchange.check_model(body.model)
+    note_model(exchange, dispatch, body.model)
     exchange.streamed = bool(body.stream)
-    if dispatch.directory.knows(body.model):
-        exchange.model = body.model
     exchange.set_priority(body.priority)
     claim = claim_of(exchange)
     for wire in wires:
@@ -69,6 +67,13 @@ async def begin(
     if reconnect.after is not None:
         _note_return(dispatch, body.model, generation)
     return generation, first
+
+
+def note_model(exchange: Exchange, dispatch: Dispatch, model: str) -> None:
+    """Raise forbidden for a model that the key does not allow; name it in metrics if it is one of ours."""
+    exchange.check_model(model)
+    if dispatch.directory.knows(model):
+        exchange.model = model
 
 
 def _note_return(dispatch: Dispatch, model: str, generation: Generation | GenerationGroup) -> None:

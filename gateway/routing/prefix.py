@@ -157,10 +157,13 @@ class PrefixTable:
         return prefix.marks[known].size / max(1, prefix.size)
 
 
+Request = pb.GenerateRequest | pb.EmbedRequest | pb.TokenizeRequest | pb.DetokenizeRequest
+
+
 class Prompt:
     """What the policies ask about a request, and what was expected of the worker that was chosen."""
 
-    def __init__(self, request: pb.GenerateRequest | pb.EmbedRequest) -> None:
+    def __init__(self, request: Request) -> None:
         self.model = request.model
         # The share of the prompt that the chosen worker is believed to have cached; None if nobody asked.
         self.predicted: float | None = None
@@ -168,7 +171,7 @@ class Prompt:
 
     @cached_property
     def prefix(self) -> Prefix | None:
-        """Computed when a policy asks for it. None for inputs to embed, which leave nothing in a prefix cache."""
+        """Computed when a policy asks for it. None for what leaves nothing in a prefix cache."""
         return Prefix(self._request) if isinstance(self._request, pb.GenerateRequest) else None
 
     @property

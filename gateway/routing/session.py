@@ -11,7 +11,8 @@ import asyncio
 import itertools
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
 
 import grpc.aio
 
@@ -30,6 +31,8 @@ from mesh.v1.inference_pb2_grpc import InferenceServiceStub
 from mesh.v1.registry_pb2 import ServedModel, WorkerRecord
 
 log = logging.getLogger(__name__)
+
+Response = TypeVar("Response")
 
 # A worker that accepts a connection but does not open the session in time is frozen.
 OPEN_LIMIT_SECONDS = 5.0
@@ -156,14 +159,14 @@ class Session:
         self.send(pb.SessionRequest(start=start))
         return stream
 
-    async def embed(self, request: pb.EmbedRequest, *, timeout: float) -> pb.EmbedResponse:
-        """One call on the session's connection, which ends with it. Raises MeshError."""
+    async def call(self, ask: Callable[[InferenceServiceStub], Awaitable[Response]], *, size: int) -> Response:
+        """One call on the session's connection, which ends with it; `size`: inputs to embed. Raises MeshError."""
         stub = self._stub
         if stub is None or not self.open:
             raise self._gone("is not connected")
-        self.embedding += len(request.inputs)
+        self.embedding += size
         try:
-            return await stub.Embed(request, timeout=timeout)
+            return await ask(stub)
         except grpc.aio.AioRpcError as error:
             raise wire.from_rpc_error(error) from None
         except asyncio.CancelledError:
@@ -172,7 +175,7 @@ class Session:
                 raise
             raise self._gone("was lost") from None  # gRPC cancels what is under way on a channel that is closed
         finally:
-            self.embedding -= len(request.inputs)
+            self.embedding -= size
 
     def send(self, command: pb.SessionRequest) -> None:
         """Queue a command; without a connection there is nobody to command."""

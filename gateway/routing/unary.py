@@ -1,4 +1,5 @@
-"""One request that has one answer, over as many workers as it takes: the counterpart of `generation.py` for embeddings.
+"""One request that has one answer, over as many workers as it takes: the counterpart of `generation.py` for embeddings
+and for the tokenizer.
 
 Nothing of an attempt is kept: a worker that is lost, drains or refuses is left, and another one is asked for the whole.
 """
@@ -6,35 +7,58 @@ Nothing of an attempt is kept: a worker that is lost, drains or refuses is left,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
 
 from gateway.routing.claim import Claim
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.placement import Placement
-from gateway.routing.prefix import Prompt
+from gateway.routing.prefix import Prompt, Request
 from gateway.routing.session import Session
 from gateway.routing.trail import Attempt, Trail
 from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import inference_pb2 as pb
+from mesh.v1.inference_pb2_grpc import InferenceServiceStub
 
-_NEEDS = frozenset({pb.CAPABILITY_EMBED})
+Response = TypeVar("Response")
+_EMBEDS = frozenset({pb.CAPABILITY_EMBED})
 
 
-class EmbedCall:
-    """`await run()` once. What else is public is what an exchange wants to know."""
+class UnaryCall(Generic[Response]):
+    """`await run()` once. What else is public is what an exchange wants to know.
+
+    `ask` makes the call on a worker, which must have what `needs` says. `size` is its load on one, in inputs to embed;
+    `counted` tells from the answer the tokens that were computed, if that was any work, and `renamed` the wire's field
+    that the API calls otherwise.
+    """
 
     resumes = 0
     completion_tokens = 0
 
-    def __init__(self, request: pb.EmbedRequest, dispatch: Dispatch, claim: Claim | None = None) -> None:
+    def __init__(
+        self,
+        request: Request,
+        ask: Callable[[InferenceServiceStub], Awaitable[Response]],
+        dispatch: Dispatch,
+        claim: Claim,
+        *,
+        needs: frozenset[pb.Capability] = frozenset(),
+        size: int = 0,
+        counted: Callable[[Response], int] | None = None,
+        renamed: tuple[str, str] | None = None,
+    ) -> None:
         self.attempts = 0
         # With the prompt's tokens, once they are known.
         self.started: pb.Started | None = None
         self._request = request
-        self._claim = claim or Claim()
+        self._ask = ask
         self._dispatch = dispatch
-        self._placement = Placement(Prompt(request), dispatch, _NEEDS, self._live, self._claim, roomless=True)
-        self._task: asyncio.Task[pb.EmbedResponse] | None = None
+        self._needs = needs
+        self._size = size
+        self._counted = counted
+        self._renamed = renamed
+        self._placement = Placement(Prompt(request), dispatch, needs, self._live, claim, roomless=True)
+        self._task: asyncio.Task[Response] | None = None
         self._error: MeshError | None = None
         self._failures = 0
         self._closed = False
@@ -50,7 +74,7 @@ class EmbedCall:
         """The model asked for."""
         return self._request.model
 
-    async def run(self) -> pb.EmbedResponse:
+    async def run(self) -> Response:
         """The answer. Raises MeshError when all is lost."""
         task = self._task = asyncio.create_task(self._until_answered())
         try:
@@ -60,10 +84,11 @@ class EmbedCall:
                 raise
             raise self._error from None
         except MeshError as error:
-            raise _as_clients_say(error) from None
+            raise self._as_clients_say(error) from None
         finally:
             task.cancel()
-        self.started = pb.Started(prompt_tokens=response.prompt_tokens)
+        if self._counted is not None:
+            self.started = pb.Started(prompt_tokens=self._counted(response))
         return response
 
     def abort(self, error: MeshError) -> None:
@@ -82,14 +107,14 @@ class EmbedCall:
 
     # Attempts
 
-    async def _until_answered(self) -> pb.EmbedResponse:
+    async def _until_answered(self) -> Response:
         metrics = self._dispatch.metrics
         while True:
             session = await self._find()
             self.attempts += 1
             self._trail.begin(session, 0)
             try:
-                response = await session.embed(self._request, timeout=self._dispatch.embed_timeout)
+                response = await session.call(self._ask, size=self._size)
             except MeshError as error:
                 metrics.attempts.labels(self.model, error.code).inc()
                 self._trail.end(error.code, 0)
@@ -97,7 +122,7 @@ class EmbedCall:
             else:
                 metrics.attempts.labels(self.model, "finished").inc()
                 self._trail.end("finished", 0)
-                self._placement.began(session, response.prompt_tokens)
+                self._placement.began(session, self._counted(response) if self._counted is not None else 0)
                 return response
 
     async def _find(self) -> Session:
@@ -120,12 +145,44 @@ class EmbedCall:
             raise error
 
     def _live(self) -> Sequence[Session]:
-        return self._dispatch.directory.live(self.model, needs=_NEEDS)
+        return self._dispatch.directory.live(self.model, needs=self._needs)
+
+    def _as_clients_say(self, error: MeshError) -> MeshError:
+        """The error with the API's name of the field at fault."""
+        if self._renamed is None or error.param != self._renamed[0]:
+            return error
+        wire, ours = self._renamed
+        message = error.message.replace(f"'{wire}", f"'{ours}", 1)
+        return MeshError(error.kind, message, param=ours, retry_after=error.retry_after)
 
 
-def _as_clients_say(error: MeshError) -> MeshError:
-    """The wire's field `inputs` is `input` in the API."""
-    if error.param != "inputs":
-        return error
-    message = error.message.replace("'inputs", "'input", 1)
-    return MeshError(error.kind, message, param="input", retry_after=error.retry_after)
+def embed_call(request: pb.EmbedRequest, dispatch: Dispatch, claim: Claim) -> UnaryCall[pb.EmbedResponse]:
+    """Vectors."""
+    return UnaryCall(
+        request,
+        lambda stub: stub.Embed(request, timeout=dispatch.embed_timeout),
+        dispatch,
+        claim,
+        needs=_EMBEDS,
+        size=len(request.inputs),
+        counted=lambda response: response.prompt_tokens,
+        renamed=("inputs", "input"),
+    )
+
+
+def tokenize_call(request: pb.TokenizeRequest, dispatch: Dispatch, claim: Claim) -> UnaryCall[pb.TokenizeResponse]:
+    """Token ids of a text or a conversation; no model computes."""
+    return UnaryCall(request, lambda stub: stub.Tokenize(request, timeout=dispatch.stall_ceiling), dispatch, claim)
+
+
+def detokenize_call(
+    request: pb.DetokenizeRequest, dispatch: Dispatch, claim: Claim
+) -> UnaryCall[pb.DetokenizeResponse]:
+    """The text of token ids."""
+    return UnaryCall(
+        request,
+        lambda stub: stub.Detokenize(request, timeout=dispatch.stall_ceiling),
+        dispatch,
+        claim,
+        renamed=("token_ids", "tokens"),
+    )

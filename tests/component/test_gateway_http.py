@@ -228,6 +228,7 @@ async def test_models() -> None:
         "id": "org/name",
         "created": 1_700_000_000,
         "context_length": 4096,
+        "max_model_len": 4096,
         "root": "org/name",
         "parent": None,
         "object": "model",

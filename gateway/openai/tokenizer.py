@@ -1,0 +1,57 @@
+"""POST /tokenize and /detokenize: what a model's tokenizer makes of a text, on one of its workers."""
+
+from __future__ import annotations
+
+import msgspec
+from quart import Blueprint, Response, request
+
+from gateway.exchange import current
+from gateway.openai.bodies import read_json
+from gateway.openai.respond import claim_of, note_model
+from gateway.openai.tokenizer_schema import parse_detokenize, parse_tokenize
+from gateway.routing.dispatch import Dispatch
+from gateway.routing.unary import detokenize_call, tokenize_call
+
+
+class Tokens(msgspec.Struct):
+    """The token ids of a text or a conversation; `max_model_len` is null if nobody knows."""
+
+    count: int
+    max_model_len: int | None
+    tokens: list[int]
+    token_strs: None = None
+
+
+class Detokenized(msgspec.Struct):
+    """The text of token ids, special tokens included."""
+
+    prompt: str
+
+
+def tokenizer_routes(dispatch: Dispatch) -> Blueprint:
+    """The routes."""
+    routes = Blueprint("tokenizer", __name__)
+
+    @routes.post("/tokenize")
+    async def tokenize() -> Response:  # pyright: ignore[reportUnusedFunction]
+        exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
+        wire = parse_tokenize(await read_json())
+        note_model(exchange, dispatch, wire.model)
+        exchange.generation = call = tokenize_call(wire, dispatch, claim_of(exchange))
+        found = await call.run()
+        ids = list(found.token_ids)
+        return _json(Tokens(len(ids), found.context_length or None, ids))
+
+    @routes.post("/detokenize")
+    async def detokenize() -> Response:  # pyright: ignore[reportUnusedFunction]
+        exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
+        wire = parse_detokenize(await read_json())
+        note_model(exchange, dispatch, wire.model)
+        exchange.generation = call = detokenize_call(wire, dispatch, claim_of(exchange))
+        return _json(Detokenized((await call.run()).text))
+
+    return routes
+
+
+def _json(body: msgspec.Struct) -> Response:
+    return Response(msgspec.json.encode(body), content_type="application/json")
