@@ -109,8 +109,10 @@ def create_app(
     exchanges = Exchanges(cast("AsgiApp", app.asgi_app), metrics, limit=config.max_body_bytes, spans=spans)
     app.asgi_app = exchanges  # type: ignore[method-assign]  # Quart's own way to add middleware
     dispatch = make_dispatch(config, directory, balancer, metrics)
-    app.register_blueprint(chat_routes(dispatch, image_limits(config), reasoning_fields(config)))
-    app.register_blueprint(completion_routes(dispatch))
+    app.register_blueprint(
+        chat_routes(dispatch, image_limits(config), reasoning_fields(config), keep_alive=config.stream_keep_alive)
+    )
+    app.register_blueprint(completion_routes(dispatch, keep_alive=config.stream_keep_alive))
     app.register_blueprint(embedding_routes(dispatch))
     app.register_blueprint(tokenizer_routes(dispatch))
     app.register_blueprint(model_routes(directory))

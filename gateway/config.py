@@ -127,6 +127,12 @@ class GatewayConfig:
         low=1,
     )
 
+    stream_keep_alive: float = option(
+        15.0,
+        "Seconds of silence, such as while a long prompt is read, after which a stream gets a comment, so that proxies "
+        "do not take its connection for dead; 0 is never.",
+        low=0,
+    )
     reasoning_field: Literal["both", "reasoning_content", "reasoning"] = option(
         "both",
         "Name of the reasoning in chat answers: reasoning_content (as of DeepSeek and SGLang), reasoning (as of vLLM), "

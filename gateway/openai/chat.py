@@ -22,8 +22,11 @@ from mesh.v1 import inference_pb2 as pb
 _SIGHT = frozenset({pb.CAPABILITY_VISION})
 
 
-def chat_routes(dispatch: Dispatch, limits: ImageLimits, reasoning_fields: Sequence[str]) -> Blueprint:
-    """The routes of the chat API. `reasoning_fields`: the names by which reasoning goes in answers."""
+def chat_routes(
+    dispatch: Dispatch, limits: ImageLimits, reasoning_fields: Sequence[str], *, keep_alive: float
+) -> Blueprint:
+    """The routes of the chat API. `reasoning_fields`: the names by which reasoning goes in answers; `keep_alive`: see
+    KeepAlive."""
     routes = Blueprint("chat", __name__)
 
     @routes.post("/v1/chat/completions")
@@ -57,7 +60,7 @@ def chat_routes(dispatch: Dispatch, limits: ImageLimits, reasoning_fields: Seque
                 options=options,
                 reasoning_fields=reasoning_fields,
             )
-            return streamed(exchange, generation, first, chunks)
+            return streamed(exchange, generation, first, chunks, keep_alive=keep_alive)
         prompt = prompt_reader(generation, chat.prompt_logprobs)
         collector = ChatCollector(
             *identity, logprobs=logprobs, prompt_logprobs=prompt, options=options, reasoning_fields=reasoning_fields

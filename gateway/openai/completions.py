@@ -20,7 +20,7 @@ from gateway.routing.group import GenerationGroup
 from mesh.v1 import inference_pb2 as pb
 
 
-def completion_routes(dispatch: Dispatch) -> Blueprint:
+def completion_routes(dispatch: Dispatch, *, keep_alive: float) -> Blueprint:
     """The routes of the text completion API."""
     routes = Blueprint("completions", __name__)
 
@@ -46,7 +46,7 @@ def completion_routes(dispatch: Dispatch) -> Blueprint:
                 logprobs=logprobs,
                 ids=ids,
             )
-            return streamed(exchange, generation, first, chunks)
+            return streamed(exchange, generation, first, chunks, keep_alive=keep_alive)
         prompt = prompt_reader(generation, body.prompt_logprobs)
         collector = CompletionCollector(*identity, logprobs=logprobs, prompt_logprobs=prompt)
         return await collected(exchange, generation, first, collector)

@@ -32,6 +32,9 @@ _HTTP: Final = """## HTTP
 - Every answer has `x-request-id` (the client's own, if it sends one) and `openai-processing-ms`, the milliseconds
   until its headers were ready. An unknown path is a 404, another method a 405 with `allow`, both in the envelope of
   errors.
+- A stream that is silent for `--stream-keep-alive` seconds (15), as while a long prompt is read, gets a comment
+  (`: keep-alive`), which clients skip. It begins when a worker has begun with the request; until then an error is an
+  answer with its own status.
 - `GET /version` and `GET /` tell the version. GET routes answer HEAD, and all routes OPTIONS.
 - `mesh-gateway --cors-origins ORIGIN` (repeated, or `*`) lets pages of other origins use the API from a browser; off
   by default. Credentials are never allowed: a page sends its key in a header.

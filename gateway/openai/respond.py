@@ -13,6 +13,7 @@ from gateway.exchange import Connection, Exchange
 from gateway.openai.answers import PromptLogprobs
 from gateway.openai.chat_collect import ChatCollector
 from gateway.openai.collect import CompletionCollector
+from gateway.openai.keep_alive import KeepAlive
 from gateway.openai.logprobs import prompt_logprobs, with_top
 from gateway.openai.schema import GenerationRequest
 from gateway.openai.sse import AnswerEvents
@@ -111,10 +112,15 @@ async def collected(
 
 
 def streamed(
-    exchange: Exchange, generation: Generation | GenerationGroup, events: Sequence[Event], chunks: AnswerEvents
+    exchange: Exchange,
+    generation: Generation | GenerationGroup,
+    events: Sequence[Event],
+    chunks: AnswerEvents,
+    *,
+    keep_alive: float,
 ) -> Response:
-    """The answer as a stream. `events` are the first."""
-    response = Response(_body(exchange, generation, events, chunks), headers=SSE_HEADERS)
+    """The answer as a stream. `events` are the first. `keep_alive`: see KeepAlive."""
+    response = Response(_body(exchange, generation, events, chunks, keep_alive), headers=SSE_HEADERS)
     response.timeout = None  # Quart ends a response after 60 s otherwise
     return response
 
@@ -148,9 +154,14 @@ def _render(generation: Generation | GenerationGroup, chunks: AnswerEvents, even
 
 
 async def _body(
-    exchange: Exchange, generation: Generation | GenerationGroup, events: Sequence[Event], chunks: AnswerEvents
+    exchange: Exchange,
+    generation: Generation | GenerationGroup,
+    events: Sequence[Event],
+    chunks: AnswerEvents,
+    keep_alive: float,
 ) -> AsyncIterator[bytes]:
     """The stream. Between two yields the client has taken what came before, or a buffer of bounded size has."""
+    silence = KeepAlive(exchange, keep_alive)
     if exchange.connection is not None and isinstance(generation, Generation):
         generation.follow(_Follower(exchange, exchange.connection, generation, chunks))
     try:
@@ -167,6 +178,8 @@ async def _body(
         failure = errors.answer(error)
         exchange.error = failure.code
         yield errors.event(failure)
+    finally:
+        silence.close()
     if exchange.trail:
         yield b": x-mesh-trace %b\n\n" % exchange.trail  # a comment, which clients skip
     exchange.finished = True
