@@ -203,7 +203,9 @@ async def stage(engine: Engine) -> AsyncGenerator[Stage]:
             await server.start()
             stack.push_async_callback(server.stop)
             records.append(make_record(WorkerConfig(engine="scripted", zone=zone), server, f"127.0.0.1:{ports[-1]}"))
-        gateway = await stack.enter_async_context(GatewayUnderTest(zone="front", stall_floor=30.0))
+        # The victim fails more often than a gateway would look on.
+        settings: dict[str, Any] = {"zone": "front", "stall_floor": 30.0, "eject_after": 0}
+        gateway = await stack.enter_async_context(GatewayUnderTest(**settings))
         gateway.directory.on_worker("survivor", records[1])
         yield Stage(gateway, fronts[0], servers[0], records, ports[0])
 
