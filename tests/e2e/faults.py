@@ -15,7 +15,19 @@ from tests.harness import Mesh, Worker, eventually
 
 # Seconds without a step after which the gateway takes a worker for frozen; short, so that drills are.
 STALL = 0.3
-GATEWAY = ("--zone", "front", "--stall-floor", str(STALL), "--stall-factor", "5", "--max-attempts", "10")
+# The victim fails more often than a gateway would look on.
+GATEWAY = (
+    "--zone",
+    "front",
+    "--stall-floor",
+    str(STALL),
+    "--stall-factor",
+    "5",
+    "--max-attempts",
+    "10",
+    "--eject-after",
+    "0",
+)
 
 
 def kill(worker: Worker) -> None:

@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import openai
@@ -247,7 +248,7 @@ def test_the_readmes_commands_have_the_flags_that_it_shows() -> None:
             name = Path(words[0]).name if words else ""
             if name not in modules:
                 continue
-            command = [*modules[name], *(words[1:2] if name == "mesh" else [])]
+            command = [*modules[name], *takewhile(lambda word: not word.startswith("-"), words[1:])]
             usage = run(*command, "--help")
             assert usage.returncode == 0, usage
             for flag in (word.split("=")[0] for word in words if word.startswith("--")):

@@ -94,7 +94,9 @@ async def stage(folder: Path) -> AsyncGenerator[Stage]:
             def start(name: str) -> Worker:
                 return stack.enter_context(Worker(folder, name, *WORKER, etcd=etcd.url))
 
-            gateway = stack.enter_context(Gateway(folder, "gateway", etcd=proxy.url))
+            # All ask the same, and by prefix a new worker would get none of it.
+            policy = ("--policy", "least_loaded")
+            gateway = stack.enter_context(Gateway(folder, "gateway", *policy, etcd=proxy.url))
             workers = [start("first"), start("second")]
             for process in (gateway, *workers):
                 await asyncio.to_thread(process.wait_ready)
