@@ -112,8 +112,11 @@ class Strike:
                 self.scene.replace_victim()
 
     def token(self) -> None:
-        """A token has arrived. One that is so late comes from the survivor: now a frozen victim may go on."""
-        if self.fault is freeze and self.struck_at and time.monotonic() - self.struck_at > STALL * 0.8:
+        """A token has arrived. One that is so late comes from the survivor: now a frozen victim may go on.
+
+        Each stream is left by its own clock, which the gateway looks at now and then: by now all have been.
+        """
+        if self.fault is freeze and self.struck_at and time.monotonic() - self.struck_at > STALL + 0.3:
             self._thaw()
 
     async def over(self) -> None:
