@@ -156,15 +156,19 @@ async def test_a_stream_that_its_worker_has_forgotten_goes_on_elsewhere(others: 
     async with FakeWorker("a", pause=0.01) as a, FakeWorker("b") as b, GatewayUnderTest(**settings) as gateway:
         a.alter = gone_from(6)
         await gateway.add(a)
+        noise: asyncio.Task[object] | None = None
         answer = asyncio.create_task(gateway.stream(max_tokens=LENGTH))
         await eventually(lambda: a.rows)
         if others:
             a.alter = lambda row, events: gone_from(6)(row, events) if row.length == LENGTH else events
-            asyncio.create_task(gateway.stream(max_tokens=500))  # noqa: RUF006  # it ends with the gateway
+            noise = asyncio.create_task(gateway.stream(max_tokens=500))
         await gateway.add(b)
         assert without_identity(await answer) == await undisturbed()
         assert gateway.metric("mesh_gateway_resumes_total", model="m", cause="forgotten") == 1
         assert gateway.session("a"), "it is well otherwise"
+        if noise is not None:
+            noise.cancel()
+            await asyncio.wait([noise])
 
 
 async def test_a_stream_that_was_forgotten_is_asked_for_again_where_it_was() -> None:
