@@ -29,6 +29,7 @@ from mesh.engine.base import (
     Text,
     Tokens,
 )
+from mesh.engine.calls import refuse_call_rule
 from mesh.engine.output import OutputTracker, check_token_ids
 from mesh.engine.script import END, VOCAB_SIZE, Author, Script, ScriptCodec, ScriptedOptions, text_state
 from mesh.engine.uniform import mix
@@ -186,6 +187,7 @@ class ScriptedEngine(Engine):
             raise MeshError(ErrorKind.OVERLOADED, text, retry_after=1.0)
         if request.constraint is not None:
             raise unsupported("constraint")
+        refuse_call_rule(request.prompt)
         if request.adapter is not None:
             raise unsupported("adapter")
         if request.output.prompt_logprobs is not None:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from mesh.engine.base import (
+    CallRule,
     Chat,
     ChoiceFinished,
     Constraint,
@@ -33,11 +34,13 @@ from mesh.engine.base import (
     Step,
     Text,
     Tokens,
+    Tool,
 )
 from mesh.engine.script import END, VOCAB_SIZE
 from mesh.engine.scripted import ScriptedEngine, ScriptedOptions
 from mesh.errors import ErrorKind, MeshError
 
+TOOL = Tool("look", "", {"type": "object"})
 SAY = Chat((Message("user", ("Say something",)),))
 
 
@@ -384,6 +387,15 @@ IMAGE_CHAT = Chat((Message("narrator", ("x",)),))
         (Chat(()), {}, {}, ErrorKind.INVALID_REQUEST, "messages"),
         (IMAGE_CHAT, {}, {}, ErrorKind.INVALID_REQUEST, "messages"),
         (replace(SAY, chat_template="x"), {}, {}, ErrorKind.UNSUPPORTED, "chat_template"),
+        (replace(SAY, tools=(TOOL,), call_rule=CallRule(required=True)), {}, {}, ErrorKind.UNSUPPORTED, "tool_choice"),
+        (
+            replace(SAY, tools=(TOOL,), call_rule=CallRule(single=True)),
+            {},
+            {},
+            ErrorKind.UNSUPPORTED,
+            "parallel_tool_calls",
+        ),
+        (replace(SAY, tools=(replace(TOOL, strict=True),)), {}, {}, ErrorKind.UNSUPPORTED, "tools"),
         (SAY, {"stop": ("x",) * 10_000}, {}, ErrorKind.INVALID_REQUEST, "stop"),
         (SAY, {"stop_token_ids": (VOCAB_SIZE,)}, {}, ErrorKind.INVALID_REQUEST, "stop_token_ids"),
         (SAY, {"best_of": 4}, {}, ErrorKind.UNSUPPORTED, "best_of"),
