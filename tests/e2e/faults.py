@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +35,7 @@ def kill(worker: Worker) -> None:
 
 
 def freeze(worker: Worker) -> None:
-    """SIGSTOP; it is woken when another worker has taken over, and then has late events to send."""
+    """SIGSTOP; it is woken when its streams have moved, see Strike."""
     worker.freeze()
 
 
@@ -87,6 +86,11 @@ class Scene:
         """How many attempts the gateway has made and ended so far: one for each request, and one more for each move."""
         return self.mesh.gateway.metric("mesh_gateway_attempts_total")
 
+    def left(self) -> float:
+        """How many attempts the gateway has given up so far because a worker stood still."""
+        metric = self.mesh.gateway.metric
+        return sum(metric("mesh_gateway_attempts_total", outcome=each) for each in ("stalled", "silent", "forgotten"))
+
     def replace_victim(self) -> None:
         """Start the next victim; it is ready by the next drill."""
         self.victim = self.mesh.start_worker("--zone", "front", name=f"victim-{self.started}")
@@ -94,29 +98,30 @@ class Scene:
 
 
 class Strike:
-    """One fault at one moment: call `at_once` at that moment, `token` at every token, `over` when all are answered."""
+    """One fault at one moment: call `at_once` at that moment, `token` at every token, `over` when all are answered.
 
-    def __init__(self, scene: Scene, fault: Fault) -> None:
+    A frozen victim may go on once `moves` streams have been left, and then has late events to send.
+    """
+
+    def __init__(self, scene: Scene, fault: Fault, moves: int) -> None:
         self.scene = scene
         self.fault = fault
         self.victim = scene.victim
-        self.struck_at: float | None = None
+        self.struck = False
         self._thawed = False
+        self._moves = scene.left() + moves
 
     def at_once(self) -> None:
         """Do it, unless it is done."""
-        if self.struck_at is None:
-            self.struck_at = time.monotonic()
+        if not self.struck:
+            self.struck = True
             self.fault(self.victim)
             if self.fault is not freeze:
                 self.scene.replace_victim()
 
     def token(self) -> None:
-        """A token has arrived. One that is so late comes from the survivor: now a frozen victim may go on.
-
-        Each stream is left by its own clock, which the gateway looks at now and then: by now all have been.
-        """
-        if self.fault is freeze and self.struck_at and time.monotonic() - self.struck_at > STALL + 0.3:
+        """A token has arrived, perhaps from the survivor."""
+        if self.fault is freeze and self.struck and not self._thawed and self.scene.left() >= self._moves:
             self._thaw()
 
     async def over(self) -> None:

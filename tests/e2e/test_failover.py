@@ -73,7 +73,7 @@ async def interrupted(scene: Scene, fault: Fault, k: int) -> bool:
 
 async def disturbed(scene: Scene, fault: Fault, k: int) -> dict[str, Answer]:
     """All answers; the fault strikes when the greedy stream has given its k-th token."""
-    strike = Strike(scene, fault)
+    strike = Strike(scene, fault, moves=len(CASES) - 2)
 
     async def on_token(count: int) -> None:
         if count == k:

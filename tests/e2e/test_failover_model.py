@@ -106,7 +106,7 @@ class Staircase:
         self.hits: set[Hit] = set()
         self._scene = scene
         self._case, self._place = target
-        self._strike = Strike(scene, fault)
+        self._strike = Strike(scene, fault, moves=len(CASES) - 2)
         self._counts: list[Hit] = []
         self._tasks: dict[str, list[asyncio.Task[Answer]]] = {name: [] for name in (PACE, *CASES)}
 
@@ -116,7 +116,7 @@ class Staircase:
 
             async def on_pace(_: int) -> None:
                 self._strike.token()
-                if self._strike.struck_at is None:
+                if not self._strike.struck:
                     for name in CASES:
                         self._begin(group, name)
 
@@ -132,7 +132,7 @@ class Staircase:
         async def on_token(count: int) -> None:
             self._counts[number] = name, count
             self._strike.token()
-            if leads and count == max(self._place, 1) and self._strike.struck_at is None:
+            if leads and count == max(self._place, 1) and not self._strike.struck:
                 self._note_hits()
                 self._strike.at_once()
 
