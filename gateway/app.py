@@ -9,7 +9,6 @@ from typing import cast
 from quart import Quart, Response, request
 from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 
-from gateway import errors
 from gateway.access.book import Book
 from gateway.access.connections import ConnectionLimits
 from gateway.access.cors import Cors
@@ -132,8 +131,7 @@ async def _on_error(config: GatewayConfig, error: Exception) -> Response:
         error = NotFound(f"no such route: {request.method} {request.path[:200]}")
     elif isinstance(error, RequestEntityTooLarge):
         error = RequestEntityTooLarge(f"the body must have at most {config.max_body_bytes} bytes")
-    found = errors.answer(error)
-    current(request.scope).error = found.code  # pyright: ignore[reportArgumentType]
+    found = current(request.scope).failed(error)  # pyright: ignore[reportArgumentType]
     return Response(found.body, status=found.status, headers=found.headers)
 
 

@@ -1,12 +1,14 @@
-"""Errors on the HTTP border, in the one place: OpenAI's envelope, status, headers.
+"""Errors on the HTTP border, in the one place: status, headers, and the envelope of each API.
 
-{"error": {"message": str, "type": str, "param": str | null, "code": str | null}}
+OpenAI's: {"error": {"message": str, "type": str, "param": str | null, "code": str | null}}
+Anthropic's: {"type": "error", "error": {"type": str, "message": str}, "request_id": str}
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from typing import Any
 
 import msgspec
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
@@ -50,9 +52,42 @@ class ErrorAnswer(msgspec.Struct):
     """An error, ready to be sent."""
 
     status: int
-    body: bytes
+    error: ErrorBody
     headers: dict[str, str]
     code: str
+    body: bytes
+
+
+class AnthropicError(msgspec.Struct, omit_defaults=True):
+    """What is wrong; `details` are for clients that can do something about it."""
+
+    type: str
+    message: str
+    details: dict[str, Any] | None = None
+
+
+class AnthropicEnvelope(msgspec.Struct, kw_only=True):
+    """The same as `Envelope` in Anthropic's API, which has no field for the parameter: the message names it."""
+
+    type: str = "error"
+    error: AnthropicError
+    request_id: str
+
+
+# In Anthropic's API: codes with a status of their own, the types of errors by status, and details by parameter. A
+# client of threads that is told so sends the whole conversation instead.
+_ANTHROPIC_STATUS = {"overloaded": 529}
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+_ANTHROPIC_DETAILS = {"thread": {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}}
 
 
 def answer(error: Exception) -> ErrorAnswer:
@@ -65,9 +100,13 @@ def answer(error: Exception) -> ErrorAnswer:
     return _mesh(MeshError(ErrorKind.ENGINE_FAILED, "the gateway failed to answer this request"))
 
 
-def event(failure: ErrorAnswer) -> bytes:
-    """The one SSE event of an error after the first byte; neither a finish_reason nor [DONE] follows."""
-    return b"data: " + failure.body + b"\n\n"
+def anthropic(failure: ErrorAnswer, request_id: str) -> ErrorAnswer:
+    """The same answer as Anthropic's API has it."""
+    status = _ANTHROPIC_STATUS.get(failure.code, failure.status)
+    kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
+    error = AnthropicError(kind, failure.error.message, _ANTHROPIC_DETAILS.get(failure.error.param or ""))
+    body = msgspec.json.encode(AnthropicEnvelope(error=error, request_id=request_id))
+    return ErrorAnswer(status, failure.error, failure.headers, failure.code, body)
 
 
 def _mesh(error: MeshError) -> ErrorAnswer:
@@ -77,8 +116,7 @@ def _mesh(error: MeshError) -> ErrorAnswer:
         headers.update(_retry_after(error.retry_after if error.retry_after is not None else DEFAULT_RETRY_AFTER))
     if error.kind is ErrorKind.INSUFFICIENT_QUOTA:
         headers["x-should-retry"] = "false"  # OpenAI's SDKs would try a 429 again
-    body = _encode(error.message, spec.openai_type, error.param, spec.code)
-    return ErrorAnswer(spec.http_status, body, headers, spec.code)
+    return _answer(spec.http_status, ErrorBody(error.message, spec.openai_type, error.param, spec.code), headers)
 
 
 def _retry_after(seconds: float) -> dict[str, str]:
@@ -92,11 +130,11 @@ def _http(error: HTTPException) -> ErrorAnswer:
     headers = {"content-type": "application/json"}
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         headers["allow"] = ", ".join(sorted(error.valid_methods))
-    message = error.description or error.name
-    return ErrorAnswer(status, _encode(message, type_, None, code), headers, code or str(status))
+    return _answer(status, ErrorBody(error.description or error.name, type_, None, code), headers)
 
 
-def _encode(message: str, type_: str, param: str | None, code: str | None) -> bytes:
+def _answer(status: int, error: ErrorBody, headers: dict[str, str]) -> ErrorAnswer:
     """Bounded, since messages repeat what the client sent."""
-    shown = message if len(message) <= _SHOWN else message[:_SHOWN] + "…"
-    return msgspec.json.encode(Envelope(ErrorBody(shown, type_, param, code)))
+    if len(error.message) > _SHOWN:
+        error.message = error.message[:_SHOWN] + "…"
+    return ErrorAnswer(status, error, headers, error.code or str(status), msgspec.json.encode(Envelope(error)))

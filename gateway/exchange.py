@@ -134,6 +134,7 @@ class Exchange:
         self.path: str = scope["path"]
         # None on a server that is not ours.
         self.connection: Connection | None = scope.get(CONNECTION_KEY)
+        self.anthropic = _is_anthropic(scope)  # the API that the client speaks; otherwise it is OpenAI's
         self.route = "unknown"
         self.model = ""
         self.tenant = ""  # id of the API key that it came with; "" without keys
@@ -174,7 +175,14 @@ class Exchange:
     def headers(self) -> dict[str, str]:
         """What every answer has: the id of its request, and the milliseconds until its headers were ready."""
         milliseconds = round((time.monotonic() - self.began_at) * 1000)
-        return {"x-request-id": self.request_id, "openai-processing-ms": str(milliseconds)}
+        own = {"request-id": self.request_id} if self.anthropic else {}
+        return {"x-request-id": self.request_id, "openai-processing-ms": str(milliseconds), **own}
+
+    def failed(self, error: Exception) -> errors.ErrorAnswer:
+        """Note an error, and how it is answered in the client's API."""
+        failure = errors.answer(error)
+        self.error = failure.code
+        return errors.anthropic(failure, self.request_id) if self.anthropic else failure
 
     @property
     def trail(self) -> bytes:
@@ -267,8 +275,8 @@ class Exchanges:
 
     async def _refuse_body(self, exchange: Exchange, receive: Receive, send: Send) -> None:
         """413 by the header alone. What the client sends meanwhile is read and dropped for a moment."""
-        refusal = errors.answer(RequestEntityTooLarge(f"the body must have at most {self._limit} bytes"))
-        exchange.status, exchange.error, exchange.finished = refusal.status, refusal.code, True
+        refusal = exchange.failed(RequestEntityTooLarge(f"the body must have at most {self._limit} bytes"))
+        exchange.status, exchange.finished = refusal.status, True
         headers = {
             **refusal.headers,
             "content-length": str(len(refusal.body)),
@@ -345,6 +353,14 @@ def _request_id(scope: Scope) -> str:
             if _GIVEN_ID.fullmatch(given):
                 return given
     return f"req-{uuid.uuid4().hex}"
+
+
+def _is_anthropic(scope: Scope) -> bool:
+    """Whether a request is one of Anthropic's API, which shares the path of its models with OpenAI's."""
+    path: str = scope["path"]
+    if path == "/v1/models" or path.startswith("/v1/models/"):
+        return bool(_header(scope, b"anthropic-version"))
+    return path == "/v1/messages" or path.startswith("/v1/messages/")
 
 
 def _header(scope: Scope, wanted: bytes) -> str:

@@ -8,10 +8,11 @@ import time
 from gateway.exchange import Exchange
 
 COMMENT = b": keep-alive\n\n"  # clients skip it
+PING = b'event: ping\ndata: {"type":"ping"}\n\n'  # the same in Anthropic's API
 
 
 class KeepAlive:
-    """Writes a comment to the client's connection for each `seconds` (0: never) without tokens, until it is closed.
+    """Writes a sign to the client's connection for each `seconds` (0: never) without tokens, until it is closed.
 
     It goes past the body's generator, as tokens do, since that waits for these. A stream's parts are whole events, so
     it may come between any two. The head of the stream must be out.
@@ -40,5 +41,5 @@ class KeepAlive:
             return
         connection = self._exchange.connection
         if connection is not None and connection.ready:
-            connection.write(COMMENT)
+            connection.write(PING if self._exchange.anthropic else COMMENT)
         self._wait(self._seconds)

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import Any, Protocol
 
 import msgspec
 from quart import Response, request
 
-from gateway import errors
+from gateway.errors import ErrorAnswer
 from gateway.exchange import Connection, Exchange
 from gateway.openai.answers import PromptLogprobs
-from gateway.openai.chat_collect import ChatCollector
-from gateway.openai.collect import CompletionCollector
 from gateway.openai.keep_alive import KeepAlive
 from gateway.openai.logprobs import prompt_logprobs, with_top
 from gateway.openai.schema import GenerationRequest
-from gateway.openai.sse import AnswerEvents
-from gateway.reconnect import Reconnect
+from gateway.reconnect import EventIds, Reconnect
 from gateway.routing.answer import Event
 from gateway.routing.claim import Claim
 from gateway.routing.dispatch import Dispatch
@@ -33,6 +31,35 @@ SSE_HEADERS = {
     "cache-control": "no-cache",
     "x-accel-buffering": "no",
 }
+
+
+class Collector(Protocol):
+    """Gathers an answer in one piece."""
+
+    def add(self, events: Sequence[Event]) -> None:
+        """Take events in order."""
+        ...
+
+    def answer(self) -> Any:
+        """The whole answer, to be encoded as JSON; Finished must have been added."""
+        ...
+
+
+class Chunks(Protocol):
+    """Renders a streamed answer as server-sent events."""
+
+    @property
+    def ids(self) -> EventIds | None:
+        """Those of its events, if the client may come back."""
+        ...
+
+    def render(self, events: Sequence[Event]) -> bytes:
+        """The bytes of these events, to be sent at once; may be empty."""
+        ...
+
+    def failed(self, failure: ErrorAnswer) -> bytes:
+        """Those of an error, after which nothing follows."""
+        ...
 
 
 def read_reconnect(exchange: Exchange, body: bytes, *, stream: bool | None, more: Iterable[bytes] = ()) -> Reconnect:
@@ -99,7 +126,7 @@ async def collected(
     exchange: Exchange,
     generation: Generation | GenerationGroup,
     events: Sequence[Event],
-    collector: ChatCollector | CompletionCollector,
+    collector: Collector,
 ) -> Response:
     """The answer in one piece. `events` are the first."""
     collector.add(events)
@@ -115,7 +142,7 @@ def streamed(
     exchange: Exchange,
     generation: Generation | GenerationGroup,
     events: Sequence[Event],
-    chunks: AnswerEvents,
+    chunks: Chunks,
     *,
     keep_alive: float,
 ) -> Response:
@@ -128,9 +155,7 @@ def streamed(
 class _Follower:
     """Writes tokens to the client's connection in the moment that they arrive, while it takes them."""
 
-    def __init__(
-        self, exchange: Exchange, connection: Connection, generation: Generation, chunks: AnswerEvents
-    ) -> None:
+    def __init__(self, exchange: Exchange, connection: Connection, generation: Generation, chunks: Chunks) -> None:
         self._exchange = exchange
         self._generation = generation
         self._connection = connection
@@ -147,7 +172,7 @@ class _Follower:
             self._connection.write(data)
 
 
-def _render(generation: Generation | GenerationGroup, chunks: AnswerEvents, events: Sequence[Event]) -> bytes:
+def _render(generation: Generation | GenerationGroup, chunks: Chunks, events: Sequence[Event]) -> bytes:
     if chunks.ids is not None:
         chunks.ids.at(generation.kept_at)
     return chunks.render(events)
@@ -157,7 +182,7 @@ async def _body(
     exchange: Exchange,
     generation: Generation | GenerationGroup,
     events: Sequence[Event],
-    chunks: AnswerEvents,
+    chunks: Chunks,
     keep_alive: float,
 ) -> AsyncIterator[bytes]:
     """The stream. Between two yields the client has taken what came before, or a buffer of bounded size has."""
@@ -175,9 +200,7 @@ async def _body(
             events = await generation.next()
             exchange.token()
     except Exception as error:
-        failure = errors.answer(error)
-        exchange.error = failure.code
-        yield errors.event(failure)
+        yield chunks.failed(exchange.failed(error))
     finally:
         silence.close()
     if exchange.trail:

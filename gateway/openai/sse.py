@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import msgspec
 
+from gateway.errors import ErrorAnswer
 from gateway.openai.answers import CompletionTokensDetails, PromptTokensDetails, Usage
 from gateway.openai.logprobs import LogprobBuffer
 from gateway.reconnect import EventIds
@@ -82,6 +83,10 @@ class AnswerEvents:
             elif isinstance(event, pb.Finished):
                 self._finished(event, parts)
         return b"".join(parts)
+
+    def failed(self, failure: ErrorAnswer) -> bytes:
+        """The one event of an error after the first byte; neither a finish_reason nor [DONE] follows."""
+        return b"data: %b\n\n" % failure.body
 
     def _started(self, event: pb.Started, parts: list[bytes]) -> None:
         """The first chunk of each choice, if there is such a thing."""
