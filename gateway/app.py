@@ -31,6 +31,7 @@ from gateway.routing.outliers import Outliers
 from gateway.routing.pace import StallLimits
 from gateway.routing.quarantine import Quarantine
 from gateway.routing.queue import Queue, QueueLimits
+from gateway.store.store import Store
 from mesh.metrics import GatewayMetrics
 from mesh.trace import Spans
 
@@ -96,12 +97,13 @@ def create_app(
     directory: Directory,
     balancer: Balancer,
     metrics: GatewayMetrics,
+    store: Store,
     book: Book | None = None,
     seat: Seat | None = None,
     spans: Spans | None = None,
 ) -> tuple[Quart, Exchanges]:
-    """The application, and the exchanges that are under way on it. `book` has the keys, if requests need one; `seat` is
-    the place among several processes."""
+    """The application, and the exchanges that are under way on it. `store` keeps what clients ask for later; `book` has
+    the keys, if requests need one; `seat` is the place among several processes."""
     app = Quart(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["BODY_TIMEOUT"] = config.body_timeout

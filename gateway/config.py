@@ -139,6 +139,16 @@ class GatewayConfig:
         "or both.",
     )
 
+    store: str = option(
+        "",
+        "Where responses, conversations and stored chat completions are kept: a file of SQLite, a URL of PostgreSQL "
+        "(postgresql://user@host/name), or none. Default: inference-mesh/gateway.db in the user's state directory "
+        "(~/.local/state). Gateways that share it serve each other's.",
+    )
+    store_retention: float = option(
+        30.0, "Days after which what is kept there is removed, counted from its last change; 0 is never.", low=0
+    )
+
     image_urls: bool = option(True, "Fetch images that chats name by http or https URL; data URLs are always taken.")
     image_hosts: str = option("", "Hosts that images are fetched from, comma separated; empty allows all.")
     allow_private_images: bool = option(

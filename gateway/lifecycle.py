@@ -22,9 +22,11 @@ from gateway.routing.dial import dialler
 from gateway.routing.directory import Directory
 from gateway.server import HttpServer
 from gateway.sockets import limit_sends, listen
+from gateway.store.store import Store
 from mesh.errors import invalid
 from mesh.join import JoinToken
-from mesh.keys import EtcdKeys, FileKeys, Store
+from mesh.keys import EtcdKeys, FileKeys
+from mesh.keys import Store as KeyStore
 from mesh.log import kv
 from mesh.metrics import GatewayMetrics
 from mesh.registry import WORKERS_PREFIX, EmbeddedRegistry, EtcdClient, EtcdOptions, probe, watch_routes, watch_workers
@@ -65,7 +67,9 @@ async def run(config: GatewayConfig, seat: Seat | None = None) -> None:
         spans = open_spans(config.otlp_endpoint, "mesh-gateway", name)
         if spans is not None:
             stack.push_async_callback(spans.close)
-        app, exchanges = create_app(config, directory, balancer, metrics, book, seat, spans)
+        store = Store(config.store, retention=config.store_retention)
+        stack.push_async_callback(store.close)
+        app, exchanges = create_app(config, directory, balancer, metrics, store, book, seat, spans)
         if seat is not None:
             await stack.enter_async_context(seat.tell(metrics.registry))
         async with asyncio.TaskGroup() as group:
@@ -80,6 +84,7 @@ async def run(config: GatewayConfig, seat: Seat | None = None) -> None:
                     )
                 ),
                 group.create_task(watch_routes(etcd, balancer.on_route)),
+                group.create_task(store.run()),
             ]
             if book is not None:
                 sync = Sync(book, _key_store(config, etcd), etcd)
@@ -155,7 +160,7 @@ async def _embedded(config: GatewayConfig, stack: AsyncExitStack) -> EtcdOptions
     return EtcdOptions.from_url(f"http://{host}:{port}")
 
 
-def _key_store(config: GatewayConfig, etcd: EtcdClient) -> Store:
+def _key_store(config: GatewayConfig, etcd: EtcdClient) -> KeyStore:
     """Where the API keys are. Raises MeshError if they cannot be read."""
     if config.keys_file is None:
         return EtcdKeys(etcd)

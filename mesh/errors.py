@@ -7,6 +7,7 @@
     invalid_api_key          UNAUTHENTICATED       401  no
     forbidden                PERMISSION_DENIED     403  no
     model_not_found          NOT_FOUND             404  no
+    not_found                NOT_FOUND             404  no
     payload_too_large        INVALID_ARGUMENT      413  no
     rate_limit_exceeded      RESOURCE_EXHAUSTED    429  no
     insufficient_quota       RESOURCE_EXHAUSTED    429  no
@@ -20,6 +21,7 @@
     protocol_error           INTERNAL              502  yes
     request_quarantined      FAILED_PRECONDITION   422  no
     no_worker                UNAVAILABLE           503  no
+    store_unavailable        UNAVAILABLE           503  no
     deadline_exceeded        DEADLINE_EXCEEDED     504  no
     taken_over               ABORTED               409  no
 
@@ -58,6 +60,7 @@ class ErrorKind(Enum):
     INVALID_API_KEY = ErrorSpec("invalid_api_key", "UNAUTHENTICATED", 401, "invalid_request_error")
     FORBIDDEN = ErrorSpec("forbidden", "PERMISSION_DENIED", 403, "permission_error")
     MODEL_NOT_FOUND = ErrorSpec("model_not_found", "NOT_FOUND", 404, "invalid_request_error")
+    NOT_FOUND = ErrorSpec("not_found", "NOT_FOUND", 404, "invalid_request_error")
     PAYLOAD_TOO_LARGE = ErrorSpec("payload_too_large", "INVALID_ARGUMENT", 413, "invalid_request_error")
     RATE_LIMIT_EXCEEDED = ErrorSpec("rate_limit_exceeded", "RESOURCE_EXHAUSTED", 429, "rate_limit_error")
     INSUFFICIENT_QUOTA = ErrorSpec("insufficient_quota", "RESOURCE_EXHAUSTED", 429, "insufficient_quota")
@@ -70,6 +73,7 @@ class ErrorKind(Enum):
     PROTOCOL_ERROR = ErrorSpec("protocol_error", "INTERNAL", 502, "server_error", retry_elsewhere=True)
     QUARANTINED = ErrorSpec("request_quarantined", "FAILED_PRECONDITION", 422, "invalid_request_error")
     NO_WORKER = ErrorSpec("no_worker", "UNAVAILABLE", 503, "server_error")
+    STORE_UNAVAILABLE = ErrorSpec("store_unavailable", "UNAVAILABLE", 503, "server_error")
     DEADLINE_EXCEEDED = ErrorSpec("deadline_exceeded", "DEADLINE_EXCEEDED", 504, "server_error")
     TAKEN_OVER = ErrorSpec("taken_over", "ABORTED", 409, "invalid_request_error")
 

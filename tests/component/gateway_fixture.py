@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import tempfile
 from types import TracebackType
 from typing import Any, Self
 
@@ -17,6 +18,7 @@ from gateway.config import GatewayConfig
 from gateway.routing.directory import Directory
 from gateway.server import HttpServer
 from gateway.sockets import limit_sends, listen
+from gateway.store.store import Store
 from mesh.join import JoinToken
 from mesh.metrics import GatewayMetrics
 from mesh.trace import Spans
@@ -32,7 +34,10 @@ class GatewayUnderTest:
         self.book: Book | None = settings.pop("book", None)
         self.certificates: Tls | None = settings.pop("certificates", None)
         self.spans: Spans | None = settings.pop("spans", None)
+        self._folder = tempfile.TemporaryDirectory(prefix="gateway-")
+        settings.setdefault("store", f"{self._folder.name}/store.db")
         self.config = GatewayConfig(port=0, **settings)
+        self.store = Store(self.config.store, retention=self.config.store_retention)
         self.metrics = GatewayMetrics()
         self.directory = Directory(
             client="test",
@@ -60,7 +65,7 @@ class GatewayUnderTest:
             https = HttpTls(self.certificates.cert, self.certificates.key)
         self.url = f"{'http' if https is None else 'https'}://127.0.0.1:{self.port}"
         app, self.exchanges = create_app(
-            self.config, self.directory, self.balancer, self.metrics, self.book, spans=self.spans
+            self.config, self.directory, self.balancer, self.metrics, self.store, self.book, spans=self.spans
         )
         server = HttpServer(
             app,
@@ -79,7 +84,7 @@ class GatewayUnderTest:
 
     async def _run(self, server: HttpServer, https: HttpTls | None) -> None:
         async with asyncio.TaskGroup() as group:
-            background = [group.create_task(self.directory.run())]
+            background = [group.create_task(self.directory.run()), group.create_task(self.store.run())]
             if https is not None:
                 background.append(group.create_task(https.watch()))
             await server.run(self.stop, self.hurry)
@@ -99,6 +104,8 @@ class GatewayUnderTest:
         self.stop.set()
         self.hurry.set()
         await self._task
+        await self.store.close()
+        self._folder.cleanup()
 
     async def add(self, *workers: FakeWorker) -> None:
         """Let workers appear in the registry, and wait for their sessions."""

@@ -1,0 +1,135 @@
+"""The gateway's store by itself: its tables, its errors, several gateways on one file, and who sees what."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select
+
+from gateway.store.database import Database, connect
+from gateway.store.records import Page, find, records, remove
+from gateway.store.store import Store
+from gateway.store.tables import Event, Item, Record, Table
+from mesh.errors import ErrorKind, MeshError
+
+
+def record(name: str, tenant: str = "", *, changed_at: int = 0) -> Record:
+    return Record(id=name, kind="response", tenant=tenant, created_at=0, changed_at=changed_at or int(time.time()))
+
+
+async def add(database: Database, *rows: Table) -> None:
+    async with database.writing() as session:
+        for row in rows:
+            session.add(row)
+            await session.flush()
+
+
+async def test_each_tenant_finds_its_own(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "new" / "store.db"))
+    database = await store.open()
+    await add(database, record("a", "one"), record("b", "two"), Item(id="i", owner="a", part="input", body=b""))
+    async with database.writing() as session:
+        assert (await find(session, "response", "a", "one")).id == "a"
+        assert [each.id for each in (await records(session, "response", "two", Page()))[0]] == ["b"]
+        for kind, tenant in (("response", "two"), ("response", ""), ("conversation", "one")):
+            with pytest.raises(MeshError) as caught:
+                await remove(session, kind, "a", tenant)
+            assert caught.value.kind is ErrorKind.NOT_FOUND
+        await remove(session, "response", "a", "one")
+        assert await session.scalar(select(func.count()).select_from(Item)) == 0
+    await store.close()
+    assert (tmp_path / "new" / "store.db").stat().st_mode & 0o077 == 0
+
+
+async def test_pages_of_a_list(tmp_path: Path) -> None:
+    database = await connect(tmp_path / "store.db")
+    await add(database, *(record(name) for name in "abcde"))
+    async with database.reading() as session:
+        pages = (Page(2), Page(2, after="d"), Page(2, after="b"), Page(9, descending=False), Page(2, "d", False))
+        found = [await records(session, "response", "", page) for page in pages]
+        with pytest.raises(MeshError, match="'after' is 'x'"):
+            await records(session, "response", "", Page(after="x"))
+    names = ["".join(each.id for each in rows) for rows, _ in found]
+    assert (names, [more for _, more in found]) == (["ed", "cb", "a", "abcde", "e"], [True, True, False, False, False])
+    await database.close()
+
+
+async def test_the_tables_are_those_of_the_migrations(tmp_path: Path) -> None:
+    from alembic.autogenerate import compare_metadata
+    from alembic.migration import MigrationContext
+
+    database = await connect(tmp_path / "store.db")
+    async with database.reading() as session:
+        connection = await session.connection()
+        differences = await connection.run_sync(
+            lambda plain: compare_metadata(MigrationContext.configure(plain), Table.metadata)
+        )
+    assert differences == []
+    await database.close()
+
+
+async def test_what_was_not_changed_for_long_is_removed(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store.db"), retention=1)
+    database = await store.open()
+    days = 86_400
+    old = record("old", changed_at=int(time.time()) - days - 60)
+    await add(database, old, Event(owner="old", sequence=0, data=b""), record("new", changed_at=int(time.time()) - 60))
+    await store.sweep()
+    async with database.reading() as session:
+        assert [each.id for each in (await records(session, "response", "", Page()))[0]] == ["new"]
+        assert await session.scalar(select(func.count()).select_from(Event)) == 0
+    await store.close()
+
+
+async def test_several_gateways_begin_on_one_file_at_once_and_all_their_records_are_there(tmp_path: Path) -> None:
+    async with AsyncExitStack() as stack:
+        stores = [Store(str(tmp_path / "store.db")) for _ in range(4)]
+        for store in stores:
+            stack.push_async_callback(store.close)
+        databases = await asyncio.gather(*(store.open() for store in stores))
+        await asyncio.gather(
+            *(add(each, record(f"{place}-{turn}")) for place, each in enumerate(databases) for turn in range(10))
+        )
+        async with databases[0].reading() as session:
+            assert len((await records(session, "response", "", Page(100)))[0]) == 40
+
+
+async def test_a_store_that_cannot_be_used_says_why(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "other").write_bytes(b"no database at all, and long enough to be looked at" * 100)
+    wheres = ("none", "nonsense://x", f"{tmp_path}/file/store.db", f"{tmp_path}/other", "postgresql://u@127.0.0.1:1/x")
+    for where in wheres:
+        store = Store(where)
+        with pytest.raises(MeshError) as caught:
+            await store.open()
+        assert caught.value.kind is ErrorKind.STORE_UNAVAILABLE
+        await store.close()
+
+
+async def test_a_locked_file_and_one_of_a_newer_version(tmp_path: Path) -> None:
+    database = await connect(tmp_path / "store.db", busy=0.1)
+    with sqlite3.connect(tmp_path / "store.db") as other:
+        other.execute("UPDATE alembic_version SET version_num = '9999'")
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(MeshError, match="database is locked"):
+        await add(database, record("a"))
+    other.execute("ROLLBACK")
+    other.close()
+    await add(database, record("a"))
+    await database.close()
+    with pytest.raises(MeshError, match="newer version"):
+        await connect(tmp_path / "store.db")
+
+
+def test_sqlalchemy_is_not_loaded_before_it_is_needed() -> None:
+    code = "import sys, gateway.lifecycle; sys.exit(any(name in sys.modules for name in ('sqlalchemy', 'alembic')))"
+    done = subprocess.run([sys.executable, "-c", code], check=False, env={**os.environ}, timeout=60)
+    assert done.returncode == 0
