@@ -1,0 +1,1 @@
+"""Ratings from votes: Bradley–Terry fits with intervals, style control, categories, and the pages that show them."""
