@@ -102,7 +102,7 @@ docs: protos ## Write docs/metrics.md and docs/api.md from the code
 	@mkdir -p build
 	$(PY) -m mesh.cli.metrics_page > build/metrics.md
 	mv build/metrics.md docs/metrics.md
-	$(PY) -m gateway.openai.fields_page > build/api.md
+	$(PY) -m gateway.openapi.fields_page > build/api.md
 	mv build/api.md docs/api.md
 
 .PHONY: bench

@@ -23,6 +23,7 @@ from gateway.openai.embeddings import embedding_routes
 from gateway.openai.images import ImageLimits
 from gateway.openai.models import model_routes
 from gateway.openai.tokenizer import tokenizer_routes
+from gateway.openapi.routes import openapi_routes
 from gateway.processes import Seat
 from gateway.routing.balancer import Balancer, Settings
 from gateway.routing.directory import Directory
@@ -118,6 +119,7 @@ def create_app(
     app.register_blueprint(tokenizer_routes(dispatch))
     app.register_blueprint(model_routes(directory))
     app.register_blueprint(health_routes(directory, exchanges, metrics, book, seat))
+    app.register_blueprint(openapi_routes(keyed=book is not None, open_routes=config.open_routes))
     app.register_error_handler(Exception, partial(_on_error, config))
     app.before_request(_before_request)
     app.after_request(_after_request)

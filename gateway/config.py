@@ -43,7 +43,7 @@ class GatewayConfig:
         None, "Keep the keys in this file instead, for one machine without etcd; implies --require-keys."
     )
     open_routes: tuple[str, ...] = option(
-        ("/healthz", "/readyz"),
+        ("/healthz", "/readyz", "/docs", "/openapi.json"),
         "Path that needs no key, repeated; /metrics otherwise needs one made with --metrics.",
     )
     cors_origins: tuple[str, ...] = option(

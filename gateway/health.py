@@ -11,6 +11,7 @@ from quart import Blueprint, Response
 
 from gateway.access.book import Book
 from gateway.exchange import Exchanges
+from gateway.operation import Operation
 from gateway.processes import Seat
 from gateway.routing.directory import Directory
 from mesh.metrics import GatewayMetrics
@@ -30,6 +31,26 @@ class Version(msgspec.Struct):
     version: str
 
 
+HEALTH = Operation(
+    method="GET", path="/healthz", summary="Whether the process answers.", group="Operations", answer=Health
+)
+READY = Operation(
+    method="GET",
+    path="/readyz",
+    summary="Whether requests can be served, or why not.",
+    group="Operations",
+    answer=Health,
+    also={503: "It cannot serve requests now; `reason` says why."},
+)
+METRICS = Operation(
+    method="GET", path="/metrics", summary="Metrics for Prometheus.", group="Operations", gives="text/plain"
+)
+VERSION = Operation(
+    method="GET", path="/version", summary="The software's version.", group="Operations", answer=Version
+)
+ROOT = Operation(method="GET", path="/", summary="The same.", group="Operations", answer=Version)
+
+
 def health_routes(
     directory: Directory,
     exchanges: Exchanges,
@@ -41,23 +62,23 @@ def health_routes(
     routes = Blueprint("health", __name__)
     software = Version(version())
 
-    @routes.get("/healthz")
+    @HEALTH.on(routes)
     async def healthz() -> Response:  # pyright: ignore[reportUnusedFunction]
         return _json(Health("ok"), 200)
 
-    @routes.get("/readyz")
+    @READY.on(routes)
     async def readyz() -> Response:  # pyright: ignore[reportUnusedFunction]
         reason = _not_ready(directory, exchanges, book)
         return _json(Health("not ready", reason), 503) if reason else _json(Health("ready"), 200)
 
-    @routes.get("/metrics")
+    @METRICS.on(routes)
     async def metrics_() -> Response:  # pyright: ignore[reportUnusedFunction]
         registry = metrics.registry
         page = generate_latest(registry) if seat is None else await seat.collect(registry)
         return Response(page, content_type=CONTENT_TYPE_LATEST)
 
-    @routes.get("/")
-    @routes.get("/version")
+    @ROOT.on(routes)
+    @VERSION.on(routes)
     async def version_() -> Response:  # pyright: ignore[reportUnusedFunction]
         return _json(software, 200)
 

@@ -111,6 +111,54 @@ class ChatAnswer(msgspec.Struct, kw_only=True):
     prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
 
 
+class DeltaFunction(msgspec.Struct, kw_only=True):
+    """A part of a call's function: its name in the first one, and then its arguments bit by bit."""
+
+    name: str | msgspec.UnsetType = msgspec.UNSET
+    arguments: str
+
+
+class DeltaCall(msgspec.Struct, kw_only=True):
+    """A part of a call; the first one has its id."""
+
+    index: int
+    id: str | msgspec.UnsetType = msgspec.UNSET
+    type: str | msgspec.UnsetType = msgspec.UNSET
+    function: DeltaFunction
+
+
+class Delta(msgspec.Struct, kw_only=True):
+    """What a chunk adds to the message. The first one of each choice has the role, the last one nothing."""
+
+    role: str | msgspec.UnsetType = msgspec.UNSET
+    content: str | msgspec.UnsetType | None = msgspec.UNSET
+    refusal: msgspec.UnsetType | None = msgspec.UNSET
+    reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
+    reasoning: str | msgspec.UnsetType = msgspec.UNSET
+    tool_calls: list[DeltaCall] | msgspec.UnsetType = msgspec.UNSET
+
+
+class ChunkChoice(msgspec.Struct):
+    """A choice in a chunk."""
+
+    index: int
+    delta: Delta
+    logprobs: Logprobs | None
+    finish_reason: str | None
+
+
+class ChatChunk(msgspec.Struct, kw_only=True):
+    """Data of one event of a streamed chat. `gateway.openai.sse` writes it by hand; the tests read it by this type."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChunkChoice]
+    usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+
+
 class TextLogprobs(msgspec.Struct):
     """Log probabilities of a completion's or a chunk's tokens: four lists of the same length. The first token of an
     echoed prompt has none."""
@@ -141,6 +189,27 @@ class CompletionAnswer(msgspec.Struct, kw_only=True):
     system_fingerprint: str
     choices: list[TextChoice]
     usage: Usage
+
+
+class TextChunkChoice(msgspec.Struct):
+    """A choice in a chunk."""
+
+    index: int
+    text: str
+    logprobs: TextLogprobs | None
+    finish_reason: str | None
+
+
+class TextChunk(msgspec.Struct, kw_only=True):
+    """Data of one event of a streamed text completion."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[TextChunkChoice]
+    usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
 
 
 class Model(msgspec.Struct):

@@ -7,17 +7,44 @@ from collections.abc import Sequence
 from quart import Blueprint, Response, request
 
 from gateway.exchange import current
+from gateway.openai.answers import ChatAnswer, ChatChunk
 from gateway.openai.bodies import read_json
 from gateway.openai.chat_collect import ChatCollector
 from gateway.openai.chat_events import ChatEvents
-from gateway.openai.chat_schema import parse_chat
+from gateway.openai.chat_schema import CHAT_RANGES, WITHOUT_EFFECT, ChatRequest, parse_chat
 from gateway.openai.images import ImageLimits, read_images
 from gateway.openai.logprobs import ChatLogprobs
 from gateway.openai.parts import PartOptions
-from gateway.openai.respond import begin, collected, prompt_reader, read_reconnect, streamed
+from gateway.openai.respond import NOTHING_LEFT, begin, collected, prompt_reader, read_reconnect, streamed
+from gateway.openai.schema import RANGES, VALUES
 from gateway.openai.translate import to_generate
+from gateway.operation import OF_WORKERS, Operation
 from gateway.routing.dispatch import Dispatch
 from mesh.v1 import inference_pb2 as pb
+
+CHAT = Operation(
+    method="POST",
+    path="/v1/chat/completions",
+    summary="Answer a conversation, streamed or in one piece.",
+    group="Chat",
+    body=ChatRequest,
+    answer=ChatAnswer,
+    events=(ChatChunk,),
+    also=NOTHING_LEFT,
+    errors=OF_WORKERS,
+    ranges=(*RANGES, *CHAT_RANGES),
+    values={
+        **VALUES,
+        "chat_template": "if the worker allows it",
+        "metadata": "at most 16 entries",
+        "modalities": '`["text"]`',
+        "service_tier": "auto, default",
+        "store": "false",
+        "tools": "1 to 128 functions",
+        "verbosity": "medium",
+    },
+    ignored=WITHOUT_EFFECT,
+)
 
 _SIGHT = frozenset({pb.CAPABILITY_VISION})
 
@@ -29,7 +56,7 @@ def chat_routes(
     KeepAlive."""
     routes = Blueprint("chat", __name__)
 
-    @routes.post("/v1/chat/completions")
+    @CHAT.on(routes)
     async def chat_completions() -> Response:  # pyright: ignore[reportUnusedFunction]
         exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
         body = await read_json()

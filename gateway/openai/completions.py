@@ -7,24 +7,42 @@ from functools import partial
 from quart import Blueprint, Response, request
 
 from gateway.exchange import current
+from gateway.openai.answers import CompletionAnswer, TextChunk
 from gateway.openai.bodies import read_json
 from gateway.openai.collect import CompletionCollector
-from gateway.openai.completion_schema import CompletionRequest, parse_completion
+from gateway.openai.completion_schema import COMPLETION_RANGES, CompletionRequest, parse_completion
 from gateway.openai.logprobs import CompletionLogprobs, with_top
-from gateway.openai.respond import begin, collected, prompt_reader, read_reconnect, streamed
+from gateway.openai.respond import NOTHING_LEFT, begin, collected, prompt_reader, read_reconnect, streamed
+from gateway.openai.schema import RANGES, VALUES
 from gateway.openai.sse import CompletionEvents
 from gateway.openai.translate import to_generates
+from gateway.operation import OF_WORKERS, Operation
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.generation import Generation
 from gateway.routing.group import GenerationGroup
 from mesh.v1 import inference_pb2 as pb
+
+COMPLETIONS = Operation(
+    method="POST",
+    path="/v1/completions",
+    summary="Continue one or more texts, streamed or in one piece.",
+    group="Completions",
+    body=CompletionRequest,
+    answer=CompletionAnswer,
+    events=(TextChunk,),
+    also=NOTHING_LEFT,
+    errors=OF_WORKERS,
+    ranges=(*RANGES, *COMPLETION_RANGES),
+    values=VALUES,
+    ignored=("user",),
+)
 
 
 def completion_routes(dispatch: Dispatch, *, keep_alive: float) -> Blueprint:
     """The routes of the text completion API."""
     routes = Blueprint("completions", __name__)
 
-    @routes.post("/v1/completions")
+    @COMPLETIONS.on(routes)
     async def completions() -> Response:  # pyright: ignore[reportUnusedFunction]
         exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
         data = await read_json()

@@ -13,8 +13,10 @@ from quart import Blueprint, Response, request
 
 from gateway.exchange import current
 from gateway.openai.bodies import read_json
-from gateway.openai.embedding_schema import parse_embedding, to_embed
+from gateway.openai.embedding_schema import MAX_INPUTS, EmbeddingRequest, parse_embedding, to_embed
 from gateway.openai.respond import claim_of, note_model
+from gateway.openai.schema import UINT32
+from gateway.operation import OF_WORKERS, Operation
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.unary import embed_call
 from mesh.v1 import inference_pb2 as pb
@@ -44,11 +46,25 @@ class EmbeddingList(msgspec.Struct):
     usage: EmbeddingUsage
 
 
+EMBEDDINGS = Operation(
+    method="POST",
+    path="/v1/embeddings",
+    summary="Turn texts into vectors.",
+    group="Embeddings",
+    body=EmbeddingRequest,
+    answer=EmbeddingList,
+    errors=OF_WORKERS,
+    ranges=(("dimensions", 1, UINT32),),
+    values={"encoding_format": "float, base64", "input": f"at most {MAX_INPUTS}, none empty"},
+    ignored=("user",),
+)
+
+
 def embedding_routes(dispatch: Dispatch) -> Blueprint:
     """The routes of the embeddings API."""
     routes = Blueprint("embeddings", __name__)
 
-    @routes.post("/v1/embeddings")
+    @EMBEDDINGS.on(routes)
     async def embeddings() -> Response:  # pyright: ignore[reportUnusedFunction]
         exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
         body = parse_embedding(await read_json())

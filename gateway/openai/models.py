@@ -7,19 +7,32 @@ from quart import Blueprint, Response, request
 
 from gateway.exchange import current
 from gateway.openai.answers import Model, ModelList
+from gateway.operation import UNKNOWN, Operation
 from gateway.routing.directory import Directory, Offer
 from mesh.errors import ErrorKind, MeshError
+
+LIST_MODELS = Operation(
+    method="GET", path="/v1/models", summary="The models that are served.", group="Models", answer=ModelList
+)
+GET_MODEL = Operation(
+    method="GET",
+    path="/v1/models/<path:model_id>",  # names of models may contain slashes
+    summary="One model.",
+    group="Models",
+    answer=Model,
+    errors=UNKNOWN,
+)
 
 
 def model_routes(directory: Directory) -> Blueprint:
     """The routes of the models API."""
     routes = Blueprint("models", __name__)
 
-    @routes.get("/v1/models")
+    @LIST_MODELS.on(routes)
     async def list_models() -> Response:  # pyright: ignore[reportUnusedFunction]
         return _json(ModelList([_model(offer) for offer in _offers(directory)]))
 
-    @routes.get("/v1/models/<path:model_id>")  # names of models may contain slashes
+    @GET_MODEL.on(routes)
     async def get_model(model_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         for offer in _offers(directory):
             if offer.name == model_id:

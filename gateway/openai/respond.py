@@ -32,6 +32,9 @@ SSE_HEADERS = {
     "x-accel-buffering": "no",
 }
 
+# What a client that comes back gets if it lacks nothing: see gateway.reconnect.
+NOTHING_LEFT = {204: "The client had the whole answer already, by its Last-Event-ID."}
+
 
 class Collector(Protocol):
     """Gathers an answer in one piece."""

@@ -172,6 +172,8 @@ RANGES: Final[tuple[tuple[str, float, float], ...]] = (
     ("prompt_logprobs", 0, 20),
     ("priority", -100, 100),
 )
+# Limits that are no ranges, for people.
+VALUES: Final = {"seed": "64 bits with sign", "stop": "at most 4"}
 _ABOVE_ZERO: Final[tuple[tuple[str, float], ...]] = (("typical_p", 1),)
 
 

@@ -8,7 +8,8 @@ from quart import Blueprint, Response, request
 from gateway.exchange import current
 from gateway.openai.bodies import read_json
 from gateway.openai.respond import claim_of, note_model
-from gateway.openai.tokenizer_schema import parse_detokenize, parse_tokenize
+from gateway.openai.tokenizer_schema import DetokenizeRequest, TokenizeRequest, parse_detokenize, parse_tokenize
+from gateway.operation import OF_WORKERS, Operation
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.unary import detokenize_call, tokenize_call
 
@@ -28,11 +29,33 @@ class Detokenized(msgspec.Struct):
     prompt: str
 
 
+TOKENIZE = Operation(
+    method="POST",
+    path="/tokenize",
+    summary="The token ids of a text, or of the prompt that a conversation makes.",
+    group="Tokenizer",
+    body=TokenizeRequest,
+    answer=Tokens,
+    errors=OF_WORKERS,
+    values={"chat_template": "if the worker allows it", "return_token_strs": "false", "tools": "1 to 128 functions"},
+    ignored=("return_token_strs",),
+)
+DETOKENIZE = Operation(
+    method="POST",
+    path="/detokenize",
+    summary="The text of token ids.",
+    group="Tokenizer",
+    body=DetokenizeRequest,
+    answer=Detokenized,
+    errors=OF_WORKERS,
+)
+
+
 def tokenizer_routes(dispatch: Dispatch) -> Blueprint:
     """The routes."""
     routes = Blueprint("tokenizer", __name__)
 
-    @routes.post("/tokenize")
+    @TOKENIZE.on(routes)
     async def tokenize() -> Response:  # pyright: ignore[reportUnusedFunction]
         exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
         wire = parse_tokenize(await read_json())
@@ -42,7 +65,7 @@ def tokenizer_routes(dispatch: Dispatch) -> Blueprint:
         ids = list(found.token_ids)
         return _json(Tokens(len(ids), found.context_length or None, ids))
 
-    @routes.post("/detokenize")
+    @DETOKENIZE.on(routes)
     async def detokenize() -> Response:  # pyright: ignore[reportUnusedFunction]
         exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
         wire = parse_detokenize(await read_json())

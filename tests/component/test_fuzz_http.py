@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Coroutine
-from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
@@ -17,12 +16,10 @@ from hypothesis import strategies as st
 from gateway.openai.chat_schema import ChatRequest
 from gateway.openai.completion_schema import CompletionRequest
 from gateway.openai.embedding_schema import EmbeddingRequest
-from mesh.engine.scripted import ScriptedEngine, ScriptedOptions
-from mesh.v1.registry_pb2 import WORKER_STATE_READY, ServedModel, WorkerRecord
-from mesh.worker.events import capabilities
 from tests.component.fuzz_strategies import bodies, json_values
 from tests.component.gateway_fixture import GatewayUnderTest, body
-from tests.component.worker_rig import Rig, serving
+from tests.component.whole_mesh import whole
+from tests.component.worker_rig import Rig
 from tests.harness import eventually
 
 LIMIT = 20.0
@@ -94,36 +91,10 @@ def _check_stream(response: httpx.Response) -> None:
         assert error is None or error["type"] == "invalid_request_error", error
 
 
-@asynccontextmanager
-async def whole() -> AsyncGenerator[Whole]:
-    """Everything, running."""
-    engine = ScriptedEngine(ScriptedOptions(name="m", tokens=4, context_length=64, slots=16))
-    async with serving(engine) as rig, GatewayUnderTest(image_urls=False) as gateway:
-        (model,) = engine.models
-        identity = rig.server.identity
-        record = WorkerRecord(
-            worker_id=identity.worker_id,
-            incarnation=identity.incarnation,
-            address=f"127.0.0.1:{rig.port}",
-            slots=16,
-            state=WORKER_STATE_READY,
-            models=[
-                ServedModel(
-                    name=model.name,
-                    fingerprint=model.fingerprint,
-                    context_length=model.context_length,
-                    capabilities=capabilities(model),
-                )
-            ],
-        )
-        gateway.directory.on_worker(identity.worker_id, record)
-        await eventually(lambda: gateway.session(identity.worker_id))
-        yield Whole(gateway, rig)
-
-
 @pytest.fixture
 async def fuzzed() -> AsyncGenerator[Whole]:
-    async with whole() as found:
+    async with whole() as (gateway, rig):
+        found = Whole(gateway, rig)
         tasks = len(asyncio.all_tasks())
         yield found
         # Connections that are kept alive have a task each.

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.openai.chat_schema import WITHOUT_EFFECT, ChatRequest, parse_chat
-from gateway.openai.fields_page import page
+from gateway.openapi.fields_page import page
 from mesh.errors import ErrorKind, MeshError
 
 MINIMAL: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}

@@ -1,18 +1,15 @@
-"""`python -m gateway.openai.fields_page`: prints docs/api.md, from the types that parse requests."""
+"""`python -m gateway.openapi.fields_page`: prints docs/api.md, from the types that parse requests."""
 
 from __future__ import annotations
 
 import sys
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import NoneType
 from typing import Final
 
-from gateway.openai.chat_schema import CHAT_RANGES, WITHOUT_EFFECT, ChatRequest
-from gateway.openai.completion_schema import COMPLETION_RANGES, CompletionRequest
-from gateway.openai.embedding_schema import EmbeddingRequest
-from gateway.openai.schema import RANGES
-from gateway.openai.tokenizer_schema import DetokenizeRequest, TokenizeRequest
+from gateway.openapi.table import OPERATIONS
+from gateway.operation import Operation
 from mesh.dialects import REASONING, TOOLS
 
 _HEAD: Final = """# The OpenAI API of the gateway
@@ -35,7 +32,8 @@ _HTTP: Final = """## HTTP
 - A stream that is silent for `--stream-keep-alive` seconds (15), as while a long prompt is read, gets a comment
   (`: keep-alive`), which clients skip. It begins when a worker has begun with the request; until then an error is an
   answer with its own status.
-- `GET /version` and `GET /` tell the version. GET routes answer HEAD, and all routes OPTIONS.
+- `GET /openapi.json` tells this API to programs, and `GET /docs` in a browser to people; neither needs a key
+  (`--open-routes`). `GET /version` and `GET /` tell the version. GET routes answer HEAD, and all routes OPTIONS.
 - `mesh-gateway --cors-origins ORIGIN` (repeated, or `*`) lets pages of other origins use the API from a browser; off
   by default. Credentials are never allowed: a page sends its key in a header.
 """
@@ -65,37 +63,16 @@ accordingly:
   the efforts none and minimal, on for the others.
 """
 
-# What values are taken, where it is no range.
-_VALUES: Final = {
-    "chat_template": "if the worker allows it",
-    "metadata": "at most 16 entries",
-    "modalities": '`["text"]`',
-    "return_token_strs": "false",
-    "seed": "64 bits with sign",
-    "service_tier": "auto, default",
-    "stop": "at most 4",
-    "store": "false",
-    "tools": "1 to 128 functions",
-    "verbosity": "medium",
-}
-
 
 def page() -> str:
     """The page."""
     return "\n".join(
         [
             _HEAD,
-            "## POST /v1/chat/completions\n",
-            *_table(ChatRequest, (*RANGES, *CHAT_RANGES)),
-            "\n## POST /v1/completions\n",
-            *_table(CompletionRequest, (*RANGES, *COMPLETION_RANGES)),
-            "\n## POST /v1/embeddings\n",
-            *_table(EmbeddingRequest, ()),
-            "\n## POST /tokenize\n",
-            *_table(TokenizeRequest, ()),
-            "\n## POST /detokenize\n",
-            *_table(DetokenizeRequest, ()),
+            "## Routes\n",
+            *_routes(),
             "",
+            *(line for operation in OPERATIONS if operation.body is not None for line in _fields(operation)),
             _HTTP,
             _TOOLS,
             f"Parsers of calls: {_names(TOOLS)}. Parsers of reasoning: {_names(['harmony', *REASONING])}.",
@@ -107,18 +84,28 @@ def _names(names: typing.Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in sorted(names))
 
 
-def _table(request: type, ranges: Sequence[tuple[str, float, float]]) -> Iterator[str]:
-    limits = {name: f"{low} to {high}" for name, low, high in ranges} | _VALUES
+def _routes() -> Iterator[str]:
+    yield "| route | | |"
+    yield "| :-- | :-- | :-- |"
+    for each in OPERATIONS:
+        yield f"| `{each.method} {each.url}` | {each.group} | {each.summary} |"
+
+
+def _fields(operation: Operation) -> Iterator[str]:
+    """What becomes of each field of a body."""
+    limits = {name: f"{low} to {high}" for name, low, high in operation.ranges} | dict(operation.values)
+    yield f"## {operation.method} {operation.url}\n"
     yield "| field | | values |"
     yield "| :-- | :-- | :-- |"
-    for name, kind in sorted(typing.get_type_hints(request).items()):
-        yield f"| `{name}` | {_fate(name, kind)} | {limits.get(name, '')} |"
+    for name, kind in sorted(typing.get_type_hints(operation.body).items()):
+        yield f"| `{name}` | {_fate(operation, name, kind)} | {limits.get(name, '')} |"
+    yield ""
 
 
-def _fate(name: str, kind: object) -> str:
+def _fate(operation: Operation, name: str, kind: object) -> str:
     if kind is NoneType:
         return "refused"
-    return "ignored" if name in (*WITHOUT_EFFECT, "return_token_strs") else "honoured"
+    return "ignored" if name in operation.ignored else "honoured"
 
 
 if __name__ == "__main__":

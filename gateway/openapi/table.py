@@ -1,0 +1,41 @@
+"""All routes of the gateway. A test compares them with those of the application."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from gateway.health import HEALTH, METRICS, READY, ROOT, VERSION
+from gateway.openai.chat import CHAT
+from gateway.openai.completions import COMPLETIONS
+from gateway.openai.embeddings import EMBEDDINGS
+from gateway.openai.models import GET_MODEL, LIST_MODELS
+from gateway.openai.tokenizer import DETOKENIZE, TOKENIZE
+from gateway.operation import Operation
+
+DOCUMENT: Final = Operation(
+    method="GET",
+    path="/openapi.json",
+    summary="This API as an OpenAPI document.",
+    group="Operations",
+    answer=dict[str, Any],
+)
+PAGE: Final = Operation(
+    method="GET", path="/docs", summary="The same for people.", group="Operations", gives="text/html"
+)
+
+OPERATIONS: Final[tuple[Operation, ...]] = (
+    CHAT,
+    COMPLETIONS,
+    EMBEDDINGS,
+    TOKENIZE,
+    DETOKENIZE,
+    LIST_MODELS,
+    GET_MODEL,
+    HEALTH,
+    READY,
+    METRICS,
+    VERSION,
+    ROOT,
+    DOCUMENT,
+    PAGE,
+)
