@@ -64,11 +64,11 @@ class GatewayUnderTest:
             assert self.certificates.key is not None
             https = HttpTls(self.certificates.cert, self.certificates.key)
         self.url = f"{'http' if https is None else 'https'}://127.0.0.1:{self.port}"
-        app, self.exchanges = create_app(
+        self.app, self.exchanges = create_app(
             self.config, self.directory, self.balancer, self.metrics, self.store, self.book, spans=self.spans
         )
         server = HttpServer(
-            app,
+            self.app,
             self.exchanges,
             sock,
             drain_timeout=self.config.drain_timeout,

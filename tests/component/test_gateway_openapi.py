@@ -14,7 +14,6 @@ import schemathesis.checks
 import schemathesis.specs.openapi.checks as conformance
 from hypothesis import HealthCheck, given, settings
 
-from gateway.app import create_app
 from gateway.openai.answers import ChatChunk, TextChunk
 from gateway.openapi.document import document
 from gateway.openapi.page import html
@@ -35,13 +34,11 @@ LIMITS: list[Any] = [conformance.negative_data_rejection, conformance.unsupporte
 KEYS: list[Any] = [conformance.ignored_auth]
 
 
-def test_every_route_of_the_application_is_described_and_no_other() -> None:
-    gateway = GatewayUnderTest()
-    app, _ = create_app(gateway.config, gateway.directory, gateway.balancer, gateway.metrics)
+async def test_every_route_of_the_application_is_described_and_no_other() -> None:
+    async with GatewayUnderTest() as gateway:
+        rules = gateway.app.url_map
     served = [
-        (method, rule.rule)
-        for rule in app.url_map.iter_rules()
-        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        (method, rule.rule) for rule in rules.iter_rules() for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
     ]
     assert sorted(served) == sorted((each.method, each.path) for each in OPERATIONS)
 
