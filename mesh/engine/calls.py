@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from mesh.dialects import Dialect
 from mesh.dialects.grammar import CallGrammar
 from mesh.engine.base import Chat, Constraint, Prompt, Request
-from mesh.engine.text import Tokenizer
 from mesh.errors import unsupported
 
 # Tokens at the end of a prompt by which it is known whether it has begun the reasoning.
 _PROMPT_END = 16
+
+
+class MarkedTokenizer(Protocol):
+    """What grammars of calls need of a tokenizer."""
+
+    def special_id(self, text: str) -> int | None:
+        """The special token of this text, if there is one."""
+        ...
+
+    def decode(self, ids: Sequence[int], *, keep_special_tokens: bool = False) -> str:
+        """See Codec."""
+        ...
 
 
 def demands_calls(request: Request) -> bool:
@@ -23,7 +35,7 @@ def demands_calls(request: Request) -> bool:
     return rule.required or rule.single or any(tool.strict for tool in chat.tools)
 
 
-def call_constraint(chat: Chat, dialect: Dialect, tokenizer: Tokenizer, prompt_ids: Sequence[int]) -> Constraint:
+def call_constraint(chat: Chat, dialect: Dialect, tokenizer: MarkedTokenizer, prompt_ids: Sequence[int]) -> Constraint:
     """The grammar of an answer to a chat that demands something of its calls. Raises unsupported.
 
     Arguments keep to their schemas if calls are demanded, and otherwise where the tool is strict.

@@ -12,18 +12,15 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Final, Protocol
 
-import numpy as np
-import torch
-from llguidance import LLExecutor, LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
 
 from mesh.dialects import Dialect
 from mesh.engine.base import Chat, Constraint
-from mesh.engine.calls import call_constraint
-from mesh.engine.text import Tokenizer
+from mesh.engine.calls import MarkedTokenizer, call_constraint
 from mesh.errors import MeshError, invalid, unsupported
 
 MAX_CHARACTERS: Final = 128 * 1024
@@ -68,6 +65,11 @@ class Matcher:
         self._accepted += len(token_ids) if accepted else 0
         return accepted
 
+    def allows(self, token_ids: Iterable[int]) -> Iterator[int]:
+        """Those of the tokens that may come next, in their order."""
+        mask = self.state.compute_bitmask()
+        return (token_id for token_id in token_ids if mask[token_id >> 3] >> (token_id & 7) & 1)
+
     @property
     def error(self) -> MeshError:
         """What to say after `accept` has returned False: invalid_request, as no other worker would get any further."""
@@ -76,10 +78,23 @@ class Matcher:
         return invalid(self._kind, text)
 
 
+class GrammarTokenizer(MarkedTokenizer, Protocol):
+    """What grammars need of a tokenizer."""
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens it has."""
+        ...
+
+    def vocabulary(self, size: int, eos_token_ids: Sequence[int]) -> LLTokenizer:
+        """Its tokens for llguidance, filled up to `size`. Raises ValueError if llguidance cannot take them."""
+        ...
+
+
 class Grammars:
     """Compiles the grammars of one tokenizer, on a thread of its own. Any thread may ask, and waits."""
 
-    def __init__(self, tokenizer: Tokenizer, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
+    def __init__(self, tokenizer: GrammarTokenizer, vocab_size: int, eos_token_ids: Sequence[int]) -> None:
         """`vocab_size` is the width of the logits. A grammar that is complete allows `eos_token_ids`, at least one."""
         self._tokenizer = tokenizer
         # A model may have fewer logits than its tokenizer has tokens; those that it cannot say are cut off the masks.
@@ -102,9 +117,8 @@ class Grammars:
 
     def _trie(self) -> LLTokenizer:
         if self._vocabulary is None:
-            backend = self._tokenizer.hf.backend_tokenizer
             try:
-                self._vocabulary = LLTokenizer(backend.to_str(), n_vocab=self._vocab_size, eos_token=self._eos)
+                self._vocabulary = self._tokenizer.vocabulary(self._vocab_size, self._eos)
             except ValueError as error:
                 text = f"'constraint' is not supported by this model's tokenizer: {_sentence(str(error))}"
                 raise unsupported("constraint", text) from None
@@ -187,31 +201,3 @@ def _sentence(message: str) -> str:
     lines = message.replace("<non-verbose/>", "").splitlines()
     text = " ".join(line.strip() for line in lines if line.strip(" ^") and not line.startswith("   1 | "))
     return text if len(text) <= 500 else text[:500] + "…"
-
-
-class Masks:
-    """What the grammars of a batch forbid next. Belongs to the engine's thread."""
-
-    def __init__(self, vocab_size: int, device: torch.device) -> None:
-        """`vocab_size` is the width of the logits."""
-        self._vocab_size = vocab_size
-        self._bits = np.zeros((0, -(-vocab_size // 32)), np.int32)
-        self._powers = torch.tensor([1 << bit for bit in range(8)], dtype=torch.uint8, device=device)
-        self._executor: LLExecutor | None = None
-
-    def forbidden(self, matchers: Sequence[Matcher]) -> torch.Tensor:
-        """Which tokens each grammar rules out: [len(matchers), vocab_size] bool on the device.
-
-        A matcher that has broken down allows the end of the turn alone, and will not accept it.
-        """
-        if self._executor is None:
-            self._executor = LLExecutor(torch.get_num_threads())
-        size, width = len(matchers), self._bits.shape[1]
-        if size > len(self._bits):
-            self._bits = np.zeros((size, width), np.int32)
-        places = [(matcher.state, place) for place, matcher in enumerate(matchers)]
-        # Rows in parallel, without Python's lock. torch's own threads are idle meanwhile.
-        self._executor.unsafe_compute_mask_ptr(places, self._bits.ctypes.data, 4 * width, size)
-        packed = torch.from_numpy(self._bits[:size].view(np.uint8)).to(self._powers.device)
-        allowed = packed.unsqueeze(-1).bitwise_and(self._powers).flatten(1)
-        return allowed[:, : self._vocab_size] == 0

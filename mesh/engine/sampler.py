@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 
 from mesh.engine.base import Sampling
-from mesh.engine.constraint import Masks, Matcher
+from mesh.engine.constraint import Matcher
 from mesh.engine.filters import draw, keep_min_p, keep_top, keep_typical, padded_width
+from mesh.engine.masks import Masks
 from mesh.engine.output import check_token_ids
 from mesh.engine.uniform import stream, uniforms
 from mesh.errors import MeshError

@@ -9,13 +9,16 @@ from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mesh.dialects import UNKNOWN, Dialect
 from mesh.engine.base import Chat, Image, Message, Request, Sampling, Text, Tokens
 from mesh.engine.text import ByteDetokenizer, check_text
 from mesh.engine.uniform import mix, stream
 from mesh.errors import invalid, out_of_range, unsupported
+
+if TYPE_CHECKING:
+    from llguidance import LLTokenizer
 
 _WORDS: Final = """
 a about above across after again air all along always among an and animal another answer any are around as ask at away
@@ -103,6 +106,18 @@ class ScriptCodec:
         skip = frozenset(256 + place for place, token in enumerate(_SPECIALS) if token not in kept)
         return ByteDetokenizer(_bytes_of, skip, strip)
 
+    vocab_size = VOCAB_SIZE
+
+    def special_id(self, text: str) -> int | None:
+        """See MarkedTokenizer. Special tokens in a text are text."""
+        return None
+
+    def vocabulary(self, size: int, eos_token_ids: Sequence[int]) -> LLTokenizer:
+        """See GrammarTokenizer."""
+        from llguidance import LLTokenizer, TokenizerWrapper
+
+        return LLTokenizer(TokenizerWrapper(_Vocabulary()), n_vocab=size, eos_token=list(eos_token_ids))
+
     def render(self, chat: Chat) -> list[int]:
         """Token ids of a conversation: each message between the token of its role and the end token.
 
@@ -127,6 +142,19 @@ class ScriptCodec:
         if chat.add_generation_prompt:
             ids.append(_ROLES["assistant"])
         return ids
+
+
+class _Vocabulary:
+    """The tokens as llguidance asks for them."""
+
+    eos_token_id = END
+    bos_token_id = None
+    tokens = _BYTES
+    special_token_ids = sorted(_SPECIAL_IDS)
+
+    def __call__(self, text: bytes) -> list[int]:
+        """Any text in tokens."""
+        return list(text)
 
 
 def _setting(chat: Chat) -> str:
@@ -159,7 +187,8 @@ class ScriptedOptions:
     (0: as fast as the event loop allows), each interval longer or shorter by up to the share `jitter` of it;
     `first_token_delay` stands for the prefill. Size: at most `slots` rows in a step, `max_waiting` rows in the queue.
 
-    Calls are the script's: what a request demands of them (`tool_choice`, `strict`) changes nothing.
+    Under a constraint, or where calls are demanded (`tool_choice`, `strict`), the answer is the script as far as the
+    grammar allows it, and then whatever ends soonest: "echo" says exactly the JSON or the call that it is given.
 
     Faults: `refuse` all requests as overloaded; in each attempt of a request, after k tokens of a row, `fail_after`
     breaks the request, `stall_after` lets the row produce nothing any more, `crash_after` ends the process.
@@ -230,6 +259,21 @@ class Script:
         # Each is e^3 times less likely than the one before, so that all together stay below 1.
         likely = [((token_id + 7 * place) % VOCAB_SIZE, chosen - 3.0 * place) for place in range(top)]
         return chosen, likely
+
+
+class ScriptOfIds(Script):
+    """The script of one choice whose tokens are known; after them there is nothing but the end."""
+
+    __slots__ = ("_known",)
+
+    def __init__(self, script: Script, ids: Sequence[int]) -> None:
+        """`script` is where its log probabilities are made up from."""
+        self._state = script._state
+        self._known = ids
+
+    def token(self, position: int) -> int:
+        """See Script."""
+        return self._known[position] if position < len(self._known) else END
 
 
 class Author:

@@ -14,6 +14,8 @@ import os
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from mesh.engine.base import (
     Chat,
@@ -29,11 +31,14 @@ from mesh.engine.base import (
     Text,
     Tokens,
 )
-from mesh.engine.calls import refuse_call_rule
+from mesh.engine.calls import demands_calls
 from mesh.engine.output import OutputTracker, check_token_ids
 from mesh.engine.script import END, VOCAB_SIZE, Author, Script, ScriptCodec, ScriptedOptions, text_state
 from mesh.engine.uniform import mix
 from mesh.errors import ErrorKind, MeshError, invalid, out_of_range, unsupported
+
+if TYPE_CHECKING:
+    from mesh.engine.script_grammar import ScriptGrammars
 
 __all__ = ["ScriptedEngine", "ScriptedOptions"]
 
@@ -41,6 +46,7 @@ log = logging.getLogger(__name__)
 
 _CRASH_STATUS = 70
 _MAX_DIMENSIONS = 4096
+_CAPABILITIES = frozenset({"completion", "chat", "embed", "resume", "logprobs", "tools"})
 
 
 class _Live:
@@ -104,10 +110,12 @@ class ScriptedEngine(Engine):
         self._options = options
         self._codec = ScriptCodec()
         self._author = Author(options, self._codec)
+        self._grammars = _grammars(self._codec, options)
         self._random = random.Random(options.jitter_seed)
         self._listener: StepListener | None = None
         self._task: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
+        self._submitting: set[int] = set()  # those whose grammar is being compiled
         self._live: dict[int, _Live] = {}
         self._active: list[_Row] = []
         self._waiting: list[_Row] = []  # a heap
@@ -127,7 +135,7 @@ class ScriptedEngine(Engine):
                 name=self._options.name,
                 fingerprint=self._author.fingerprint,
                 context_length=self._options.context_length,
-                capabilities=frozenset({"completion", "chat", "embed", "resume", "logprobs", "tools"}),
+                capabilities=_CAPABILITIES.union({"constraint"} if self._grammars else ()),
                 vocab_size=VOCAB_SIZE,
                 eos_token_ids=(END,),
                 architecture="Scripted",
@@ -154,6 +162,10 @@ class ScriptedEngine(Engine):
         """See Engine."""
         self._check(request)
         prompt_ids = self._prompt_ids(request)
+        held = request.constraint is not None or demands_calls(request)
+        if held:
+            # The grammar alone says when it is complete.
+            request = replace(request, sampling=replace(request.sampling, min_tokens=0, ignore_eos=False))
         tracker = OutputTracker(
             request,
             self._codec,
@@ -162,14 +174,24 @@ class ScriptedEngine(Engine):
             context_length=self._options.context_length,
             arrived=time.monotonic(),
         )
+        scripts = {choice: self._author.script(request, prompt_ids, choice) for choice in tracker.open_choices}
+        if held:
+            self._submitting.add(request.key)
+            try:
+                scripts = await asyncio.to_thread(self._hold, request, prompt_ids, scripts, tracker.limit)
+                cancelled = request.key not in self._submitting
+            finally:
+                self._submitting.discard(request.key)
+            if cancelled:
+                return
+            self._check(request)  # it may have stopped or filled up meanwhile
         live = _Live(request, tracker, len(prompt_ids))
         self._live[request.key] = live
         self._pending_tokens += live.prompt_tokens
         self._counters["requests"] += 1
-        for choice in tracker.open_choices:
+        for choice, script in scripts.items():
             self._order += 1
             order = (request.priority, self._order, choice)
-            script = self._author.script(request, prompt_ids, choice)
             row = _Row(live, choice, tracker.count(choice), script, order)
             live.rows.append(row)
             heapq.heappush(self._waiting, row)
@@ -185,9 +207,6 @@ class ScriptedEngine(Engine):
         if options.refuse or len(self._waiting) + sampling.n > options.max_waiting:
             text = f"the queue of this worker holds {len(self._waiting)} rows and takes at most {options.max_waiting}"
             raise MeshError(ErrorKind.OVERLOADED, text, retry_after=1.0)
-        if request.constraint is not None:
-            raise unsupported("constraint")
-        refuse_call_rule(request.prompt)
         if request.adapter is not None:
             raise unsupported("adapter")
         if request.output.prompt_logprobs is not None:
@@ -199,6 +218,14 @@ class ScriptedEngine(Engine):
             if not 0 <= choice < sampling.n:
                 raise invalid("resume", f"'resume' names choice {choice}: must be below 'n' ({sampling.n})")
             _check_ids("resume", progress.token_ids)
+
+    def _hold(
+        self, request: Request, prompt_ids: list[int], scripts: dict[int, Script], limit: int
+    ) -> dict[int, Script]:
+        if self._grammars is None:
+            raise unsupported("constraint", "'constraint' needs the package llguidance, which this worker lacks")
+        constraint = self._grammars.constraint(request, prompt_ids)
+        return {choice: self._grammars.hold(script, constraint, limit) for choice, script in scripts.items()}
 
     def _check_model(self, model: str) -> None:
         if model and model != self._options.name:
@@ -219,6 +246,7 @@ class ScriptedEngine(Engine):
 
     def cancel(self, key: int) -> None:
         """See Engine."""
+        self._submitting.discard(key)
         live = self._live.get(key)
         if live is not None:
             self._drop(live)
@@ -434,6 +462,14 @@ class ScriptedEngine(Engine):
             text = f"an input has {len(ids)} tokens: the model's context length is {limit} tokens"
             raise MeshError(ErrorKind.CONTEXT_LENGTH_EXCEEDED, text, param="inputs")
         return ids[:limit]
+
+
+def _grammars(codec: ScriptCodec, options: ScriptedOptions) -> ScriptGrammars | None:
+    try:
+        from mesh.engine.script_grammar import ScriptGrammars
+    except ImportError:  # llguidance, which the smallest installation does without
+        return None
+    return ScriptGrammars(codec, options.dialect)
 
 
 def _say_why(task: asyncio.Task[None]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from mesh.errors import invalid
 
 if TYPE_CHECKING:
+    from llguidance import LLTokenizer
     from transformers import PreTrainedTokenizerBase
 
 MAX_STOP_STRINGS: Final = 64
@@ -232,6 +233,12 @@ class Tokenizer:
         """The special token of this text, if there is one."""
         token_id: int | None = self.hf.convert_tokens_to_ids(text)
         return token_id if token_id in self.special_ids else None
+
+    def vocabulary(self, size: int, eos_token_ids: Sequence[int]) -> LLTokenizer:
+        """See GrammarTokenizer."""
+        from llguidance import LLTokenizer
+
+        return LLTokenizer(self._backend.to_str(), n_vocab=size, eos_token=list(eos_token_ids))
 
     def _skipped(self, kept_tokens: Collection[str]) -> frozenset[int]:
         """The special tokens but for these."""

@@ -17,7 +17,8 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from mesh.engine.base import Constraint, FinishReason, Output, Progress
-from mesh.engine.constraint import MAX_CHARACTERS, MAX_REGEX_CHARACTERS, Grammars, Masks
+from mesh.engine.constraint import MAX_CHARACTERS, MAX_REGEX_CHARACTERS, Grammars
+from mesh.engine.masks import Masks
 from mesh.engine.text import Tokenizer
 from mesh.errors import ErrorKind, MeshError
 from tests.model.driver import Answer, Driver, prompt_of
