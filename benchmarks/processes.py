@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -21,6 +23,9 @@ _ROOT = Path(__file__).parent.parent
 _START_LIMIT = 60.0
 _STOP_LIMIT = 10.0
 _POLL = 0.01
+# Below those that the system gives to connections and to servers that leave the choice to it: while ours is not bound
+# yet, or its server is down for a while, nobody is given it by chance.
+_PORTS = range(20_000, 32_000)
 
 
 class ProcessFailed(Exception):
@@ -172,7 +177,9 @@ def _answers(port: int, path: str) -> bool:
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that was free a moment ago. Raises ProcessFailed."""
+    for port in random.SystemRandom().sample(_PORTS, 100):  # apart from the generator that tests seed
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ProcessFailed(f"none of 100 ports from {_PORTS.start} to {_PORTS.stop - 1} is free")

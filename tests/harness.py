@@ -16,7 +16,6 @@ import inspect
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -28,6 +27,7 @@ import grpc
 import httpx
 import openai
 
+from benchmarks.processes import free_port as free_port
 from mesh.cli.child import command
 from mesh.registry.client import EtcdClient, prefix_end
 from mesh.registry.options import EtcdOptions
@@ -78,13 +78,6 @@ def wait_until(check: Callable[[], T], within: float = 5.0) -> T:
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {within:g} s; the last answer was {last!r}")
         time.sleep(_PAUSE)
-
-
-def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Process:

@@ -183,8 +183,9 @@ def test_ctl_top_looks_once(mesh: Mesh):
     looking = subprocess.Popen(
         [sys.executable, "-m", "mesh.cli", "ctl", "top", *flags, "--json"], stdout=subprocess.PIPE, text=True, cwd=ROOT
     )
-    while looking.poll() is None:
-        assert run("chat", "--url", mesh.gateway.url, given="hello\n").returncode == 0
+    with mesh.http() as client:
+        while looking.poll() is None:
+            assert client.post("/v1/chat/completions", json=mesh.chat("hello")).status_code == 200
     assert looking.stdout is not None
     frame = json.loads(looking.stdout.read())
     looking.stdout.close()

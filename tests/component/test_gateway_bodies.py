@@ -29,6 +29,7 @@ async def post(gateway: GatewayUnderTest, content: bytes, encoding: str) -> http
         (zlib.compress(BODY), "deflate"),
         (BODY, "identity"),
     ],
+    ids=["gzip", "upper case", "deflate", "identity"],
 )
 async def test_a_compressed_body_is_what_it_was_before(content: bytes, encoding: str) -> None:
     async with FakeWorker("w") as worker, GatewayUnderTest() as gateway:
