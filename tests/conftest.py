@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,8 @@ SUITES = ("unit", "component", "model", "kernels", "vllm", "e2e")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# A server that goes away is what many tests are about.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # As in a shell's background job: the programs that tests start and interrupt would ignore Ctrl-C, too.
@@ -25,6 +29,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # failing one is printed as code to paste, so that nothing depends on a database of old runs.
 settings.register_profile("default", deadline=None, derandomize=True, database=None, print_blob=True)
 settings.load_profile("default")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collect without the garbage collector.
+
+    What it finalizes may parse Python text, with a traceback say, while pytest parses a test file; Python before 3.11.8
+    then takes the one for the other ("AST constructor recursion depth mismatch", python/cpython#106905). What is made
+    in this time is kept anyway.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
