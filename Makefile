@@ -42,13 +42,17 @@ protos: $(INSTALLED) ## Generate the Python code of protos/ (not committed)
 up: protos ## Run the mesh on this machine: registry, worker with the demo model, gateway
 	$(BIN)/mesh up $(ARGS)
 
+# Test processes on two cores: tests wait more than they compute; those of e2e start more processes of their own. Each
+# file stays in one process, since its tests share a mesh or a model. ARGS="-n0" runs all in one, as a debugger needs it.
+PARALLEL = --dist loadfile --numprocesses
+
 .PHONY: test
 test: protos ## Run the unit, component and model tests
-	$(PY) -m pytest tests/unit tests/component tests/model $(ARGS)
+	$(PY) -m pytest $(PARALLEL) 4 tests/unit tests/component tests/model $(ARGS)
 
 .PHONY: e2e
 e2e: protos ## Run the tests of the commands as a person runs them
-	$(PY) -m pytest tests/e2e $(ARGS)
+	$(PY) -m pytest $(PARALLEL) 3 tests/e2e $(ARGS)
 
 # Triton takes a gigabyte that nobody needs without a GPU, hence an environment of its own over the first.
 KERNELS := .venv-kernels
