@@ -215,7 +215,7 @@ class TextChunk(msgspec.Struct, kw_only=True):
 class Model(msgspec.Struct):
     """A served model. `context_length` counts tokens of prompt and answer together, null if nobody knows; OpenAI has no
     such field, and vLLM calls it `max_model_len`. The `parent` of an adapter is the model that it changes, which is the
-    `root` of both.
+    `root` of both. `capabilities` say what it can be asked for, as workers announce them: chat, vision, embed and more.
     """
 
     id: str
@@ -224,6 +224,7 @@ class Model(msgspec.Struct):
     max_model_len: int | None
     root: str
     parent: str | None
+    capabilities: list[str]
     object: str = "model"
     owned_by: str = "inference-mesh"
 

@@ -8,6 +8,7 @@ from quart import Blueprint, Response, request
 from gateway.exchange import current
 from gateway.openai.answers import Model, ModelList
 from gateway.operation import UNKNOWN, Operation
+from gateway.routing.capability import names
 from gateway.routing.directory import Directory, Offer
 from mesh.errors import ErrorKind, MeshError
 
@@ -50,7 +51,8 @@ def _offers(directory: Directory) -> list[Offer]:
 
 def _model(offer: Offer) -> Model:
     length = offer.context_length
-    return Model(offer.name, offer.created, length, length, offer.base or offer.name, offer.base or None)
+    root, parent = offer.base or offer.name, offer.base or None
+    return Model(offer.name, offer.created, length, length, root, parent, names(offer.capabilities))
 
 
 def _json(body: msgspec.Struct) -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from mesh.errors import MeshError, unsupported
 from mesh.v1 import inference_pb2 as pb
@@ -18,6 +18,13 @@ _REFUSALS: Mapping[pb.Capability, tuple[str, str]] = {
     pb.CAPABILITY_TOOLS: ("tools", "has a chat template that does not present tools"),
     pb.CAPABILITY_PROMPT_LOGPROBS: ("prompt_logprobs", "tells no log probabilities of the prompt"),
 }
+
+
+def names(capabilities: Iterable[int]) -> list[str]:
+    """The capabilities in words, as engines call them. One that this gateway does not know is left out."""
+    known = pb.Capability.DESCRIPTOR.values_by_number
+    found = (known[number].name for number in capabilities if number in known)
+    return sorted(name.removeprefix("CAPABILITY_").lower() for name in found)
 
 
 def needs(request: pb.GenerateRequest) -> frozenset[pb.Capability]:

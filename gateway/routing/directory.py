@@ -34,12 +34,13 @@ _STATES = ("connecting", "ready", "frozen", "draining")
 @dataclass(slots=True)
 class Offer:
     """A model that the mesh serves: since when, in seconds since 1970; the shortest context of its workers in tokens,
-    None if nobody knows; the model that it adapts, or empty."""
+    None if nobody knows; the model that it adapts, or empty; what one of its workers at least can do."""
 
     name: str
     created: int
     context_length: int | None
     base: str
+    capabilities: set[int]
 
 
 @dataclass(slots=True, eq=False)
@@ -346,10 +347,11 @@ class Directory:
             created = entry.record.started_at.seconds
             for name, served in entry.models.items():
                 length = served.context_length or None
-                known = found.setdefault(name, Offer(name, created, length, served.base))
+                known = found.setdefault(name, Offer(name, created, length, served.base, set()))
                 known.created = min(known.created, created)
                 lengths = [each for each in (known.context_length, length) if each is not None]
                 known.context_length = min(lengths, default=None)
+                known.capabilities.update(served.capabilities)
         return sorted(found.values(), key=lambda offer: offer.name)
 
     def sessions(self) -> Sequence[Session]:

@@ -231,6 +231,7 @@ async def test_models() -> None:
         "max_model_len": 4096,
         "root": "org/name",
         "parent": None,
+        "capabilities": ["chat", "completion", "constraint", "logprobs", "prompt_logprobs", "resume", "tools"],
         "object": "model",
         "owned_by": "inference-mesh",
     }

@@ -21,7 +21,7 @@ from tests.component.test_gateway_embeddings import Embedding
 from tests.component.test_gateway_keys import make_book
 
 # What the gateway says beyond OpenAI's API.
-EXTENSIONS = {"context_length", "max_model_len", "root", "parent"}
+EXTENSIONS = {"context_length", "max_model_len", "root", "parent", "capabilities"}
 
 
 @asynccontextmanager
