@@ -1,0 +1,102 @@
+"""All pages as one ASGI application."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+
+import fastapi
+import gradio as gr
+from gradio.components.navbar import Navbar
+
+from webui.config import WebConfig
+from webui.http import Frontier
+from webui.pages import about, look, shared, talk
+from webui.pages.composer import MAX_UPLOAD
+from webui.pages.desk import Desk
+from webui.samples import draw_samples
+
+# Files of uploads that nobody sent: looked for and deleted so often, in seconds.
+_SWEEP = (3600, 3600)
+
+
+def web_app(desk: Desk) -> fastapi.FastAPI:
+    """The application. It gets answers while it runs (ASGI lifespan)."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs the hub
+    draw_samples(desk.folder)
+
+    @asynccontextmanager
+    async def lifespan(_: fastapi.FastAPI) -> AsyncGenerator[None]:
+        async with desk.arena.running():
+            yield
+
+    outer = fastapi.FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    outer.add_middleware(Frontier)
+    config = desk.config
+    return gr.mount_gradio_app(
+        outer,
+        _blocks(desk),
+        path="/",
+        theme=look.theme(),
+        css_paths=[look.STYLE],
+        head=look.HEAD,
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        show_error=False,
+        max_file_size=MAX_UPLOAD,
+        allowed_paths=[str(desk.folder)],
+        auth=accounts(config) if config.login else None,
+        auth_dependency=_told_by_proxy(config.user_header) if config.user_header else None,
+    )
+
+
+def _blocks(desk: Desk) -> gr.Blocks:
+    config = desk.config
+    blocks = gr.Blocks(title=config.title, analytics_enabled=False, delete_cache=_SWEEP)
+    if config.single:
+        with blocks:
+            gr.Markdown(f"# {config.title}")
+            talk.build(desk, blocks, "direct", config.single)
+        return blocks
+    with blocks:
+        _frame(config, "")
+        talk.build(desk, blocks, "battle")
+    for path, draw in _pages(desk, blocks).items():
+        with blocks.route(path, f"/{path}", show_in_navbar=False):
+            _frame(config, path)
+            draw()
+    return blocks
+
+
+def _frame(config: WebConfig, here: str) -> None:
+    Navbar(visible=False)  # ours is a list of links
+    look.frame(config.title, here)
+
+
+def _pages(desk: Desk, blocks: gr.Blocks) -> dict[str, Callable[[], None]]:
+    """The pages beside the first one, by path."""
+    return {
+        "side-by-side": lambda: talk.build(desk, blocks, "named"),
+        "direct": lambda: talk.build(desk, blocks, "direct"),
+        "about": lambda: about.build(desk.config),
+        "shared": lambda: shared.build(desk, blocks),
+    }
+
+
+def accounts(config: WebConfig) -> list[tuple[str, str]]:
+    """The names and passwords of --login."""
+    assert config.login is not None
+    lines = [line.strip() for line in config.login.read_text().splitlines()]
+    pairs = [line.partition(":") for line in lines if line and not line.startswith("#")]
+    return [(name, password) for name, _, password in pairs]
+
+
+def _told_by_proxy(header: str) -> Callable[[fastapi.Request], str | None]:
+    def user(request: fastapi.Request) -> str | None:
+        return request.headers.get(header) or None
+
+    return user

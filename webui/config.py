@@ -1,0 +1,58 @@
+"""Settings of the web pages."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from mesh.config import ConfigError, option
+
+
+@dataclass(frozen=True)
+class WebConfig:
+    """Serve the arena: battles, chats and the leaderboard, as web pages."""
+
+    gateway: str = option("http://127.0.0.1:8000", "URL of the gateway.", metavar="URL")
+    api_key: str = option("none", "API key for the gateway.", secret=True)
+    store: str | None = option(
+        None,
+        "Where votes and conversations are kept: a file of SQLite, or postgresql://... Default: arena.sqlite3 in this "
+        "user's data folder.",
+        metavar="FILE|URL",
+    )
+    host: str = option("127.0.0.1", "Address of the web server.")
+    port: int = option(7860, "Port of the web server; 0 picks a free one.", low=0, high=65535)
+    title: str = option("Arena", "What the pages call themselves.")
+    single: str | None = option(None, "Serve one page only: a chat with this model.", metavar="MODEL")
+    temperature: float = option(0.7, "Temperature of battles, and where chats begin.", low=0, high=2)
+    top_p: float = option(1.0, "Nucleus of battles, and where chats begin.", low=0, high=1)
+    max_tokens: int = option(1024, "Most tokens of an answer, in battles too.", low=1)
+    rules: Path | None = option(None, "Markdown file with your own rules and terms, shown on the page About.")
+    login: Path | None = option(None, "File with a NAME:PASSWORD on each line: only they may enter.")
+    user_header: str | None = option(
+        None, "Header in which a proxy tells who has signed in (OIDC); without it nobody enters. See --trusted-proxy."
+    )
+    trusted_proxy: tuple[str, ...] = option(
+        (), "Address of a proxy whose X-Forwarded-For and --user-header are believed; may be repeated."
+    )
+
+    def __post_init__(self) -> None:
+        if self.login and self.user_header:
+            raise ConfigError("--login and --user-header exclude each other")
+        if self.user_header and not self.trusted_proxy:
+            raise ConfigError("--user-header needs --trusted-proxy: anybody could send the header otherwise")
+        for flag, path in (("--rules", self.rules), ("--login", self.login)):
+            if path is not None and not path.is_file():
+                raise ConfigError(f"{flag}: there is no file {path}")
+
+    @property
+    def where(self) -> str:
+        """The store: a file or a URL."""
+        data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+        return self.store or str(Path(data) / "inference-mesh" / "arena.sqlite3")
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The parameters of battles' requests."""
+        return {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}

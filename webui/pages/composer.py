@@ -1,0 +1,78 @@
+"""Where a prompt is written: a text box with its buttons, and a panel for an image from a file, the clipboard, a camera
+or the samples of the project."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from webui.samples import SAMPLES, sample_file
+
+# No upload is larger; see webui/trust for the limits of what is let in.
+MAX_UPLOAD = "20mb"
+
+
+@dataclass(frozen=True, slots=True)
+class Composer:
+    """The components of the box."""
+
+    text: gr.Textbox
+    panel: gr.Accordion
+    image: gr.Image
+
+
+def composer(name: str, placeholder: str, folder: Path) -> Composer:
+    """Draw it. `name` begins the ids of its elements; the samples lie in the folder."""
+    text = gr.Textbox(
+        label="Your prompt",
+        show_label=False,
+        placeholder=placeholder,
+        lines=1,
+        max_lines=10,
+        submit_btn="Send",
+        stop_btn=False,
+        elem_id=f"{name}-prompt",
+        elem_classes="prompt",
+    )
+    with gr.Accordion("Show an image", open=False, visible=False, elem_id=f"{name}-images") as panel:
+        image = gr.Image(
+            label="Image",
+            type="filepath",
+            image_mode=None,
+            sources=["upload", "clipboard", "webcam"],
+            height=240,
+            buttons=[],
+            elem_id=f"{name}-image",
+        )
+        with gr.Row(elem_classes="samples"):
+            for sample in SAMPLES:
+                button = gr.Button(sample.title, size="sm", variant="secondary")
+                chosen = (sample.question, str(sample_file(sample, folder)))
+                button.click(partial(_same, chosen), outputs=[text, image], queue=False, api_visibility="private")
+    return Composer(text, panel, image)
+
+
+def read_upload(path: str | None) -> list[bytes]:
+    """The bytes of an upload."""
+    return [Path(path).read_bytes()] if path else []
+
+
+def delete_upload(path: str | None) -> None:
+    """An upload is not kept as it came: what it says beside its pixels is nobody's business."""
+    if path:
+        with contextlib.suppress(OSError):
+            Path(path).unlink()
+
+
+def _same(chosen: tuple[str, str]) -> tuple[str, str]:
+    return chosen
+
+
+def box_buttons(answering: bool) -> dict[str, Any]:
+    """The buttons in the box: one to send, or one to stop."""
+    return {"submit_btn": False if answering else "Send", "stop_btn": "Stop" if answering else False}

@@ -1,0 +1,67 @@
+"""How the pages look: one theme, light and dark, and the frame that all of them have."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import Final
+
+import gradio as gr
+from gradio.themes import Base
+from gradio.themes.utils.fonts import LocalFont
+
+_FOLDER: Final = Path(__file__).parent
+STYLE: Final = _FOLDER / "style.css"
+# Keyboard shortcuts; inline, since the pages load no scripts but Gradio's own.
+HEAD: Final = f"<script>{(_FOLDER / 'keys.js').read_text()}</script>"
+
+PAGES: Final = (
+    ("", "Battle"),
+    ("side-by-side", "Side by side"),
+    ("direct", "Direct chat"),
+    ("leaderboard", "Leaderboard"),
+    ("about", "About"),
+)
+
+
+def theme() -> Base:
+    """Quiet surfaces and one accent; the colours of the sides are in style.css."""
+    return Base(
+        primary_hue="teal",
+        secondary_hue="teal",
+        neutral_hue="slate",
+        radius_size="md",
+        font=(LocalFont("IBM Plex Sans", weights=(400, 700)), "system-ui", "sans-serif"),
+        font_mono=(LocalFont("IBM Plex Mono", weights=(400,)), "ui-monospace", "monospace"),
+    ).set(
+        body_background_fill="#f6f7f9",
+        body_background_fill_dark="#0f141a",
+        block_background_fill="#ffffff",
+        block_background_fill_dark="#171e27",
+        block_border_width="1px",
+        block_shadow="none",
+        block_label_background_fill="transparent",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover_dark="*primary_500",
+        button_primary_text_color="#ffffff",
+        input_background_fill="#ffffff",
+        input_background_fill_dark="#10161d",
+    )
+
+
+def frame(title: str, here: str) -> None:
+    """What stands on top of each page: the name and the way to the other pages."""
+    links = "".join(_link(path, name, here) for path, name in PAGES)
+    gr.HTML(
+        f'<header class="frame"><a class="brand" href="./">{escape(title)}</a>'
+        f'<nav aria-label="Pages">{links}</nav></header>',
+        elem_classes="frame-block",
+        padding=False,
+    )
+
+
+def _link(path: str, name: str, here: str) -> str:
+    current = ' aria-current="page"' if path == here else ""
+    return f'<a href="./{path}"{current}>{name}</a>'
