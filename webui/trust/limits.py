@@ -1,0 +1,74 @@
+"""How much one visitor may ask: token buckets and daily counts, in the memory of this process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+# Keys that are remembered; the ones unused for longest go first, whose buckets are full again anyway.
+_REMEMBERED = 100_000
+_DAY = 86_400
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    at: float
+
+
+class Buckets:
+    """A bucket of `burst` tokens for each key, into which `per_minute` fall. Safe to use from several threads."""
+
+    def __init__(self, per_minute: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_second = per_minute / 60
+        self._burst = burst
+        self._clock = clock
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, *keys: str) -> float:
+        """Take a token for each key, or none at all: 0, or the seconds after which there would be one for all."""
+        now = self._clock()
+        with self._lock:
+            buckets = [self._bucket(key, now) for key in dict.fromkeys(keys)]
+            lacking = max(1 - bucket.tokens for bucket in buckets)
+            if lacking > 1e-9:
+                return lacking / self._per_second
+            for bucket in buckets:
+                bucket.tokens -= 1
+        return 0.0
+
+    def _bucket(self, key: str, now: float) -> _Bucket:
+        bucket = self._buckets.setdefault(key, _Bucket(self._burst, now))
+        self._buckets.move_to_end(key)
+        bucket.tokens = min(self._burst, bucket.tokens + (now - bucket.at) * self._per_second)
+        bucket.at = now
+        if len(self._buckets) > _REMEMBERED:
+            self._buckets.popitem(last=False)
+        return bucket
+
+
+class DailyCount:
+    """So many times a day (UTC) for each key. Safe to use from several threads."""
+
+    def __init__(self, limit: int, clock: Callable[[], float] = time.time) -> None:
+        self.limit = limit
+        self._clock = clock
+        self._day = -1
+        self._counts: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def take(self, *keys: str) -> float:
+        """Count once for each key, or for none: 0, or the seconds until the next day."""
+        now = self._clock()
+        with self._lock:
+            if int(now // _DAY) != self._day:
+                self._day, self._counts = int(now // _DAY), {}
+            if any(self._counts.get(key, 0) >= self.limit for key in keys):
+                return _DAY - now % _DAY
+            for key in dict.fromkeys(keys):
+                self._counts[key] = self._counts.get(key, 0) + 1
+        return 0.0
