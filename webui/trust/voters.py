@@ -2,9 +2,10 @@
 
 The paper's p = (1 + others' votes on the pair that are at least as high) / (others' votes + 1) is no smaller than
 uniform for a voter who votes as all do, so −2 Σ log p over j votes is no larger than χ² with 2j degrees of freedom
-(Fisher). With three possible votes that p is far from uniform, and the test blind to most. So the votes that are just as
-high count in a random part (a smoothed p-value), which makes p uniform for honest voters, and the test as sharp as it
-claims to be. It looks after five numbers of votes that are drawn beforehand, for votes too high and for votes too low.
+(Fisher). With three possible votes that p is far from uniform, and the test blind to most. So the votes that are just
+as high count in a random part (a smoothed p-value), which makes p uniform for honest voters, and the test as sharp as
+it claims to be. It looks after five numbers of votes that are drawn beforehand, for votes too high and for votes too
+low.
 """
 
 from __future__ import annotations
