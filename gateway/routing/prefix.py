@@ -186,6 +186,7 @@ def _scope(request: pb.GenerateRequest) -> bytes:
     alike: list[bytes] = [part.encode() for part in (request.model, request.adapter, request.tenant)]
     alike += [request.cache_salt.encode(), chat.chat_template.encode()]
     alike.append(chat.template_arguments.SerializeToString(deterministic=True))
+    alike.append(chat.template_hints.SerializeToString(deterministic=True))
     alike += [tool.SerializeToString(deterministic=True) for tool in chat.tools]
     return b"".join(len(part).to_bytes(4, "big") + part for part in alike)
 

@@ -75,13 +75,17 @@ ANY_CALLS = CallRule()
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """A conversation to be rendered by the model's chat template (or by `chat_template`, jinja text)."""
+    """A conversation to be rendered by the model's chat template (or by `chat_template`, jinja text).
+
+    A template that does not read one of `template_arguments` refuses it; of `template_hints` it takes what it reads.
+    """
 
     messages: tuple[Message, ...]
     tools: tuple[Tool, ...] = ()
     call_rule: CallRule = ANY_CALLS
     reasoning_effort: str | None = None
     template_arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    template_hints: Mapping[str, Any] = field(default_factory=dict[str, Any])
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template: str | None = None

@@ -162,8 +162,9 @@ class ChatRenderer:
             raise invalid("messages", "'messages' must hold at least one message")
         if chat.continue_final_message and chat.add_generation_prompt:
             raise invalid("continue_final_message", "'continue_final_message' excludes 'add_generation_prompt'")
-        if taken := sorted(self._reserved.intersection(chat.template_arguments)):
-            raise invalid("template_arguments", f"'template_arguments' must not set '{taken[0]}'")
+        for name in ("template_arguments", "template_hints"):
+            if taken := sorted(self._reserved.intersection(getattr(chat, name))):
+                raise invalid(name, f"'{name}' must not set '{taken[0]}'")
 
     def _probe_parts(self, template: str) -> bool:
         """Whether the template shows a message's text only when the content is a list of parts.
@@ -226,7 +227,8 @@ def _variables(chat: Chat, template: str) -> dict[str, Any]:
         if not _mentions(template, name):
             text = f"'template_arguments' (chat_template_kwargs) has '{name}', which the chat template does not read"
             raise unsupported("template_arguments", text)
-    arguments, effort = dict(chat.template_arguments), chat.reasoning_effort
+    hints = {name: value for name, value in chat.template_hints.items() if _mentions(template, name)}
+    arguments, effort = {**hints, **chat.template_arguments}, chat.reasoning_effort
     if effort is None:
         return arguments
     off = effort in ("none", "minimal")

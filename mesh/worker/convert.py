@@ -136,6 +136,7 @@ def to_chat(wire: pb.ChatPrompt) -> Chat:
         call_rule=_call_rule(wire),
         reasoning_effort=_effort(wire.reasoning_effort),
         template_arguments=_struct(wire.template_arguments),
+        template_hints=_struct(wire.template_hints),
         add_generation_prompt=opens_turn and not wire.continue_final_message,
         continue_final_message=wire.continue_final_message,
         chat_template=wire.chat_template or None,

@@ -158,6 +158,7 @@ IMAGE = Image(b"x", "image/png")
         ("{{ ''.__class__.__mro__ }}", chat(), "messages", "unsafe"),
         (PLAIN, chat(template_arguments={"tokenize": True}), "template_arguments", "must not set 'tokenize'"),
         (PLAIN, chat(template_arguments={"messages": []}), "template_arguments", "must not set 'messages'"),
+        (PLAIN, chat(template_hints={"tools": []}), "template_hints", "must not set 'tools'"),
         (PLAIN, Chat(()), "messages", "at least one message"),
         (PLAIN, chat(continue_final_message=True), "continue_final_message", "excludes 'add_generation_prompt'"),
         (PLAIN, chat(Message("user", ("a\ud800",))), "messages", "lone surrogate"),
@@ -214,6 +215,14 @@ BOTH = "{{ messages[0].content }} {{ thinking | default('-') }} {{ reasoning_eff
 )
 def test_the_effort_reaches_a_template_in_its_own_words(template: str, effort: str | None, expected: str) -> None:
     assert renderer(template).text(chat(reasoning_effort=effort)) == expected
+
+
+def test_hints_reach_a_template_as_far_as_it_reads_them() -> None:
+    hints = {"thinking": True, "enable_thinking": True, "reasoning_effort": "low", "thinking_budget": 1}
+    assert renderer(PLAIN).text(chat(template_hints=hints)) == renderer(PLAIN).text(chat())
+    assert renderer(BOTH).text(chat(template_hints=hints)) == "hi True low"
+    asked = chat(template_hints=hints, template_arguments={"thinking": False})
+    assert renderer(BOTH).text(asked) == "hi False low"
 
 
 def test_what_was_said_by_variable_goes_before_the_effort() -> None:

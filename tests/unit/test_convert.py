@@ -258,6 +258,7 @@ def test_a_whole_conversation_arrives():
             ],
             tools=[pb.Tool(name="f", description="d", parameters_json='{"b": 1, "a": 2}', strict=True)],
             template_arguments=arguments,
+            template_hints=arguments,
             chat_template="{{ messages }}",
         )
     )
@@ -270,6 +271,7 @@ def test_a_whole_conversation_arrives():
         ),
         tools=(Tool("f", "d", {"b": 1, "a": 2}, strict=True),),
         template_arguments={"enable_thinking": True, "budget": 12, "share": 0.5},
+        template_hints={"enable_thinking": True, "budget": 12, "share": 0.5},
         chat_template="{{ messages }}",
     )
     assert isinstance(chat.template_arguments["budget"], int)

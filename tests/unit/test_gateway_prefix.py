@@ -64,10 +64,11 @@ def test_what_workers_keep_apart_shares_nothing(field: str) -> None:
 
 
 def test_tools_and_templates_stand_before_everything() -> None:
-    plain, tooled, forced = chat("Hi"), chat("Hi"), chat("Hi")
+    plain, tooled, forced, hinted = chat("Hi"), chat("Hi"), chat("Hi"), chat("Hi")
     tooled.chat.tools.add(name="look", parameters_json="{}")
     forced.chat.template_arguments["enable_thinking"] = True
-    assert len({Prefix(request).key for request in (plain, tooled, forced)}) == 3
+    hinted.chat.template_hints["enable_thinking"] = True
+    assert len({Prefix(request).key for request in (plain, tooled, forced, hinted)}) == 4
 
 
 def test_pictures_are_told_apart_and_count_alike_whatever_their_size() -> None:

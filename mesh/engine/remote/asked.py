@@ -43,7 +43,7 @@ def _asked_of_prompt(request: Request) -> Iterator[tuple[str, str]]:
     if not isinstance(prompt, Chat):
         yield type(prompt).__name__.lower(), "prompt"
         return
-    yield from _changed(prompt, {"messages"})
+    yield from _changed(prompt, {"messages", "template_hints"})  # a provider's model has no template to read these
     for message in prompt.messages:
         yield from _asked_of_message(message)
 
