@@ -13,6 +13,8 @@ from gateway.access.book import Book
 from gateway.access.connections import ConnectionLimits
 from gateway.access.cors import Cors
 from gateway.access.guard import Guard
+from gateway.anthropic.messages import message_routes
+from gateway.anthropic.models import model_info, model_page
 from gateway.config import GatewayConfig
 from gateway.deadline import HEADER, deadline_seconds
 from gateway.exchange import AsgiApp, Exchanges, current
@@ -117,7 +119,8 @@ def create_app(
     app.register_blueprint(completion_routes(dispatch, keep_alive=config.stream_keep_alive))
     app.register_blueprint(embedding_routes(dispatch))
     app.register_blueprint(tokenizer_routes(dispatch))
-    app.register_blueprint(model_routes(directory))
+    app.register_blueprint(message_routes(dispatch, image_limits(config), keep_alive=config.stream_keep_alive))
+    app.register_blueprint(model_routes(directory, anthropic_page=model_page, anthropic_one=model_info))
     app.register_blueprint(health_routes(directory, exchanges, metrics, book, seat))
     app.register_blueprint(openapi_routes(keyed=book is not None, open_routes=config.open_routes))
     app.register_error_handler(Exception, partial(_on_error, config))

@@ -58,12 +58,12 @@ class ErrorAnswer(msgspec.Struct):
     body: bytes
 
 
-class AnthropicError(msgspec.Struct, omit_defaults=True):
+class AnthropicError(msgspec.Struct):
     """What is wrong; `details` are for clients that can do something about it."""
 
     type: str
     message: str
-    details: dict[str, Any] | None = None
+    details: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
 class AnthropicEnvelope(msgspec.Struct, kw_only=True):
@@ -104,7 +104,9 @@ def anthropic(failure: ErrorAnswer, request_id: str) -> ErrorAnswer:
     """The same answer as Anthropic's API has it."""
     status = _ANTHROPIC_STATUS.get(failure.code, failure.status)
     kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
-    error = AnthropicError(kind, failure.error.message, _ANTHROPIC_DETAILS.get(failure.error.param or ""))
+    error = AnthropicError(
+        kind, failure.error.message, _ANTHROPIC_DETAILS.get(failure.error.param or "", msgspec.UNSET)
+    )
     body = msgspec.json.encode(AnthropicEnvelope(error=error, request_id=request_id))
     return ErrorAnswer(status, failure.error, failure.headers, failure.code, body)
 

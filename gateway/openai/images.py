@@ -12,7 +12,7 @@ import base64
 import binascii
 import ipaddress
 import socket
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -37,7 +37,12 @@ _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 _GIVEN_OUT: Final = ipaddress.ip_network("2000::/3")
 _DOCUMENTATION: Final = ipaddress.ip_network("3fff::/20")  # newer than some of those tables
 
-Images = dict[tuple[int, int], pb.Image]
+Where = tuple[int, int]
+"""A place in a chat: message and part."""
+Images = dict[Where, pb.Image]
+
+
+_OWN_NAMES: Mapping[Where, str] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +58,11 @@ class ImageLimits:
     seconds: float = 10.0
 
 
-async def read_images(chat: ChatRequest, limits: ImageLimits) -> Images:
-    """The images of a request by message and part. Raises invalid_request naming the part and the limit."""
+async def read_images(chat: ChatRequest, limits: ImageLimits, names: Mapping[Where, str] = _OWN_NAMES) -> Images:
+    """The images of a request by message and part. Raises invalid_request naming the part and the limit.
+
+    `names`: what clients of another API call them.
+    """
     found = {
         (index, place): part.image_url if isinstance(part.image_url, ImageUrl) else ImageUrl(part.image_url or "")
         for index, message in enumerate(chat.messages)
@@ -66,7 +74,10 @@ async def read_images(chat: ChatRequest, limits: ImageLimits) -> Images:
     images: Images = {}
     try:
         async with asyncio.timeout(limits.seconds), asyncio.TaskGroup() as group:
-            tasks = {where: group.create_task(_read(_param(*where), url, limits)) for where, url in found.items()}
+            tasks = {
+                where: group.create_task(_read(names.get(where) or _param(*where), url, limits))
+                for where, url in found.items()
+            }
     except* MeshError as errors:
         first: BaseException = errors
         while isinstance(first, BaseExceptionGroup):

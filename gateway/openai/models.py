@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+
 import msgspec
 from quart import Blueprint, Response, request
 
-from gateway.exchange import current
+from gateway.exchange import Exchange, current
 from gateway.openai.answers import Model, ModelList
 from gateway.operation import UNKNOWN, Operation
 from gateway.routing.capability import names
@@ -24,20 +26,28 @@ GET_MODEL = Operation(
     errors=UNKNOWN,
 )
 
+Page = Callable[[Sequence[Offer], Mapping[str, str]], msgspec.Struct]
+"""Writes a list of models, of which a query may want a part."""
+One = Callable[[Offer], msgspec.Struct]
+"""Writes a model."""
 
-def model_routes(directory: Directory) -> Blueprint:
-    """The routes of the models API."""
+
+def model_routes(directory: Directory, *, anthropic_page: Page, anthropic_one: One) -> Blueprint:
+    """The routes of the models API; clients of Anthropic's API, which has it at the same paths, get its shapes."""
     routes = Blueprint("models", __name__)
 
     @LIST_MODELS.on(routes)
     async def list_models() -> Response:  # pyright: ignore[reportUnusedFunction]
-        return _json(ModelList([_model(offer) for offer in _offers(directory)]))
+        offers = _offers(directory)
+        if _exchange().anthropic:
+            return _json(anthropic_page(offers, request.args))
+        return _json(ModelList([_model(offer) for offer in offers]))
 
     @GET_MODEL.on(routes)
     async def get_model(model_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         for offer in _offers(directory):
             if offer.name == model_id:
-                return _json(_model(offer))
+                return _json(anthropic_one(offer) if _exchange().anthropic else _model(offer))
         raise MeshError(ErrorKind.MODEL_NOT_FOUND, f"the model '{model_id[:200]}' does not exist here", param="model")
 
     return routes
@@ -45,8 +55,11 @@ def model_routes(directory: Directory) -> Blueprint:
 
 def _offers(directory: Directory) -> list[Offer]:
     """The models that the request's key may use: of others it does not hear."""
-    exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
-    return [offer for offer in directory.models() if exchange.may_use(offer.name)]
+    return [offer for offer in directory.models() if _exchange().may_use(offer.name)]
+
+
+def _exchange() -> Exchange:
+    return current(request.scope)  # pyright: ignore[reportArgumentType]
 
 
 def _model(offer: Offer) -> Model:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from http import HTTPStatus
 from typing import Any, Final, cast
 
 import msgspec
@@ -34,6 +33,7 @@ _WHY: Final = {
     502: "The worker was lost, and no other one could go on.",
     503: "No worker can take the request now.",
     504: "The deadline of the request, or of the gateway, has passed.",
+    529: "There is too much work; Anthropic's API has a status of its own for it.",
 }
 _HEADERS: Final[dict[str, tuple[str, Schema]]] = {
     "x-request-id": ("Id of the request, in logs and in the answer; one is made if it is missing.", {"type": "string"}),
@@ -206,7 +206,7 @@ def _responses(operation: Operation, schemas: _Schemas) -> Iterator[tuple[str, S
     for status in operation.failures:
         if status not in operation.also:
             content = {"application/json": {"schema": schemas.of(operation.error)}}
-            yield str(status), {"description": _WHY.get(status, HTTPStatus(status).phrase), "content": content}
+            yield str(status), {"description": _WHY[status], "content": content}
 
 
 def _success(operation: Operation) -> str:

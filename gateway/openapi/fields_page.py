@@ -64,6 +64,34 @@ accordingly:
 """
 
 
+_MESSAGES: Final = """## Anthropic's API
+
+`POST /v1/messages` and `/v1/messages/count_tokens` speak the versions 2023-06-01 and 2026-10-21 of Anthropic's API
+(`anthropic-version`; without the header too), for its SDKs and for programs such as Claude Code
+(`ANTHROPIC_BASE_URL=http://HOST:PORT`, `ANTHROPIC_MODEL` a model of the mesh). A request becomes a chat as above and
+is answered by the same code; what is said of chats holds.
+
+- Keys come as `x-api-key` or as `Authorization: Bearer`. Errors have Anthropic's envelope, and answers `request-id`
+  too. What is a 429 because the mesh is full is a 529 (`overloaded_error`) here. With `anthropic-version`,
+  `/v1/models` has Anthropic's shape, with `limit`, `after_id` and `before_id`.
+- `thinking` of type enabled or adaptive turns thinking on and shows it; otherwise it is turned off and, of a model
+  that thinks all the same, not shown. That, `budget_tokens` and `output_config.effort` are told to chat templates as
+  far as they read `enable_thinking`, `thinking`, `thinking_budget` and `reasoning_effort`; others answer as they do.
+  `display: omitted` leaves the blocks without their text. A `signature` is a checksum of the text; signatures of
+  requests are not checked, and `redacted_thinking` is not shown to the model, which could not read it.
+- `tool_choice` and `disable_parallel_tool_use` are kept to by a grammar, as in chats. `input` of a call that
+  `max_tokens` has cut off is what came whole. Tools that Anthropic's servers run, or know the schema of, are refused.
+- `tool_result` becomes a message of role tool; `is_error` changes nothing, as templates have no mark for it. A
+  message of role system within the conversation stays where it is, if the template takes it there. A last message of
+  role assistant is gone on with.
+- `cache_control` is accepted and changes nothing: workers cache every prefix, as far as there is room.
+  `cache_read_input_tokens` are those that came from there, and `input_tokens` the others.
+- Images come by `base64` or `url`, documents as plain text. `citations`, `container`, `mcp_servers` and threads are
+  refused; the SDK's tool runner then sends the whole conversation instead of a thread.
+- A silent stream gets `ping` events. `x-mesh-reconnect` and the failure of a worker are as in chats: the same events.
+"""
+
+
 def page() -> str:
     """The page."""
     return "\n".join(
@@ -75,7 +103,8 @@ def page() -> str:
             *(line for operation in OPERATIONS if operation.body is not None for line in _fields(operation)),
             _HTTP,
             _TOOLS,
-            f"Parsers of calls: {_names(TOOLS)}. Parsers of reasoning: {_names(['harmony', *REASONING])}.",
+            f"Parsers of calls: {_names(TOOLS)}. Parsers of reasoning: {_names(['harmony', *REASONING])}.\n",
+            _MESSAGES.rstrip(),
         ]
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from gateway.anthropic.messages import COUNT_TOKENS, MESSAGES
 from gateway.health import HEALTH, METRICS, READY, ROOT, VERSION
 from gateway.openai.chat import CHAT
 from gateway.openai.completions import COMPLETIONS
@@ -25,6 +26,8 @@ PAGE: Final = Operation(
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
     CHAT,
+    MESSAGES,
+    COUNT_TOKENS,
     COMPLETIONS,
     EMBEDDINGS,
     TOKENIZE,
