@@ -24,6 +24,8 @@ from gateway.openai.completions import completion_routes
 from gateway.openai.embeddings import embedding_routes
 from gateway.openai.images import ImageLimits
 from gateway.openai.models import model_routes
+from gateway.openai.responses.routes import ResponseOptions, response_routes
+from gateway.openai.responses.stored import stored_response_routes
 from gateway.openai.tokenizer import tokenizer_routes
 from gateway.openapi.routes import openapi_routes
 from gateway.processes import Seat
@@ -65,6 +67,11 @@ def image_limits(config: GatewayConfig) -> ImageLimits:
         size=config.max_image_bytes,
         seconds=config.image_timeout,
     )
+
+
+def response_options(config: GatewayConfig) -> ResponseOptions:
+    """The part of the settings that responses need."""
+    return ResponseOptions(image_limits(config), config.hosted_tools == "ignore", config.stream_keep_alive)
 
 
 def make_balancer(config: GatewayConfig, metrics: GatewayMetrics) -> Balancer:
@@ -116,6 +123,8 @@ def create_app(
     app.register_blueprint(
         chat_routes(dispatch, image_limits(config), reasoning_fields(config), keep_alive=config.stream_keep_alive)
     )
+    app.register_blueprint(response_routes(dispatch, store, response_options(config)))
+    app.register_blueprint(stored_response_routes(store))
     app.register_blueprint(completion_routes(dispatch, keep_alive=config.stream_keep_alive))
     app.register_blueprint(embedding_routes(dispatch))
     app.register_blueprint(tokenizer_routes(dispatch))

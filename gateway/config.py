@@ -149,6 +149,12 @@ class GatewayConfig:
         30.0, "Days after which what is kept there is removed, counted from its last change; 0 is never.", low=0
     )
 
+    hosted_tools: Literal["refuse", "ignore"] = option(
+        "refuse",
+        "What becomes of tools of /v1/responses that OpenAI runs itself, such as web_search: the request is refused, "
+        "or they are left out; Codex sends one always.",
+    )
+
     image_urls: bool = option(True, "Fetch images that chats name by http or https URL; data URLs are always taken.")
     image_hosts: str = option("", "Hosts that images are fetched from, comma separated; empty allows all.")
     allow_private_images: bool = option(

@@ -1,29 +1,30 @@
 """The one table of errors: stable code, gRPC status, HTTP status, OpenAI type, and whether another worker may try.
 
-    code                     gRPC                 HTTP  another worker?
-    invalid_request          INVALID_ARGUMENT      400  no
-    context_length_exceeded  INVALID_ARGUMENT      400  no
-    unauthorized             UNAUTHENTICATED       401  no
-    invalid_api_key          UNAUTHENTICATED       401  no
-    forbidden                PERMISSION_DENIED     403  no
-    model_not_found          NOT_FOUND             404  no
-    not_found                NOT_FOUND             404  no
-    payload_too_large        INVALID_ARGUMENT      413  no
-    rate_limit_exceeded      RESOURCE_EXHAUSTED    429  no
-    insufficient_quota       RESOURCE_EXHAUSTED    429  no
-    overloaded               RESOURCE_EXHAUSTED    429  yes
-    engine_failed            INTERNAL              500  yes
-    unsupported              UNIMPLEMENTED         400  no
-    worker_lost              UNAVAILABLE           502  yes
-    draining                 UNAVAILABLE           503  yes
-    wrong_worker             FAILED_PRECONDITION   502  yes
-    wrong_model              FAILED_PRECONDITION   502  yes
-    protocol_error           INTERNAL              502  yes
-    request_quarantined      FAILED_PRECONDITION   422  no
-    no_worker                UNAVAILABLE           503  no
-    store_unavailable        UNAVAILABLE           503  no
-    deadline_exceeded        DEADLINE_EXCEEDED     504  no
-    taken_over               ABORTED               409  no
+    code                         gRPC                 HTTP  another worker?
+    invalid_request              INVALID_ARGUMENT      400  no
+    context_length_exceeded      INVALID_ARGUMENT      400  no
+    previous_response_not_found  NOT_FOUND             400  no
+    unauthorized                 UNAUTHENTICATED       401  no
+    invalid_api_key              UNAUTHENTICATED       401  no
+    forbidden                    PERMISSION_DENIED     403  no
+    model_not_found              NOT_FOUND             404  no
+    not_found                    NOT_FOUND             404  no
+    payload_too_large            INVALID_ARGUMENT      413  no
+    rate_limit_exceeded          RESOURCE_EXHAUSTED    429  no
+    insufficient_quota           RESOURCE_EXHAUSTED    429  no
+    overloaded                   RESOURCE_EXHAUSTED    429  yes
+    engine_failed                INTERNAL              500  yes
+    unsupported                  UNIMPLEMENTED         400  no
+    worker_lost                  UNAVAILABLE           502  yes
+    draining                     UNAVAILABLE           503  yes
+    wrong_worker                 FAILED_PRECONDITION   502  yes
+    wrong_model                  FAILED_PRECONDITION   502  yes
+    protocol_error               INTERNAL              502  yes
+    request_quarantined          FAILED_PRECONDITION   422  no
+    no_worker                    UNAVAILABLE           503  no
+    store_unavailable            UNAVAILABLE           503  no
+    deadline_exceeded            DEADLINE_EXCEEDED     504  no
+    taken_over                   ABORTED               409  no
 
 Cancellation by the client is not an error. Import-light on purpose: the engine uses it too, and knows nothing of gRPC.
 """
@@ -55,6 +56,7 @@ class ErrorKind(Enum):
 
     INVALID_REQUEST = ErrorSpec("invalid_request", "INVALID_ARGUMENT", 400, "invalid_request_error")
     CONTEXT_LENGTH_EXCEEDED = ErrorSpec("context_length_exceeded", "INVALID_ARGUMENT", 400, "invalid_request_error")
+    PREVIOUS_NOT_FOUND = ErrorSpec("previous_response_not_found", "NOT_FOUND", 400, "invalid_request_error")
     UNSUPPORTED = ErrorSpec("unsupported", "UNIMPLEMENTED", 400, "invalid_request_error")
     UNAUTHORIZED = ErrorSpec("unauthorized", "UNAUTHENTICATED", 401, "authentication_error")
     INVALID_API_KEY = ErrorSpec("invalid_api_key", "UNAUTHENTICATED", 401, "invalid_request_error")

@@ -141,10 +141,11 @@ def _check_without_effect(request: ChatRequest) -> None:
         raise unsupported("modalities", f"'modalities' must be [\"text\"], not {request.modalities}")
     if request.verbosity not in (None, "medium"):
         raise unsupported("verbosity", f"'verbosity' must be medium, not '{request.verbosity}'")
-    _check_metadata(request.metadata or {})
+    check_metadata(request.metadata or {})
 
 
-def _check_metadata(metadata: dict[str, str]) -> None:
+def check_metadata(metadata: dict[str, str]) -> None:
+    """Raise MeshError for pairs beyond the limits."""
     if len(metadata) > 16:
         raise invalid("metadata", f"'metadata' must have at most 16 entries, not {len(metadata)}")
     for key, value in metadata.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -34,6 +34,10 @@ SSE_HEADERS = {
 
 # What a client that comes back gets if it lacks nothing: see gateway.reconnect.
 NOTHING_LEFT = {204: "The client had the whole answer already, by its Last-Event-ID."}
+
+
+# Keeps an answer in the store.
+Keep = Callable[[], Awaitable[None]]
 
 
 class Collector(Protocol):
@@ -130,14 +134,18 @@ async def collected(
     generation: Generation | GenerationGroup,
     events: Sequence[Event],
     collector: Collector,
+    *,
+    keep: Keep | None = None,
 ) -> Response:
-    """The answer in one piece. `events` are the first."""
+    """The answer in one piece. `events` are the first; `keep` is called with the last."""
     collector.add(events)
     while not generation.done:
         events = await generation.next()
         collector.add(events)
         if any(isinstance(event, pb.Delta) for event in events):
             exchange.token()
+    if keep is not None:
+        await keep()
     return Response(msgspec.json.encode(collector.answer()), content_type="application/json")
 
 
@@ -148,9 +156,11 @@ def streamed(
     chunks: Chunks,
     *,
     keep_alive: float,
+    keep: Keep | None = None,
 ) -> Response:
-    """The answer as a stream. `events` are the first. `keep_alive`: see KeepAlive."""
-    response = Response(_body(exchange, generation, events, chunks, keep_alive), headers=SSE_HEADERS)
+    """The answer as a stream. `events` are the first. `keep_alive`: see KeepAlive; `keep` is called before the client
+    hears that the answer is whole, so that it can be asked for then."""
+    response = Response(_body(exchange, generation, events, chunks, keep_alive, keep), headers=SSE_HEADERS)
     response.timeout = None  # Quart ends a response after 60 s otherwise
     return response
 
@@ -187,6 +197,7 @@ async def _body(
     events: Sequence[Event],
     chunks: Chunks,
     keep_alive: float,
+    keep: Keep | None,
 ) -> AsyncIterator[bytes]:
     """The stream. Between two yields the client has taken what came before, or a buffer of bounded size has."""
     silence = KeepAlive(exchange, keep_alive)
@@ -195,6 +206,8 @@ async def _body(
     try:
         while True:
             data = _render(generation, chunks, events)
+            if keep is not None and generation.done:
+                await keep()
             if data:
                 yield data
             generation.delivered()

@@ -128,6 +128,16 @@ def decode(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
     return found
 
 
+def converted(kind: type[Body], value: object, where: str) -> Body:
+    """A value of a body whose type is known only now. Raises MeshError as `decode` does; `where` is its place."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        found = _mistake(str(error))
+        param = where if found.param in (None, "body") else f"{where}.{found.param}"
+        raise MeshError(found.kind, found.message.replace(f"'{found.param}'", f"'{param}'", 1), param=param) from None
+
+
 def _once(pairs: list[tuple[str, Any]]) -> None:
     """Raise invalid_request for an object that has a key twice, of which another reader may take the other value."""
     if len(pairs) != len(dict(pairs)):

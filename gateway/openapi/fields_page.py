@@ -38,6 +38,32 @@ _HTTP: Final = """## HTTP
   by default. Credentials are never allowed: a page sends its key in a header.
 """
 
+_RESPONSES: Final = """## Responses
+
+A response goes through the same generation as a chat: items become messages of the same chat template, and what is said
+below on tools and reasoning holds here too.
+
+- Items that are taken: messages (with `input_text`, `input_image`; `output_text` and `refusal` of the assistant),
+  `function_call`, `function_call_output`, `reasoning`, `item_reference`. A function in a `namespace` is shown to the
+  model as `NAMESPACE__NAME` and comes back with its `namespace`.
+- Tools that OpenAI runs itself (`web_search`, `file_search`, `computer_use_preview`, `code_interpreter`, `mcp`, ...)
+  are refused by their place in `tools`. `mesh-gateway --hosted-tools ignore` leaves them out instead.
+- A function is `strict` only if the request says so; otherwise its arguments are not held to a grammar.
+- Reasoning is an item with `content`. With `reasoning.summary` it is told as a summary instead, word for word: nothing
+  is summarized. `reasoning.encrypted_content` is its text in base64, for clients that send it back.
+- Log probabilities (`include`, or `top_logprobs`) are those of the text, not of reasoning and calls.
+- A stream has the events of OpenAI's, with `sequence_number` from 0, and no `[DONE]`. A fault in mid-stream ends it
+  with `response.failed`. `x-mesh-reconnect` works as on chats.
+- A response is kept unless `store` is false, in `mesh-gateway --store`, for `--store-retention` days (30) after its
+  last change; it is there when the client hears that it is complete. What one API key has made does not exist for
+  another.
+  `previous_response_id` continues it, also on another gateway with the same store; instructions are not carried over.
+  GET, DELETE and `/input_items` (`limit`, `after`, `order`) work on what is kept; `input_items` are those of its own
+  request.
+- When the store cannot be used, what needs it is a 503 with the code `store_unavailable`; `store: false` needs nothing
+  of it. `--store none` keeps nothing, and `store` is then false by default.
+"""
+
 _TOOLS: Final = """## Tools and reasoning
 
 A worker tells from the chat template of its model how the model writes calls of tools and reasoning (`mesh-worker
@@ -102,6 +128,7 @@ def page() -> str:
             "",
             *(line for operation in OPERATIONS if operation.body is not None for line in _fields(operation)),
             _HTTP,
+            _RESPONSES,
             _TOOLS,
             f"Parsers of calls: {_names(TOOLS)}. Parsers of reasoning: {_names(['harmony', *REASONING])}.\n",
             _MESSAGES.rstrip(),

@@ -10,6 +10,8 @@ from gateway.openai.chat import CHAT
 from gateway.openai.completions import COMPLETIONS
 from gateway.openai.embeddings import EMBEDDINGS
 from gateway.openai.models import GET_MODEL, LIST_MODELS
+from gateway.openai.responses.routes import COUNT_INPUT, CREATE_RESPONSE
+from gateway.openai.responses.stored import DELETE_RESPONSE, GET_RESPONSE, LIST_INPUT
 from gateway.openai.tokenizer import DETOKENIZE, TOKENIZE
 from gateway.operation import Operation
 
@@ -29,6 +31,11 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     MESSAGES,
     COUNT_TOKENS,
     COMPLETIONS,
+    CREATE_RESPONSE,
+    COUNT_INPUT,
+    GET_RESPONSE,
+    DELETE_RESPONSE,
+    LIST_INPUT,
     EMBEDDINGS,
     TOKENIZE,
     DETOKENIZE,

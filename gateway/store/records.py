@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from sqlalchemy import Select, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from gateway.store.shapes import Page
 from gateway.store.tables import Item, Record
 from mesh.errors import ErrorKind, MeshError, invalid
 
 Row = TypeVar("Row", Record, Item)
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Which part of a list is asked for: `limit` entries behind the one with the id `after`."""
-
-    limit: int = 20
-    after: str | None = None
-    descending: bool = True
 
 
 async def find(session: AsyncSession, kind: str, record_id: str, tenant: str, *, lock: bool = False) -> Record:

@@ -15,6 +15,7 @@ from mesh.log import kv
 
 if TYPE_CHECKING:
     from gateway.store.database import Database
+    from gateway.store.responses import Responses
 
 log = logging.getLogger(__name__)
 
@@ -39,15 +40,20 @@ class Store:
         self._opened = asyncio.Event()
 
     @property
+    def keeps(self) -> bool:
+        """Whether this gateway keeps anything."""
+        return self._where != NONE
+
+    @property
     def exists(self) -> bool:
         """Whether there may be records from before."""
-        return self._where != NONE and ("://" in self._where or self._path.exists())
+        return self.keeps and ("://" in self._where or self._path.exists())
 
     async def open(self) -> Database:
         """The database, its tables up to date. Raises MeshError (store_unavailable); the next call tries again."""
         if self._database is not None:
             return self._database
-        if self._where == NONE:
+        if not self.keeps:
             raise MeshError(ErrorKind.STORE_UNAVAILABLE, "this gateway keeps nothing: it runs with --store none")
         async with self._opening:
             if self._database is None:
@@ -57,6 +63,13 @@ class Store:
                 self._opened.set()
             assert self._database is not None
             return self._database
+
+    async def responses(self) -> Responses:
+        """Responses. Raises MeshError as `open` does."""
+        database = await self.open()
+        from gateway.store.responses import Responses  # not before: it imports SQLAlchemy
+
+        return Responses(database)
 
     async def run(self) -> None:
         """Remove what has been kept for long enough, from time to time, once there is a database."""

@@ -20,8 +20,10 @@ from tests.component.gateway_worker import FakeWorker
 from tests.component.test_gateway_embeddings import Embedding
 from tests.component.test_gateway_keys import make_book
 
-# What the gateway says beyond OpenAI's API.
-EXTENSIONS = {"context_length", "max_model_len", "root", "parent", "capabilities"}
+# What the gateway says beyond OpenAI's API: of models, and of responses what the OpenResponses document wants.
+EXTENSIONS = {"context_length", "max_model_len", "root", "parent", "capabilities"}.union(
+    ("store", "presence_penalty", "frequency_penalty")
+)
 
 
 @asynccontextmanager
@@ -33,10 +35,10 @@ async def sdk(worker: FakeWorker, **settings: Any) -> AsyncGenerator[openai.Asyn
             yield client
 
 
-def check(kind: type[BaseModel], data: bytes | str) -> Any:
-    """The answer as the SDK's type, strictly; fails for what the type lacks, unless it is an extension."""
+def check(kind: type[BaseModel], data: bytes | str, *, also: frozenset[str] = frozenset()) -> Any:
+    """The answer as the SDK's type, strictly; fails for what the type lacks, unless it is an extension or in `also`."""
     found = kind.model_validate_json(data, strict=True)
-    assert unknown(found) <= EXTENSIONS
+    assert unknown(found) <= EXTENSIONS | also
     # The type has told the keys apart, and lost none.
     assert json.loads(found.model_dump_json(exclude_unset=True)) == json.loads(data)
     return found

@@ -15,7 +15,8 @@ import pytest
 from sqlalchemy import func, select
 
 from gateway.store.database import Database, connect
-from gateway.store.records import Page, find, records, remove
+from gateway.store.records import find, records, remove
+from gateway.store.shapes import Page
 from gateway.store.store import Store
 from gateway.store.tables import Event, Item, Record, Table
 from mesh.errors import ErrorKind, MeshError

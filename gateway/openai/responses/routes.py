@@ -1,0 +1,162 @@
+"""POST /v1/responses and /v1/responses/input_tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+from quart import Blueprint, Response, request
+
+from gateway.exchange import Exchange, current
+from gateway.openai.bodies import read_json
+from gateway.openai.images import ImageLimits
+from gateway.openai.pages import json_response
+from gateway.openai.respond import Keep, begin, claim_of, collected, note_model, read_reconnect, streamed
+from gateway.openai.responses.answer import ResponseBody, ResponseEvent, begun
+from gateway.openai.responses.ask import Asked, ask, events_of, kept_of
+from gateway.openai.responses.schema import (
+    RESPONSE_RANGES,
+    RESPONSE_WITHOUT_EFFECT,
+    ResponseQuestion,
+    ResponseRequest,
+    parse_question,
+    parse_response,
+)
+from gateway.openai.schema import RANGES
+from gateway.openai.translate import to_generate
+from gateway.operation import OF_WORKERS, Operation
+from gateway.reconnect import Identity
+from gateway.routing.dispatch import Dispatch
+from gateway.routing.unary import tokenize_call
+from gateway.store.store import Store
+from mesh.errors import unsupported
+from mesh.v1 import inference_pb2 as pb
+
+
+class InputTokens(msgspec.Struct):
+    """Tokens of a request's input."""
+
+    input_tokens: int
+    object: str = "response.input_tokens"
+
+
+_SIGHT: Final = frozenset({pb.CAPABILITY_VISION})
+_VALUES: Final = {
+    "include": "`message.output_text.logprobs`, `reasoning.encrypted_content`; those of hosted tools add nothing",
+    "metadata": "at most 16 entries",
+    "reasoning": "`effort` as `reasoning_effort` of chats; `summary`: auto, detailed",
+    "seed": "64 bits with sign",
+    "service_tier": "auto, default",
+    "stop": "at most 4",
+    "store": "true by default",
+    "stream_options": "`include_obfuscation`, without effect",
+    "text": "`format`; `verbosity`: medium",
+    "tool_choice": "none, auto, required, a function, allowed_tools",
+    "tools": "1 to 128 functions, also in namespaces",
+    "truncation": "disabled",
+}
+CREATE_RESPONSE: Final = Operation(
+    method="POST",
+    path="/v1/responses",
+    summary="A response: items in, items out.",
+    group="Responses",
+    body=ResponseRequest,
+    answer=ResponseBody,
+    events=(ResponseEvent,),
+    also={204: "The client has the whole response, according to its `Last-Event-ID`."},
+    errors=OF_WORKERS,
+    ranges=tuple(each for each in (*RANGES, *RESPONSE_RANGES) if each[0] in ResponseRequest.__struct_fields__),
+    values=_VALUES,
+    ignored=RESPONSE_WITHOUT_EFFECT,
+)
+COUNT_INPUT: Final = Operation(
+    method="POST",
+    path="/v1/responses/input_tokens",
+    summary="The tokens of a response's input.",
+    group="Responses",
+    body=ResponseQuestion,
+    answer=InputTokens,
+    errors=OF_WORKERS,
+    values={name: value for name, value in _VALUES.items() if name in ResponseQuestion.__struct_fields__},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseOptions:
+    """`images`: limits of images; `ignore_hosted`: leave out tools that cannot be run; `keep_alive`: see KeepAlive."""
+
+    images: ImageLimits
+    ignore_hosted: bool
+    keep_alive: float
+
+
+def response_routes(dispatch: Dispatch, store: Store, options: ResponseOptions) -> Blueprint:
+    """The routes."""
+    routes = Blueprint("responses", __name__)
+
+    @CREATE_RESPONSE.on(routes)
+    async def create_response() -> Response:  # pyright: ignore[reportUnusedFunction]
+        exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
+        return await _create(exchange, await read_json(), dispatch, store, options)
+
+    @COUNT_INPUT.on(routes)
+    async def count_input() -> Response:  # pyright: ignore[reportUnusedFunction]
+        exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
+        question = parse_question(await read_json())
+        exchange.check_model(question.model)
+        asked = await ask(question, exchange.tenant, store, ignore_hosted=options.ignore_hosted)
+        if asked.chat.has_images:
+            raise unsupported("input", "'input' holds an image, of which only a model knows the tokens")
+        note_model(exchange, dispatch, question.model)
+        wire = pb.TokenizeRequest(model=question.model, chat=to_generate(asked.chat, "").chat)
+        exchange.generation = call = tokenize_call(wire, dispatch, claim_of(exchange))
+        with asked.origins.told():
+            found = await call.run()
+        return json_response(InputTokens(len(found.token_ids)))
+
+    return routes
+
+
+async def _create(
+    exchange: Exchange, body: bytes, dispatch: Dispatch, store: Store, options: ResponseOptions
+) -> Response:
+    asking = parse_response(body)
+    exchange.check_model(asking.model)
+    keeps = asking.store if asking.store is not None else store.keeps
+    if keeps:
+        await store.open()  # rather an error now than after the answer
+    asked = await ask(asking, exchange.tenant, store, ignore_hosted=options.ignore_hosted)
+    if asked.chat.has_images:
+        dispatch.directory.check_can(asking.model, _SIGHT)  # before any is fetched
+    images = await asked.images(options.images)
+    shown = [image.data for image in images.values()]
+    reconnect = read_reconnect(exchange, body, stream=asking.stream, more=(*asked.before, *shown))
+    if reconnect.complete(include_usage=False):
+        return Response(status=204)
+    wire = to_generate(asked.chat, exchange.request_id, images=images, draw=reconnect.identity.seed)
+    telling = begun(
+        asking, asked.toolbox, response_id(reconnect.identity), reconnect.identity.created, store=bool(keeps)
+    )
+    events = events_of(asking, asked.chat, asked.toolbox, telling, reconnect.ids(1))
+    wire.output.markup = events.options.wanted
+    with asked.origins.told():
+        generation, first = await begin(exchange, dispatch, asked.chat, [wire], reconnect)
+    keep = _keeper(store, exchange.tenant, asking, asked, telling) if keeps else None
+    if asking.stream:
+        return streamed(exchange, generation, first, events, keep_alive=options.keep_alive, keep=keep)
+    return await collected(exchange, generation, first, events, keep=keep)
+
+
+def response_id(identity: Identity) -> str:
+    """The id of a response, as OpenAI's look."""
+    return f"resp_{identity.nonce.hex()}"
+
+
+def _keeper(store: Store, tenant: str, asking: ResponseRequest, asked: Asked, body: ResponseBody) -> Keep:
+    """Keeps a response once it is whole."""
+
+    async def keep() -> None:
+        await (await store.responses()).keep(tenant, kept_of(asking, asked, body))
+
+    return keep
