@@ -183,7 +183,8 @@ class ScriptedOptions:
 
     Answers: `text` is "words" (made up from a hash of prompt, seed and choice: `tokens` words, then the end token),
     "echo" (the prompt's last text again), or the path of a text file, whose calls and reasoning, if it has any, are for
-    the parsers of `dialect`. Speed: a step for all rows every `step_interval`
+    the parsers of `dialect`. Lines of a single % part a file into several answers, of which the same hash picks one.
+    Speed: a step for all rows every `step_interval`
     (0: as fast as the event loop allows), each interval longer or shorter by up to the share `jitter` of it;
     `first_token_delay` stands for the prefill. Size: at most `slots` rows in a step, `max_waiting` rows in the queue.
 
@@ -283,9 +284,8 @@ class Author:
         """Raises invalid_request for a text file that cannot be read."""
         self._options = options
         self._codec = codec
-        self._file = (
-            None if options.text in ("words", "echo") else codec.encode(_read(options.text), add_special_tokens=False)
-        )
+        texts = [] if options.text in ("words", "echo") else _read(options.text)
+        self._file = [codec.encode(text, add_special_tokens=False) for text in texts]
 
     @property
     def fingerprint(self) -> str:
@@ -304,7 +304,7 @@ class Author:
             state = stream(state ^ sampling.seed, choice)
         if self._options.text == "words":
             return Script(state, None, self._options.tokens, sampling)
-        ids = self._echo(request) if self._file is None else self._file
+        ids = self._file[state % len(self._file)] if self._file else self._echo(request)
         return Script(state, ids, len(ids), sampling)
 
     def _echo(self, request: Request) -> Sequence[int]:
@@ -324,8 +324,9 @@ def text_state(ids: Sequence[int]) -> int:
     return int.from_bytes(digest, "little")
 
 
-def _read(path: str) -> str:
+def _read(path: str) -> list[str]:
+    """The answers of a file, in the form of `fortune`: one, or several with lines of a single % between them."""
     try:
-        return Path(path).read_text(encoding="utf-8")
+        return re.split(r"^%\n", Path(path).read_text(encoding="utf-8"), flags=re.MULTILINE)
     except (OSError, UnicodeDecodeError) as error:
         raise invalid("text", f"'text' must be words, echo or a readable text file, not '{path}'") from error

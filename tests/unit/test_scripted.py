@@ -176,6 +176,17 @@ async def test_echo_and_a_file_are_said_word_for_word(tmp_path: Path) -> None:
         assert text(await on.answer(on.request(Text("a é")))) == "a é"
 
 
+async def test_a_file_of_several_answers_gives_each_prompt_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "said.txt"
+    file.write_text("Yes.\n%\nNo, 100%\nsure.\n%\nPerhaps.")
+    async with stage(text=str(file)) as on:
+        asked = [f"Question {n}" for n in range(24)]
+        said = [text(await on.answer(on.request(Text(prompt)))) for prompt in asked]
+        again = [text(await on.answer(on.request(Text(prompt)))) for prompt in asked]
+    assert set(said) == {"Yes.\n", "No, 100%\nsure.\n", "Perhaps."}
+    assert again == said
+
+
 async def test_options_that_end_an_answer() -> None:
     async with stage(text="echo") as on:
         prompt = Text("one two three four")

@@ -14,7 +14,11 @@ class ScriptedFlags(Flags):
 
     engines = frozenset({"scripted"})
 
-    script_text: str = option("words", "Scripted answers: words (made up), echo (the prompt), or the path of a text.")
+    script_text: str = option(
+        "words",
+        "Scripted answers: words (made up), echo (the prompt), or the path of a text, or of several with lines of % "
+        "between them, of which the prompt picks one.",
+    )
     script_tokens: int = option(64, "Scripted: tokens of a made-up answer.", low=1)
     script_step_ms: float = option(0.0, "Scripted: milliseconds per step; 0 is as fast as possible.", low=0)
     script_prefill_ms: float = option(0.0, "Scripted: milliseconds before the first token.", low=0)
