@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -36,10 +37,26 @@ def _templates(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _module(name: str) -> Callable[[Sequence[str]], int]:
+    """A command outside this package, which knows none of those that stand on it: this process becomes it.
+
+    -P: not a package of that name in the folder where the user is.
+    """
+
+    def run(argv: Sequence[str]) -> int:
+        os.execv(sys.executable, [sys.executable, "-m", name, *argv])
+
+    return run
+
+
 _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "up": (_up, "Run a whole mesh on this machine: registry, gateway and workers."),
     "chat": (_chat, "Talk with a model in the terminal."),
     "ctl": (_ctl, "Look at workers and operate them, and see to the API keys."),
+    "mtbench": (
+        _module("benchmarks.mt_bench"),
+        "Have models answer MT-bench, judge the answers and compare the models.",
+    ),
     "templates": (_templates, "List the built-in chat templates, or print one."),
 }
 

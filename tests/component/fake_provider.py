@@ -42,10 +42,11 @@ class Seen:
 
 
 class FakeProvider:
-    """`async with` it. Replies are used one after the other, the last one again and again."""
+    """`async with` it. Replies are used one after the other, the last one again and again; or `answer` makes them."""
 
-    def __init__(self, *replies: Reply) -> None:
+    def __init__(self, *replies: Reply, answer: Callable[[Seen], Reply] | None = None) -> None:
         self.replies = list(replies)
+        self._answer = answer
         self.seen: list[Seen] = []
         self.sent = 0  # bytes of answers that the client's side has taken
         self.hung_up = 0  # clients that went away in the middle of an answer
@@ -78,12 +79,16 @@ class FakeProvider:
         try:
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 while await self._request(reader):
-                    reply = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-                    if not await self._reply(reply, reader, writer):
+                    if not await self._reply(self._next(), reader, writer):
                         return
         finally:
             self._tasks.discard(task)
             writer.close()
+
+    def _next(self) -> Reply:
+        if self._answer is not None:
+            return self._answer(self.seen[-1])
+        return self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
 
     async def _request(self, reader: asyncio.StreamReader) -> bool:
         head = await reader.readuntil(b"\r\n\r\n")

@@ -1,0 +1,225 @@
+"""What each command does with its settings; returns the exit code: 0, or 1 if something failed or is wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks.mt_bench import answering, cost, matches, tables
+from benchmarks.mt_bench.agreement import agreements, read_votes
+from benchmarks.mt_bench.answering import AnswerPlan
+from benchmarks.mt_bench.cache import Cache
+from benchmarks.mt_bench.config import (
+    AgreementConfig,
+    AnswerConfig,
+    ChosenConfig,
+    DownloadConfig,
+    EndpointConfig,
+    JudgeConfig,
+    ShowConfig,
+    ValidateConfig,
+)
+from benchmarks.mt_bench.endpoint import Endpoint
+from benchmarks.mt_bench.export import as_csv, as_json
+from benchmarks.mt_bench.judging import JudgePlan, Judging
+from benchmarks.mt_bench.matches import Matches
+from benchmarks.mt_bench.question_set import QuestionSet
+from benchmarks.mt_bench.records import Failure, answer_path, read_answers, read_failures
+from benchmarks.mt_bench.results import Results, collect
+from benchmarks.mt_bench.run_folder import held
+from benchmarks.mt_bench.tables import Table
+
+
+def _endpoint(config: EndpointConfig) -> Endpoint:
+    return Endpoint(
+        config.base_url,
+        config.key(),
+        timeout=config.timeout,
+        attempts=config.attempts,
+        patience=config.patience,
+        token_parameter=config.token_parameter,
+    )
+
+
+def _show(*shown: Table) -> None:
+    # A file or a pipe has no width of its own.
+    tables.to_terminal(shown, Console() if sys.stdout.isatty() else Console(width=160))
+
+
+def answer(config: AnswerConfig) -> int:
+    """Have models answer."""
+    questions = config.questions().first(config.first_n)
+    folder = config.folder(questions)
+    plan = AnswerPlan(
+        models=[*dict.fromkeys(config.model)],
+        choices=config.num_choices,
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        system=config.system or None,
+        seed=None if config.seed < 0 else config.seed,
+        limit=config.concurrency,
+        limit_each=config.model_concurrency,
+    )
+
+    async def run() -> None:
+        async with _endpoint(config) as endpoint:
+            await answering.answer(plan, questions, folder, endpoint)
+
+    with held(folder):
+        asyncio.run(run())
+    return _answered(plan, questions, folder)
+
+
+def _answered(plan: AnswerPlan, questions: QuestionSet, folder: Path) -> int:
+    """Say how many answers there are, and why others are not."""
+    asked = set(questions.ids)
+    rows: list[list[str]] = []
+    for model in plan.models:
+        have = asked & read_answers(answer_path(folder, model)).keys()
+        rows.append([model, str(len(have)), str(len(asked) - len(have)), str(answer_path(folder, model))])
+    _show(Table(f"Answers to {questions.name}", ["model", "answers", "failed", "file"], rows))
+    return _why(f for f in read_failures(folder) if f.kind == "answer" and f.model in plan.models)
+
+
+def _why(failures: Iterable[Failure]) -> int:
+    """Say why there are failures; 1 if there are any."""
+    found = [*failures]
+    for failure in found[:20]:
+        who = " : ".join(name for name in (failure.judge, failure.model, failure.model_2) if name)
+        turn = f", turn {failure.turn}" if failure.turn else ""
+        print(f"failed: {who}, question {failure.question_id}{turn}: {failure.reason}", file=sys.stderr)
+    if found:
+        print(f"{len(found)} failed; the same command tries them again", file=sys.stderr)
+    return 1 if found else 0
+
+
+def judge(config: JudgeConfig) -> int:
+    """Have judges judge."""
+    questions = config.questions().first(config.first_n)
+    folder = config.folder(questions)
+    models = [*dict.fromkeys(config.model)] or matches.answered_models(folder)
+    wanted = [*dict.fromkeys([*models, config.baseline])] if config.baseline else models
+    answers = matches.load_answers(folder, wanted)
+    who = matches.contests(config.mode, models, config.baseline)
+    planned = {name: matches.plan(questions, answers, name, who, folder) for name in dict.fromkeys(config.judge)}
+    prices = cost.read_prices(config.prices)
+    _planned(config, questions, planned, prices)
+    if config.dry_run:
+        return 0
+    judging = asyncio.run(_judge(config, questions, folder, planned))
+    _judged(judging, prices)
+    return _why(f for f in read_failures(folder) if f.judge in planned) or int(judging.spent.unscored > 0)
+
+
+async def _judge(config: JudgeConfig, questions: QuestionSet, folder: Path, planned: dict[str, Matches]) -> Judging:
+    plan = JudgePlan(
+        max_tokens=config.judge_max_tokens,
+        temperature=config.judge_temperature,
+        attempts=config.verdict_attempts,
+        limit=config.concurrency,
+        limit_each=config.model_concurrency,
+    )
+    with held(folder):
+        async with _endpoint(config) as endpoint:
+            judging = Judging(plan, folder, endpoint, Cache(folder / "cache"))
+            await judging.play([match for each in planned.values() for match in each.todo], questions.ids)
+    return judging
+
+
+def _planned(
+    config: JudgeConfig, questions: QuestionSet, planned: dict[str, Matches], prices: dict[str, cost.Price]
+) -> None:
+    """Say what will be asked, and about what it will cost."""
+    expected = cost.estimate(match for each in planned.values() for match in each.todo)
+    costs = {row[0]: row for row in cost.told({name: each.usage for name, each in expected.items()}, prices)}
+    rows = [
+        [
+            name,
+            str(len(each.todo)),
+            str(each.done),
+            str(each.unanswered),
+            str(expected[name].requests if name in expected else 0),
+            *(costs[name][1:] if name in costs else ("0", "0", "0")),
+        ]
+        for name, each in planned.items()
+    ]
+    header = ["judge", "to judge", "judged", "no answer", "requests", "input tokens ≈", "output tokens ≈", "cost ≈"]
+    _show(Table(f"{questions.name}, {config.mode}, prompts of {questions.prompts_file}", header, rows))
+
+
+def _judged(judging: Judging, prices: dict[str, cost.Price]) -> None:
+    """Say what became of it, and what it cost."""
+    spent = judging.spent
+    outcome = f"{spent.judged} judged, of which {spent.unscored} without a verdict; {spent.failed} failed"
+    print(f"{outcome}; {spent.requests} requests, {spent.cached} from the cache")
+    if spent.usage:
+        rows = cost.told(spent.usage, prices)
+        _show(Table("Used", ["judge", "input tokens", "output tokens", "cost"], rows))
+    if spent.unknown:
+        print(f"{spent.unknown} requests are not in these figures: the endpoint told no usage")
+
+
+def _collect(config: ChosenConfig) -> tuple[Results, QuestionSet, Path]:
+    questions = config.questions()
+    folder = config.folder(questions)
+    results = collect(
+        folder,
+        questions,
+        mode=config.mode,
+        models=config.model,
+        judges=config.judge,
+        baseline=config.baseline or None,
+    )
+    return results, questions, folder
+
+
+def show(config: ShowConfig) -> int:
+    """Show the results."""
+    results, _, _ = _collect(config)
+    formats: dict[str, Callable[[Results], str]] = {
+        "markdown": lambda found: tables.as_markdown(tables.tables(found)),
+        "csv": as_csv,
+        "json": as_json,
+    }
+    if config.format == "table":
+        _show(*tables.tables(results))
+    else:
+        sys.stdout.write(formats[config.format](results))
+    return 0
+
+
+def agreement(config: AgreementConfig) -> int:
+    """Tell how often judges agree."""
+    votes = [vote for path in config.votes for vote in read_votes(Path(path))]
+    found = agreements(votes, config.judges[0], config.judges[1], per_pair=config.per_pair)
+    table = tables.agreement_table(found)
+    if config.format == "markdown":
+        sys.stdout.write(tables.as_markdown([table]))
+    else:
+        _show(table)
+    return 0
+
+
+def validate(config: ValidateConfig) -> int:
+    """Check files."""
+    from benchmarks.mt_bench.validation import check
+
+    problems = [problem for path in config.paths for problem in check(Path(path))]
+    for problem in problems:
+        print(problem)
+    if not problems:
+        print("no problem found")
+    return 1 if problems else 0
+
+
+def download(config: DownloadConfig) -> int:
+    """Fetch the official files."""
+    from benchmarks.mt_bench.official import fetch
+
+    for path in fetch(config.source, config.data_dir):
+        print(path)
+    return 0

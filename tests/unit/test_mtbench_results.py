@@ -1,0 +1,252 @@
+"""Means, differences, win rates, style control and agreement, against other people's code and by hand."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+import statsmodels.api
+import statsmodels.stats.multitest
+
+from benchmarks.mt_bench import stats
+from benchmarks.mt_bench.agreement import agreements, read_votes
+from benchmarks.mt_bench.counts import Counts
+from benchmarks.mt_bench.duels import compare
+from benchmarks.mt_bench.grades import grade
+from benchmarks.mt_bench.jsonl import BadFile
+from benchmarks.mt_bench.questions import Question, QuestionId
+from benchmarks.mt_bench.records import Failure, Pair, Single
+from benchmarks.mt_bench.style import Battle, control
+
+# Their types are partial.
+SCIPY: Any = scipy.stats
+MULTITEST: Any = statsmodels.stats.multitest
+
+QUESTIONS: dict[QuestionId, Question] = {
+    id_: Question(id_, "math" if id_ > 2 else "writing", ("a", "b")) for id_ in (1, 2, 3, 4)
+}
+
+
+def single(model: str, question: int, turn: int, score: float, judge: str = "j") -> Single:
+    """A judgment."""
+    return Single(
+        question_id=question,
+        model=model,
+        judge=(judge, "single-v1"),
+        user_prompt="p",
+        judgment="",
+        score=score,
+        turn=turn,
+        unscored=None if score >= 0 else "several ratings: 7, 9",
+    )
+
+
+def pair(question: int, winners: tuple[Any, Any], models: tuple[str, str] = ("a", "b"), **fields: Any) -> Pair:
+    """Two games."""
+    given: dict[str, Any] = {"turn": 1, "judge": ("j", "pair-v2"), **fields}
+    return Pair(
+        question_id=question,
+        model_1=models[0],
+        model_2=models[1],
+        g1_winner=winners[0],
+        g2_winner=winners[1],
+        g1_user_prompt="",
+        g1_judgment="",
+        g2_user_prompt="",
+        g2_judgment="",
+        **given,
+    )
+
+
+def test_the_mean_is_over_all_grades_and_says_what_is_not_in_it() -> None:
+    lines = [single("a", 1, 1, 8), single("a", 1, 2, 4), single("a", 2, 1, 3), single("a", 3, 1, -1)]
+    failures = [
+        Failure(kind="answer", question_id=4, model="a", reason="HTTP 500"),
+        Failure(kind="single", question_id=2, model="a", judge="j", turn=2, reason="HTTP 429"),
+        Failure(kind="single", question_id=3, model="a", judge="another", turn=2, reason="HTTP 429"),
+    ]
+    found = grade("j", ["j"], lines, QUESTIONS, failures, {}).models[0]
+    assert found.overall.value == 5.0  # not the mean of the turns' means, 4.75
+    assert found.overall.n == 3
+    assert {turn: mean.value for turn, mean in found.turns.items()} == {1: 5.5, 2: 4.0}
+    assert found.categories["writing"].value == 5.0
+    assert found.categories["math"].n == 0
+    # Of 8: three counted, one verdict unread, two turns unanswered and one not judged for a failure, one not yet.
+    assert found.counts == Counts(n=3, unscored=1, failed=3, missing=1)
+
+
+def test_a_model_that_only_failed_is_shown() -> None:
+    failures = [Failure(kind="answer", question_id=id_, model="b", reason="HTTP 404") for id_ in QUESTIONS]
+    rows = grade("j", ["j"], [single("a", 1, 1, 8)], QUESTIONS, failures, {}).models
+    assert [(row.model, row.counts.failed) for row in rows] == [("a", 0), ("b", 8)]
+
+
+def test_intervals_and_tests_equal_scipys() -> None:
+    draw = random.Random(3)
+    first: dict[object, float] = {question: draw.gauss(6, 2) for question in range(60)}
+    second: dict[object, float] = {question: value - draw.gauss(0.4, 1) for question, value in first.items()}
+    found = stats.difference(first, second)
+    assert found is not None
+    gaps = np.array([first[key] - second[key] for key in first])
+    bounds = SCIPY.bootstrap((gaps,), np.mean, method="percentile", n_resamples=20_000, rng=1).confidence_interval
+    assert found.value == pytest.approx(gaps.mean())
+    assert found.low == pytest.approx(bounds.low, abs=0.03)
+    assert found.high == pytest.approx(bounds.high, abs=0.03)
+
+    def mean_gap(x: Any, y: Any, axis: int) -> Any:
+        return np.mean(x - y, axis=axis)
+
+    tested = SCIPY.permutation_test((gaps, np.zeros_like(gaps)), mean_gap, permutation_type="samples", rng=1)
+    assert found.p == pytest.approx(tested.pvalue, abs=0.003)
+
+
+def test_a_small_sign_flip_test_is_exact() -> None:
+    gaps = np.array([1.0, 2.0, 0.0, 0.5, 1.5])
+    # Of 16 assignments of signs to the four that differ only the two with equal signs are as extreme.
+    assert stats.sign_flip(gaps) == 2 / 16
+    assert stats.sign_flip(np.zeros(3)) == 1.0
+
+
+def test_holm_and_spearman_equal_others() -> None:
+    draw = random.Random(5)
+    values = [draw.random() ** 3 for _ in range(9)]
+    assert stats.holm(values) == pytest.approx(MULTITEST.multipletests(values, method="holm")[1])
+    first = [draw.randrange(10) for _ in range(50)]
+    second = [value + draw.randrange(6) for value in first]
+    assert stats.rank_correlation(first, second) == pytest.approx(SCIPY.spearmanr(first, second).statistic)
+    assert stats.rank_correlation([1, 1, 1], [1, 2, 3]) is None
+
+
+def test_an_interval_draws_questions_and_not_grades() -> None:
+    """Two turns that always agree bear no more information than one."""
+    draw = random.Random(1)
+    once: dict[object, list[float]] = {question: [float(draw.randrange(1, 11))] for question in range(40)}
+    twice: dict[object, list[float]] = {question: values * 2 for question, values in once.items()}
+    one, two = stats.mean(once), stats.mean(twice)
+    assert (two.low, two.high) == (one.low, one.high)
+    assert two.n == 2 * one.n
+    alone = stats.mean({1: [5.0, 7.0]})
+    assert (alone.value, alone.low) == (6.0, None)
+
+
+def test_only_who_wins_both_games_wins() -> None:
+    lines = [
+        pair(1, ("model_1", "model_1")),
+        pair(2, ("model_1", "model_2")),  # whoever is shown first
+        pair(3, ("model_2", "model_1")),  # whoever is shown second
+        pair(4, ("tie", "model_2")),
+        pair(1, ("tie", "tie"), turn=2),
+        pair(2, ("model_2", "model_2"), turn=2),
+        pair(3, ("error", "model_1"), turn=2, unscored="game 1: the judge said nothing"),
+    ]
+    found = compare("j", ["j"], lines, QUESTIONS, [], {}, None)
+    record = {row.model: row.record for row in found.models}
+    assert [(row.wins, row.ties, row.losses) for row in (record["a"], record["b"])] == [(1, 4, 1), (1, 4, 1)]
+    assert record["a"].adjusted.value == 0.5
+    assert (found.bias.n, found.bias.consistent, found.bias.first, found.bias.second) == (6, 3, 1, 1)
+    assert found.models[0].counts == Counts(n=6, unscored=1, failed=0, missing=1)
+
+
+def test_a_baseline_has_no_row_and_others_do_not_count() -> None:
+    lines = [pair(1, ("model_1", "model_1")), pair(1, ("model_2", "model_2"), models=("a", "c"))]
+    assert [row.model for row in compare("j", ["j"], lines, QUESTIONS, [], {}, "b").models] == ["a"]
+    assert [row.model for row in compare("j", ["j"], lines, QUESTIONS, [], {}, None).models] == ["c", "a", "b"]
+
+
+def test_strong_verdicts_weigh_three() -> None:
+    lines = [pair(1, ("model_1", "model_2"), g1_verdict="A>>B", g2_verdict="A>B")]
+    found = compare("j", ["j"], lines, QUESTIONS, [], {}, "b").models[0]
+    assert found.weighted is not None
+    assert found.weighted.value == 3 / 4
+
+
+def test_style_control_equals_a_logistic_regression_with_the_same_columns() -> None:
+    draw = random.Random(2)
+    texts = {model: ["word " * draw.randrange(20, 200) for _ in range(300)] for model in "abc"}
+    battles: list[Battle] = []
+    for question, (first, second) in enumerate(itertools.islice(itertools.cycle(["ab", "bc", "ca"]), 300)):
+        mine, theirs = len(texts[first][question]), len(texts[second][question])
+        skill = {"a": 0.0, "b": 0.5, "c": 1.0}
+        chance = 1 / (1 + math.exp(-(skill[first] - skill[second] + 2 * (mine - theirs) / (mine + theirs))))
+        outcome = float(draw.random() < chance)
+        battles.append(Battle(question, first, second, texts[first][question], texts[second][question], outcome))
+    found = control(battles, "a")
+    assert found is not None
+    lengths = np.array([[len(b.first_text.split()), len(b.second_text.split())] for b in battles], dtype=float)
+    gap = (lengths[:, 0] - lengths[:, 1]) / lengths.sum(axis=1)
+    columns = [[(b.first == model) - (b.second == model) for b in battles] for model in "bc"]
+    design = np.column_stack([*columns, gap / np.sqrt((gap**2).mean())])
+    fit = statsmodels.api.Logit([b.outcome for b in battles], design).fit(disp=0)
+    assert found.weights["length"] == pytest.approx(fit.params[2], abs=1e-3)
+    rates = {each.model: each.rate for each in found.strengths}
+    assert [rates["b"], rates["c"]] == pytest.approx(list(1 / (1 + np.exp(-fit.params[:2]))), abs=1e-3)
+    assert found.weights["bold"] == 0.0
+
+
+def test_style_control_says_nothing_where_styles_are_equal() -> None:
+    battles = [Battle(question, "a", "b", "x", "x", 1.0) for question in range(20)]
+    assert control(battles, "a") is None
+
+
+def vote(question: int, judge: Any, winner: str, a: str = "m", b: str = "n", turn: int = 1) -> dict[str, Any]:
+    """A line in FastChat's shape."""
+    return {"question_id": question, "model_a": a, "model_b": b, "winner": winner, "judge": judge, "turn": turn}
+
+
+def test_agreement_counts_pairs_of_votes_as_the_paper_does(tmp_path: Path) -> None:
+    gpt = ["gpt-4", "pair-v2"]
+    votes = [
+        *[vote(1, gpt, "model_a"), vote(1, "expert_1", "model_a"), vote(1, "expert_2", "model_b")],
+        # The same pair named the other way round.
+        *[vote(2, gpt, "model_b", "n", "m"), vote(2, "expert_1", "model_a"), vote(2, "expert_3", "tie (bothbad)")],
+        *[vote(3, gpt, "tie (inconsistent)"), vote(3, "expert_1", "tie"), vote(3, "author_0", "model_a")],
+        vote(4, "expert_1", "model_a"),  # nobody to agree with
+    ]
+    path = tmp_path / "votes.json"
+    path.write_text(json.dumps(votes))
+    found = agreements(read_votes(path), "gpt4-pair", "human")
+    assert [(each.ties, each.agree, each.total) for each in found] == [(True, 3, 5), (False, 2, 3)]
+    found = agreements(read_votes(path), "human", "human")
+    assert [(each.ties, each.agree, each.total) for each in found] == [(True, 0, 2), (False, 0, 1)]
+    found = agreements(read_votes(path), "author", "human", per_pair=True)
+    assert [(each.models, each.ties, each.agree, each.total) for each in found] == [
+        (None, True, 0, 1),
+        (None, False, 0, 0),
+        (("m", "n"), True, 0, 1),
+    ]
+    with pytest.raises(BadFile, match="'claude': no vote is by it; there are votes by author, gpt-4-pair, human"):
+        agreements(read_votes(path), "claude", "human")
+
+
+def test_votes_are_read_from_judgments_too(tmp_path: Path) -> None:
+    import msgspec
+
+    path = tmp_path / "j_pair.jsonl"
+    lines = [pair(1, ("model_1", "model_1")), pair(2, ("model_1", "model_2")), pair(3, ("error", "tie"))]
+    path.write_bytes(b"\n".join(map(msgspec.json.encode, lines)) + b"\n")
+    assert [(each.question, each.voter, each.choice) for each in read_votes(path)] == [
+        (1, "j-pair", "model_a"),
+        (2, "j-pair", "tie"),
+    ]
+    path = tmp_path / "j_single.jsonl"
+    graded = [single("a", 1, 1, 8), single("b", 1, 1, 9), single("c", 1, 1, 8), single("d", 1, 1, -1)]
+    path.write_bytes(b"\n".join(map(msgspec.json.encode, graded)) + b"\n")
+    assert [(each.model_a, each.model_b, each.voter, each.choice) for each in read_votes(path)] == [
+        ("a", "b", "j-single", "model_b"),
+        ("a", "c", "j-single", "tie"),
+        ("b", "c", "j-single", "model_a"),
+    ]
+
+
+def test_votes_that_are_wrong_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "votes.jsonl"
+    path.write_text(json.dumps(vote(1, "expert_1", "model_a")) + "\n" + json.dumps(vote(1, "expert_1", "both")) + "\n")
+    with pytest.raises(BadFile, match=r"votes.jsonl:2: winner: must be model_a, model_b or tie, not 'both'"):
+        read_votes(path)
