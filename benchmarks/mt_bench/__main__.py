@@ -17,6 +17,7 @@ _RUN: Final[Mapping[str, Callable[[Any], int]]] = {
     "answer": commands.answer,
     "judge": commands.judge,
     "show": commands.show,
+    "report": commands.report,
     "agreement": commands.agreement,
     "validate": commands.validate,
     "download": commands.download,

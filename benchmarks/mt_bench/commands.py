@@ -20,6 +20,7 @@ from benchmarks.mt_bench.config import (
     DownloadConfig,
     EndpointConfig,
     JudgeConfig,
+    ReportConfig,
     ShowConfig,
     ValidateConfig,
 )
@@ -201,6 +202,17 @@ def agreement(config: AgreementConfig) -> int:
         sys.stdout.write(tables.as_markdown([table]))
     else:
         _show(table)
+    return 0
+
+
+def report(config: ReportConfig) -> int:
+    """Write the HTML page."""
+    from benchmarks.mt_bench.report import page
+
+    results, questions, folder = _collect(config)
+    path = config.html or folder / "report.html"
+    page.write(path, results, questions, folder)
+    print(path)
     return 0
 
 

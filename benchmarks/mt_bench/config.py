@@ -125,6 +125,13 @@ class ShowConfig(ChosenConfig):
 
 
 @dataclass(frozen=True)
+class ReportConfig(ChosenConfig):
+    """Write the results as one HTML page that needs nothing else."""
+
+    html: Path | None = option(None, "The file. Default: report.html in the run's folder.")
+
+
+@dataclass(frozen=True)
 class AgreementConfig:
     """Tell how often two judges, people or models, agree (arXiv 2306.05685, setups S1 and S2)."""
 
@@ -165,6 +172,7 @@ COMMANDS: Final[dict[str, type[Any]]] = {
     "answer": AnswerConfig,
     "judge": JudgeConfig,
     "show": ShowConfig,
+    "report": ReportConfig,
     "agreement": AgreementConfig,
     "validate": ValidateConfig,
     "download": DownloadConfig,

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any, TypeVar
 
 import msgspec
@@ -120,8 +120,9 @@ def replace(path: Path, content: Iterable[bytes]) -> None:
     """Write a whole file anew, so that at any moment either the old or the new one is there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # Two that write the same file at once each have their own; the ending keeps it out of *.jsonl.
-    with NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".new", delete=False) as file:
+    fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
+    with fresh.open("xb") as file:
         file.writelines(content)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(file.name, path)
+    fresh.replace(path)

@@ -54,7 +54,7 @@ class Results:
 
     bench: str
     questions: int
-    prompts: str
+    prompts: list[str]
     singles: list[Single]
     pairs: list[Pair]
     grades: list[Grades]
@@ -90,7 +90,7 @@ def collect(
     return Results(
         bench=questions.name,
         questions=len(questions.questions),
-        prompts=", ".join(dict.fromkeys(line.judge[1] for line in [*singles, *pairs])),
+        prompts=list(dict.fromkeys(line.judge[1] for line in [*singles, *pairs])),
         singles=singles,
         pairs=pairs,
         grades=_grades(singles, asked, failures, answers),

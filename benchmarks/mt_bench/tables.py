@@ -148,7 +148,7 @@ def _style(duels: Duels) -> list[Table]:
     if style is None:
         return []
     rows = [[each.model, f"{each.rate:.3f} [{each.low:.3f}, {each.high:.3f}]"] for each in style.strengths]
-    rows += [[f"weight of {name}", f"{weight:+.3f}"] for name, weight in style.weights.items()]
+    rows += [[f"weight of {name}", f"{weight:+.3f}"] for name, weight in style.weights.items() if weight]
     return [Table(f"Style control, {duels.judge}: chance to win against {style.baseline}", ["", "value"], rows)]
 
 

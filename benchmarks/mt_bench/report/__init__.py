@@ -1,0 +1,1 @@
+"""The results as one HTML page that needs nothing else: no script, font or image from anywhere."""
