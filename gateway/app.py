@@ -29,6 +29,7 @@ from gateway.openai.responses.stored import stored_response_routes
 from gateway.openai.tokenizer import tokenizer_routes
 from gateway.openapi.routes import openapi_routes
 from gateway.processes import Seat
+from gateway.routing.aliases import Aliases
 from gateway.routing.balancer import Balancer, Settings
 from gateway.routing.directory import Directory
 from gateway.routing.dispatch import Dispatch
@@ -85,11 +86,14 @@ def reasoning_fields(config: GatewayConfig) -> Sequence[str]:
     return ("reasoning_content", "reasoning") if config.reasoning_field == "both" else (config.reasoning_field,)
 
 
-def make_dispatch(config: GatewayConfig, directory: Directory, balancer: Balancer, metrics: GatewayMetrics) -> Dispatch:
+def make_dispatch(
+    config: GatewayConfig, directory: Directory, balancer: Balancer, aliases: Aliases, metrics: GatewayMetrics
+) -> Dispatch:
     """What generations need."""
     return Dispatch(
         directory=directory,
         queue=Queue(directory, queue_limits(config), metrics),
+        aliases=aliases,
         metrics=metrics,
         balancer=balancer,
         quarantine=Quarantine(after=config.quarantine_after, seconds=config.quarantine_seconds),
@@ -106,6 +110,7 @@ def create_app(
     config: GatewayConfig,
     directory: Directory,
     balancer: Balancer,
+    aliases: Aliases,
     metrics: GatewayMetrics,
     store: Store,
     book: Book | None = None,
@@ -119,7 +124,7 @@ def create_app(
     app.config["BODY_TIMEOUT"] = config.body_timeout
     exchanges = Exchanges(cast("AsgiApp", app.asgi_app), metrics, limit=config.max_body_bytes, spans=spans)
     app.asgi_app = exchanges  # type: ignore[method-assign]  # Quart's own way to add middleware
-    dispatch = make_dispatch(config, directory, balancer, metrics)
+    dispatch = make_dispatch(config, directory, balancer, aliases, metrics)
     app.register_blueprint(
         chat_routes(dispatch, image_limits(config), reasoning_fields(config), keep_alive=config.stream_keep_alive)
     )
@@ -129,7 +134,7 @@ def create_app(
     app.register_blueprint(embedding_routes(dispatch))
     app.register_blueprint(tokenizer_routes(dispatch))
     app.register_blueprint(message_routes(dispatch, image_limits(config), keep_alive=config.stream_keep_alive))
-    app.register_blueprint(model_routes(directory, anthropic_page=model_page, anthropic_one=model_info))
+    app.register_blueprint(model_routes(directory, aliases, anthropic_page=model_page, anthropic_one=model_info))
     app.register_blueprint(health_routes(directory, exchanges, metrics, book, seat))
     app.register_blueprint(openapi_routes(keyed=book is not None, open_routes=config.open_routes))
     app.register_error_handler(Exception, partial(_on_error, config))

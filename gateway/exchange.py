@@ -13,10 +13,12 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
+from urllib.parse import quote
 
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from gateway import errors
+from gateway.routing.aliases import Detour
 from gateway.routing.trail import Attempt, shown
 from mesh.errors import ErrorKind, MeshError, deadline_passed
 from mesh.log import bind_request_id, kv
@@ -34,6 +36,8 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 CLIENT_CLOSED = 499  # in logs and metrics only: nobody is there to read it
 CONNECTION_KEY = "mesh.connection"
 _KEY = "mesh.exchange"
+# What of a model's name stands in a header as it is.
+_IN_HEADER = "/:@+=,()"
 _GIVEN_ID = re.compile(r"[!-~]{1,128}")
 # Paths that probes and scrapers ask for all the time.
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
@@ -137,6 +141,8 @@ class Exchange:
         self.anthropic = _is_anthropic(scope)  # the API that the client speaks; otherwise it is OpenAI's
         self.route = "unknown"
         self.model = ""
+        self.alias = ""  # name that stood for the model, if one did
+        self.detour: Detour | None = None
         self.tenant = ""  # id of the API key that it came with; "" without keys
         self.priority = 0  # lower is served earlier
         self.deadline: float | None = None  # when the answer is of no use any more, by the event loop's clock
@@ -173,9 +179,14 @@ class Exchange:
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every answer has: the id of its request, and the milliseconds until its headers were ready."""
+        """What every answer has: the id of its request, and the milliseconds until its headers were ready. One to a
+        name that stands for models also tells which of them it is from, and which it should be from and why not."""
         milliseconds = round((time.monotonic() - self.began_at) * 1000)
         own = {"request-id": self.request_id} if self.anthropic else {}
+        if self.alias:
+            own["x-mesh-model"] = quote(self.model, _IN_HEADER)
+        if self.detour is not None:
+            own["x-mesh-fallback"] = f"{quote(self.detour.instead_of, _IN_HEADER)}; {self.detour.why}"
         return {"x-request-id": self.request_id, "openai-processing-ms": str(milliseconds), **own}
 
     def failed(self, error: Exception) -> errors.ErrorAnswer:
@@ -330,6 +341,10 @@ class Exchanges:
             "resumes": generation.resumes,
             "completion_tokens": completion,
         }
+        if exchange.alias:
+            facts["alias"] = exchange.alias
+        if exchange.detour is not None:
+            facts |= {"instead_of": exchange.detour.instead_of, "why": exchange.detour.why}
         if started is None:
             return facts
         facts |= {"prompt_tokens": started.prompt_tokens, "cached_tokens": started.cached_tokens}

@@ -18,6 +18,7 @@ from gateway.access.tls import HttpTls
 from gateway.app import connection_limits, create_app, make_balancer, stall_limits
 from gateway.config import GatewayConfig
 from gateway.processes import Seat, watch_end
+from gateway.routing.aliases import Aliases
 from gateway.routing.dial import dialler
 from gateway.routing.directory import Directory
 from gateway.server import HttpServer
@@ -29,7 +30,16 @@ from mesh.keys import EtcdKeys, FileKeys
 from mesh.keys import Store as KeyStore
 from mesh.log import kv
 from mesh.metrics import GatewayMetrics
-from mesh.registry import WORKERS_PREFIX, EmbeddedRegistry, EtcdClient, EtcdOptions, probe, watch_routes, watch_workers
+from mesh.registry import (
+    WORKERS_PREFIX,
+    EmbeddedRegistry,
+    EtcdClient,
+    EtcdOptions,
+    probe,
+    watch_aliases,
+    watch_routes,
+    watch_workers,
+)
 from mesh.trace import open_spans
 from mesh.wire import Tls, client_credentials
 
@@ -63,13 +73,14 @@ async def run(config: GatewayConfig, seat: Seat | None = None) -> None:
             join=join,
         )
         balancer = make_balancer(config, metrics)
+        aliases = Aliases()
         book = Book() if config.keyed else None
         spans = open_spans(config.otlp_endpoint, "mesh-gateway", name)
         if spans is not None:
             stack.push_async_callback(spans.close)
         store = Store(config.store, retention=config.store_retention)
         stack.push_async_callback(store.close)
-        app, exchanges = create_app(config, directory, balancer, metrics, store, book, seat, spans)
+        app, exchanges = create_app(config, directory, balancer, aliases, metrics, store, book, seat, spans)
         if seat is not None:
             await stack.enter_async_context(seat.tell(metrics.registry))
         async with asyncio.TaskGroup() as group:
@@ -84,6 +95,8 @@ async def run(config: GatewayConfig, seat: Seat | None = None) -> None:
                     )
                 ),
                 group.create_task(watch_routes(etcd, balancer.on_route)),
+                group.create_task(aliases.run()),
+                group.create_task(watch_aliases(etcd, aliases.on_alias)),
                 group.create_task(store.run()),
             ]
             if book is not None:

@@ -70,6 +70,20 @@ class GatewayMetrics:
             ["model", "cause"],
             registry=r,
         )
+        self.alias_requests = Counter(
+            "mesh_gateway_alias_requests",
+            "Requests for a name that stands for models, by the model that answers and how it was found: named, split "
+            "or fallback.",
+            ["alias", "model", "how"],
+            registry=r,
+        )
+        self.shadows = Counter(
+            "mesh_gateway_shadows",
+            "Copies of requests for another model: begun, or left out for no_worker or too_many at a time. What became "
+            "of them has the gen_ai_operation_name shadow.",
+            ["alias", "model", "outcome"],
+            registry=r,
+        )
         self.prefix_picks = Counter(
             "mesh_gateway_prefix_picks",
             "Workers chosen by prefix: known (it has seen the prompt's beginning), hashed, or busy (a better one was).",

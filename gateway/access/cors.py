@@ -18,6 +18,8 @@ _PREFLIGHT_SECONDS = 600
 _EXPOSED = (
     "x-request-id",
     "x-mesh-trace",
+    "x-mesh-model",
+    "x-mesh-fallback",
     "openai-processing-ms",
     "retry-after",
     "retry-after-ms",

@@ -28,8 +28,9 @@ from gateway.exchange import current
 from gateway.openai.bodies import read_json
 from gateway.openai.images import ImageLimits, read_images
 from gateway.openai.parts import PartOptions
-from gateway.openai.respond import NOTHING_LEFT, begin, claim_of, collected, note_model, read_reconnect, streamed
+from gateway.openai.respond import NOTHING_LEFT, begin, collected, read_reconnect, streamed
 from gateway.openai.translate import to_generate
+from gateway.openai.ways import ask_model
 from gateway.operation import OF_WORKERS, Operation
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.unary import tokenize_call
@@ -84,7 +85,7 @@ def message_routes(dispatch: Dispatch, limits: ImageLimits, *, keep_alive: float
         translated = to_chat(asked)
         chat = translated.chat
         if translated.image_names:
-            dispatch.directory.check_can(chat.model, _SIGHT)  # before any is fetched
+            dispatch.check_can(chat.model, _SIGHT)  # before any is fetched
         images = await read_images(chat, limits, translated.image_names) if translated.image_names else {}
         shown = [image.data for image in images.values()]
         reconnect = read_reconnect(exchange, body, stream=chat.stream, more=shown)
@@ -108,14 +109,13 @@ def message_routes(dispatch: Dispatch, limits: ImageLimits, *, keep_alive: float
         exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
         _check_version()
         asked = parse_count(await read_json())
-        note_model(exchange, dispatch, asked.model)
+        exchange.check_model(asked.model)
         translated = to_chat(asked)
         if translated.image_names:
             raise unsupported("messages", "'messages' holds an image, of which only a model knows the tokens")
         wire = pb.TokenizeRequest(model=asked.model, chat=to_generate(translated.chat, "").chat)
         wire.chat.template_hints.update(hints(asked))
-        exchange.generation = call = tokenize_call(wire, dispatch, claim_of(exchange))
-        count = TokenCount(len((await call.run()).token_ids))
+        count = TokenCount(len((await ask_model(exchange, dispatch, wire, tokenize_call)).token_ids))
         return Response(msgspec.json.encode(count), content_type="application/json")
 
     return routes

@@ -216,6 +216,7 @@ class Model(msgspec.Struct):
     """A served model. `context_length` counts tokens of prompt and answer together, null if nobody knows; OpenAI has no
     such field, and vLLM calls it `max_model_len`. The `parent` of an adapter is the model that it changes, which is the
     `root` of both. `capabilities` say what it can be asked for, as workers announce them: chat, vision, embed and more.
+    The `root` of an alias is the model that it stands for. `adapters` and `aliases` are those of this model, by name.
     """
 
     id: str
@@ -225,6 +226,8 @@ class Model(msgspec.Struct):
     root: str
     parent: str | None
     capabilities: list[str]
+    adapters: list[str]
+    aliases: list[str]
     object: str = "model"
     owned_by: str = "inference-mesh"
 

@@ -63,7 +63,7 @@ def chat_routes(
         chat = parse_chat(body)
         exchange.check_model(chat.model)
         if chat.has_images:
-            dispatch.directory.check_can(chat.model, _SIGHT)  # before any is fetched
+            dispatch.check_can(chat.model, _SIGHT)  # before any is fetched
         images = await read_images(chat, limits) if chat.has_images else {}
         shown = [image.data for image in images.values()]
         reconnect = read_reconnect(exchange, body, stream=chat.stream, more=shown)

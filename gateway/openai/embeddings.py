@@ -14,8 +14,8 @@ from quart import Blueprint, Response, request
 from gateway.exchange import current
 from gateway.openai.bodies import read_json
 from gateway.openai.embedding_schema import MAX_INPUTS, EmbeddingRequest, parse_embedding, to_embed
-from gateway.openai.respond import claim_of, note_model
 from gateway.openai.schema import UINT32
+from gateway.openai.ways import ask_model
 from gateway.operation import OF_WORKERS, Operation
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.unary import embed_call
@@ -68,10 +68,7 @@ def embedding_routes(dispatch: Dispatch) -> Blueprint:
     async def embeddings() -> Response:  # pyright: ignore[reportUnusedFunction]
         exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
         body = parse_embedding(await read_json())
-        note_model(exchange, dispatch, body.model)
-        call = embed_call(to_embed(body, exchange.request_id), dispatch, claim_of(exchange))
-        exchange.generation = call
-        response = await call.run()
+        response = await ask_model(exchange, dispatch, to_embed(body, exchange.request_id), embed_call)
         # Another thread writes them: they can be millions of numbers.
         answer = await asyncio.to_thread(render, response, body.model, body.encoding_format == "base64")
         return Response(answer, content_type="application/json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import msgspec
 from quart import Blueprint, Response, request
@@ -10,9 +11,11 @@ from quart import Blueprint, Response, request
 from gateway.exchange import Exchange, current
 from gateway.openai.answers import Model, ModelList
 from gateway.operation import UNKNOWN, Operation
+from gateway.routing.aliases import Aliases
 from gateway.routing.capability import names
 from gateway.routing.directory import Directory, Offer
 from mesh.errors import ErrorKind, MeshError
+from mesh.v1.registry_pb2 import Alias
 
 LIST_MODELS = Operation(
     method="GET", path="/v1/models", summary="The models that are served.", group="Models", answer=ModelList
@@ -32,40 +35,59 @@ One = Callable[[Offer], msgspec.Struct]
 """Writes a model."""
 
 
-def model_routes(directory: Directory, *, anthropic_page: Page, anthropic_one: One) -> Blueprint:
+def model_routes(directory: Directory, aliases: Aliases, *, anthropic_page: Page, anthropic_one: One) -> Blueprint:
     """The routes of the models API; clients of Anthropic's API, which has it at the same paths, get its shapes."""
     routes = Blueprint("models", __name__)
 
+    def allowed() -> list[Offer]:
+        """What the request's key may use: of others it does not hear."""
+        return [offer for offer in listed(directory.models(), aliases.items()) if _exchange().may_use(offer.name)]
+
     @LIST_MODELS.on(routes)
     async def list_models() -> Response:  # pyright: ignore[reportUnusedFunction]
-        offers = _offers(directory)
+        offers = allowed()
         if _exchange().anthropic:
             return _json(anthropic_page(offers, request.args))
-        return _json(ModelList([_model(offer) for offer in offers]))
+        return _json(ModelList([_model(offer, offers) for offer in offers]))
 
     @GET_MODEL.on(routes)
     async def get_model(model_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        for offer in _offers(directory):
+        offers = allowed()
+        for offer in offers:
             if offer.name == model_id:
-                return _json(anthropic_one(offer) if _exchange().anthropic else _model(offer))
+                return _json(anthropic_one(offer) if _exchange().anthropic else _model(offer, offers))
         raise MeshError(ErrorKind.MODEL_NOT_FOUND, f"the model '{model_id[:200]}' does not exist here", param="model")
 
     return routes
 
 
-def _offers(directory: Directory) -> list[Offer]:
-    """The models that the request's key may use: of others it does not hear."""
-    return [offer for offer in directory.models() if _exchange().may_use(offer.name)]
+def listed(served: Sequence[Offer], aliases: Sequence[tuple[str, Alias]]) -> list[Offer]:
+    """The models that are served, and the names that stand for any of them."""
+    found = {offer.name: offer for offer in served}
+    for name, alias in aliases:
+        models = (alias.model, *alias.fallbacks)
+        offer = next((offer for model in models for offer in served if offer.name == model), None)
+        if offer is not None and name not in found:
+            found[name] = replace(offer, name=name, base="", alias_of=offer.name)
+    return sorted(found.values(), key=lambda offer: offer.name)
 
 
 def _exchange() -> Exchange:
     return current(request.scope)  # pyright: ignore[reportArgumentType]
 
 
-def _model(offer: Offer) -> Model:
-    length = offer.context_length
-    root, parent = offer.base or offer.name, offer.base or None
-    return Model(offer.name, offer.created, length, length, root, parent, names(offer.capabilities))
+def _model(offer: Offer, offers: Sequence[Offer]) -> Model:
+    return Model(
+        id=offer.name,
+        created=offer.created,
+        context_length=offer.context_length,
+        max_model_len=offer.context_length,
+        root=offer.alias_of or offer.base or offer.name,
+        parent=offer.base or None,
+        capabilities=names(offer.capabilities),
+        adapters=[each.name for each in offers if each.base == offer.name],
+        aliases=[each.name for each in offers if each.alias_of == offer.name],
+    )
 
 
 def _json(body: msgspec.Struct) -> Response:

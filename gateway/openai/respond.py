@@ -15,12 +15,13 @@ from gateway.openai.answers import PromptLogprobs
 from gateway.openai.keep_alive import KeepAlive
 from gateway.openai.logprobs import prompt_logprobs, with_top
 from gateway.openai.schema import GenerationRequest
+from gateway.openai.ways import claim_of, follow, note_model, way_of
 from gateway.reconnect import EventIds, Reconnect
 from gateway.routing.answer import Event
-from gateway.routing.claim import Claim
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.generation import Generation
 from gateway.routing.group import GenerationGroup
+from gateway.routing.shadow import shadow
 from mesh.log import kv
 from mesh.v1 import inference_pb2 as pb
 
@@ -94,32 +95,27 @@ async def begin(
         wire.traceparent = exchange.traceparent
     keeping = reconnect.keeping(dispatch.keep_seconds, alone=len(wires) == 1)
     streamed, span = exchange.streamed, exchange.span
-    members = [Generation(wire, dispatch, streamed=streamed, claim=claim, keeping=keeping, span=span) for wire in wires]
-    generation = members[0] if len(members) == 1 else GenerationGroup(members, body.n or 1)
-    exchange.generation = generation
-    first = await generation.next()
-    exchange.model = body.model
+
+    def start(model: str) -> Generation | GenerationGroup:
+        for wire in wires:
+            wire.model = model
+        members = [
+            Generation(wire, dispatch, streamed=streamed, claim=claim, keeping=keeping, span=span) for wire in wires
+        ]
+        return members[0] if len(members) == 1 else GenerationGroup(members, body.n or 1)
+
+    way = way_of(exchange, dispatch, body, reconnect)
+    generation, first = await follow(exchange, dispatch, way, start, lambda work: work.next())
     if reconnect.after is not None:
-        _note_return(dispatch, body.model, generation)
+        _note_return(dispatch, generation)
+    shadow(dispatch, way.name, way.shadows, wires)
     return generation, first
 
 
-def note_model(exchange: Exchange, dispatch: Dispatch, model: str) -> None:
-    """Raise forbidden for a model that the key does not allow; name it in metrics if it is one of ours."""
-    exchange.check_model(model)
-    if dispatch.directory.knows(model):
-        exchange.model = model
-
-
-def _note_return(dispatch: Dispatch, model: str, generation: Generation | GenerationGroup) -> None:
-    kept = generation.started is not None and generation.started.kept
+def _note_return(dispatch: Dispatch, generation: Generation | GenerationGroup) -> None:
+    model, kept = generation.model, generation.started is not None and generation.started.kept
     dispatch.metrics.reconnects.labels(model, "kept" if kept else "computed again").inc()
     log.info("client came back", extra=kv(model=model, kept=kept))
-
-
-def claim_of(exchange: Exchange) -> Claim:
-    """What of an exchange decides when it is served."""
-    return Claim(exchange.tenant, exchange.priority, exchange.deadline)
 
 
 def prompt_reader(generation: Generation | GenerationGroup, top: int | None) -> Callable[[int], PromptLogprobs] | None:

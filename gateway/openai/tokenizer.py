@@ -7,8 +7,8 @@ from quart import Blueprint, Response, request
 
 from gateway.exchange import current
 from gateway.openai.bodies import read_json
-from gateway.openai.respond import claim_of, note_model
 from gateway.openai.tokenizer_schema import DetokenizeRequest, TokenizeRequest, parse_detokenize, parse_tokenize
+from gateway.openai.ways import ask_model
 from gateway.operation import OF_WORKERS, Operation
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.unary import detokenize_call, tokenize_call
@@ -59,9 +59,7 @@ def tokenizer_routes(dispatch: Dispatch) -> Blueprint:
     async def tokenize() -> Response:  # pyright: ignore[reportUnusedFunction]
         exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
         wire = parse_tokenize(await read_json())
-        note_model(exchange, dispatch, wire.model)
-        exchange.generation = call = tokenize_call(wire, dispatch, claim_of(exchange))
-        found = await call.run()
+        found = await ask_model(exchange, dispatch, wire, tokenize_call)
         ids = list(found.token_ids)
         return _json(Tokens(len(ids), found.context_length or None, ids))
 
@@ -69,9 +67,7 @@ def tokenizer_routes(dispatch: Dispatch) -> Blueprint:
     async def detokenize() -> Response:  # pyright: ignore[reportUnusedFunction]
         exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
         wire = parse_detokenize(await read_json())
-        note_model(exchange, dispatch, wire.model)
-        exchange.generation = call = detokenize_call(wire, dispatch, claim_of(exchange))
-        return _json(Detokenized((await call.run()).text))
+        return _json(Detokenized((await ask_model(exchange, dispatch, wire, detokenize_call)).text))
 
     return routes
 

@@ -34,13 +34,15 @@ _STATES = ("connecting", "ready", "frozen", "draining")
 @dataclass(slots=True)
 class Offer:
     """A model that the mesh serves: since when, in seconds since 1970; the shortest context of its workers in tokens,
-    None if nobody knows; the model that it adapts, or empty; what one of its workers at least can do."""
+    None if nobody knows; the model that it adapts, or empty; what one of its workers at least can do; the model that
+    its name stands for, or empty."""
 
     name: str
     created: int
     context_length: int | None
     base: str
     capabilities: set[int]
+    alias_of: str = ""
 
 
 @dataclass(slots=True, eq=False)

@@ -12,7 +12,7 @@ import grpc.aio
 from rich.table import Table
 
 from mesh import wire
-from mesh.cli import keys, routes
+from mesh.cli import aliases, keys, routes
 from mesh.cli.admin import RegistryConfig, admin
 from mesh.cli.etcd import EtcdFlags
 from mesh.cli.show import show
@@ -134,13 +134,14 @@ def main(argv: Sequence[str]) -> int:
         "adapters unload": (UnloadAdapterConfig, _unload_adapter),
         **keys.COMMANDS,
         **routes.COMMANDS,
+        **aliases.COMMANDS,
     }
     if not argv or argv[0] in ("-h", "--help"):
         print(f"usage: {_PROG} COMMAND ...\n\ncommands:")
         print("\n".join(f"  {name:<15} {kind.__doc__}" for name, (kind, _) in commands.items()))
         print(f"\nAll of them ask the registry at --etcd URL; {_PROG} COMMAND --help tells more.")
         return 0 if argv else 2
-    words = 2 if argv[0] in ("adapters", "keys", "routes") else 1
+    words = 2 if argv[0] in ("adapters", "alias", "keys", "routes") else 1
     name = " ".join(argv[:words])
     if name not in commands:
         fail(_PROG, f"unknown command '{name}'; there are: {', '.join(commands)}")

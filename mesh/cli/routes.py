@@ -13,7 +13,7 @@ from mesh.cli.show import show
 from mesh.config import option
 from mesh.errors import MeshError, invalid
 from mesh.policy import MAX_LOAD_FACTOR, PolicyName
-from mesh.registry import ROUTES_PREFIX, EtcdClient, decode_route, encode_route, prefix_end, probe
+from mesh.registry import ROUTES_PREFIX, EtcdClient, decode_route, encode_value, prefix_end, probe
 from mesh.v1.registry_pb2 import Route
 
 _DEFAULT = "(the gateway's)"
@@ -69,7 +69,7 @@ async def _set(config: SetConfig) -> None:
     key = _key(config.model)
     await probe(config.etcd_options(), ROUTES_PREFIX, write=True)
     async with EtcdClient(config.etcd_options()) as etcd:
-        await etcd.put(key, encode_route(route))
+        await etcd.put(key, encode_value(route))
     print(f"{config.model} is balanced by {config.policy or 'the policy of each gateway'}")
 
 

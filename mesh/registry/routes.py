@@ -1,23 +1,14 @@
-"""What operators say of models in etcd: how their requests are spread. JSON at `<prefix><model>`, as `mesh.v1.Route`.
-
-A model's name may hold slashes; the whole rest of the key is the name.
-"""
+"""How the requests for a model are spread over its workers, as operators say it in etcd."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
-from google.protobuf import json_format
-
-from mesh.errors import MeshError, invalid
-from mesh.log import kv
+from mesh.errors import invalid
 from mesh.policy import MAX_LOAD_FACTOR, POLICIES
 from mesh.registry.client import EtcdClient
-from mesh.registry.mirror import mirror
+from mesh.registry.values import decode_value, watch_values
 from mesh.v1.registry_pb2 import Route
-
-log = logging.getLogger(__name__)
 
 ROUTES_PREFIX = "/mesh/v1/routes/"
 
@@ -32,35 +23,13 @@ def check_route(route: Route) -> None:
         )
 
 
-def encode_route(route: Route) -> bytes:
-    """The value of a route's key: one line of JSON."""
-    return json_format.MessageToJson(route, preserving_proto_field_name=True, indent=None).encode()
-
-
 def decode_route(value: bytes) -> Route:
-    """Read a value; fields of newer versions are ignored. Raises MeshError if it is no route."""
-    try:
-        route = json_format.Parse(value, Route(), ignore_unknown_fields=True)
-    except (json_format.ParseError, UnicodeDecodeError, RecursionError) as error:
-        raise invalid("route", f"not a route: {error}") from None
-    check_route(route)
-    return route
+    """Read a value; see `decode_value`."""
+    return decode_value(value, Route, check_route)
 
 
 async def watch_routes(
     client: EtcdClient, on_route: Callable[[str, Route | None], None], *, prefix: str = ROUTES_PREFIX
 ) -> None:
-    """Call `on_route(model, route)` for each route and each change of one (None: gone), for ever.
-
-    A value that is no route is logged and skipped: what was known of that model before stays.
-    """
-
-    def on_change(key: str, value: bytes | None) -> None:
-        try:
-            route = None if value is None else decode_route(value)
-        except MeshError as error:
-            log.warning("skipped a key of the registry", extra=kv(key=key, why=error.message))
-            return
-        on_route(key.removeprefix(prefix), route)
-
-    await mirror(client, prefix, on_change)
+    """Call `on_route(model, route)` as `watch_values` does."""
+    await watch_values(client, prefix, decode_route, on_route)

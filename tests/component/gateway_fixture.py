@@ -15,6 +15,7 @@ from gateway.access.book import Book
 from gateway.access.tls import HttpTls
 from gateway.app import connection_limits, create_app, make_balancer, stall_limits
 from gateway.config import GatewayConfig
+from gateway.routing.aliases import Aliases
 from gateway.routing.directory import Directory
 from gateway.server import HttpServer
 from gateway.sockets import limit_sends, listen
@@ -47,6 +48,7 @@ class GatewayUnderTest:
             join=JoinToken(self.config.join_token) if self.config.join_token else None,
         )
         self.balancer = make_balancer(self.config, self.metrics)
+        self.aliases = Aliases()
         self.stop = asyncio.Event()
         self.hurry = asyncio.Event()
         self.url = ""
@@ -65,7 +67,14 @@ class GatewayUnderTest:
             https = HttpTls(self.certificates.cert, self.certificates.key)
         self.url = f"{'http' if https is None else 'https'}://127.0.0.1:{self.port}"
         self.app, self.exchanges = create_app(
-            self.config, self.directory, self.balancer, self.metrics, self.store, self.book, spans=self.spans
+            self.config,
+            self.directory,
+            self.balancer,
+            self.aliases,
+            self.metrics,
+            self.store,
+            self.book,
+            spans=self.spans,
         )
         server = HttpServer(
             self.app,
@@ -84,7 +93,7 @@ class GatewayUnderTest:
 
     async def _run(self, server: HttpServer, https: HttpTls | None) -> None:
         async with asyncio.TaskGroup() as group:
-            background = [group.create_task(self.directory.run()), group.create_task(self.store.run())]
+            background = [group.create_task(each.run()) for each in (self.directory, self.store, self.aliases)]
             if https is not None:
                 background.append(group.create_task(https.watch()))
             await server.run(self.stop, self.hurry)

@@ -42,7 +42,7 @@ async def follow(gateway: GatewayUnderTest, recorder: Recorder) -> None:
     """One generation to its end."""
     request = pb.GenerateRequest(model="m", text="x")
     request.sampling.seed = 7
-    dispatch = make_dispatch(gateway.config, gateway.directory, gateway.balancer, gateway.metrics)
+    dispatch = make_dispatch(gateway.config, gateway.directory, gateway.balancer, gateway.aliases, gateway.metrics)
     generation = Generation(request, dispatch, streamed=True)
     generation.follow(recorder)
     try:

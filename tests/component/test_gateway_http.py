@@ -232,6 +232,8 @@ async def test_models() -> None:
         "root": "org/name",
         "parent": None,
         "capabilities": ["chat", "completion", "constraint", "logprobs", "prompt_logprobs", "resume", "tools"],
+        "adapters": [],
+        "aliases": [],
         "object": "model",
         "owned_by": "inference-mesh",
     }

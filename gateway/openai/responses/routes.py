@@ -12,7 +12,7 @@ from gateway.exchange import Exchange, current
 from gateway.openai.bodies import read_json
 from gateway.openai.images import ImageLimits
 from gateway.openai.pages import json_response
-from gateway.openai.respond import Keep, begin, claim_of, collected, note_model, read_reconnect, streamed
+from gateway.openai.respond import Keep, begin, collected, read_reconnect, streamed
 from gateway.openai.responses.answer import ResponseBody, ResponseEvent, begun
 from gateway.openai.responses.ask import Asked, ask, events_of, kept_of
 from gateway.openai.responses.schema import (
@@ -25,6 +25,7 @@ from gateway.openai.responses.schema import (
 )
 from gateway.openai.schema import RANGES
 from gateway.openai.translate import to_generate
+from gateway.openai.ways import ask_model
 from gateway.operation import OF_WORKERS, Operation
 from gateway.reconnect import Identity
 from gateway.routing.dispatch import Dispatch
@@ -108,11 +109,9 @@ def response_routes(dispatch: Dispatch, store: Store, options: ResponseOptions) 
         asked = await ask(question, exchange.tenant, store, ignore_hosted=options.ignore_hosted)
         if asked.chat.has_images:
             raise unsupported("input", "'input' holds an image, of which only a model knows the tokens")
-        note_model(exchange, dispatch, question.model)
         wire = pb.TokenizeRequest(model=question.model, chat=to_generate(asked.chat, "").chat)
-        exchange.generation = call = tokenize_call(wire, dispatch, claim_of(exchange))
         with asked.origins.told():
-            found = await call.run()
+            found = await ask_model(exchange, dispatch, wire, tokenize_call)
         return json_response(InputTokens(len(found.token_ids)))
 
     return routes
@@ -128,7 +127,7 @@ async def _create(
         await store.open()  # rather an error now than after the answer
     asked = await ask(asking, exchange.tenant, store, ignore_hosted=options.ignore_hosted)
     if asked.chat.has_images:
-        dispatch.directory.check_can(asking.model, _SIGHT)  # before any is fetched
+        dispatch.check_can(asking.model, _SIGHT)  # before any is fetched
     images = await asked.images(options.images)
     shown = [image.data for image in images.values()]
     reconnect = read_reconnect(exchange, body, stream=asking.stream, more=(*asked.before, *shown))

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.routing.aliases import Aliases
 from gateway.routing.balancer import Balancer, Settings
 from gateway.routing.claim import Claim
 from gateway.routing.directory import Directory
@@ -85,6 +86,7 @@ class World:
         self._dispatch = Dispatch(
             directory=self._directory,
             queue=self._queue,
+            aliases=Aliases(),
             metrics=_METRICS,
             balancer=Balancer(Settings("least_loaded"), zone="", prefix_marks=16, metrics=_METRICS),
             quarantine=Quarantine(after=3, seconds=60.0),
