@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
@@ -65,10 +65,10 @@ class Matcher:
         self._accepted += len(token_ids) if accepted else 0
         return accepted
 
-    def allows(self, token_ids: Iterable[int]) -> Iterator[int]:
-        """Those of the tokens that may come next, in their order."""
+    def allowed(self, vocab_size: int) -> set[int]:
+        """The tokens below `vocab_size` that may come next. For small vocabularies: it looks at each of them."""
         mask = self.state.compute_bitmask()
-        return (token_id for token_id in token_ids if mask[token_id >> 3] >> (token_id & 7) & 1)
+        return {token_id for token_id in range(vocab_size) if mask[token_id >> 3] >> (token_id & 7) & 1}
 
     @property
     def error(self) -> MeshError:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Final
 
 from mesh.dialects import Dialect
 from mesh.engine.base import Chat, Constraint, Request
 from mesh.engine.constraint import Grammars
 from mesh.engine.script import END, VOCAB_SIZE, Script, ScriptCodec, ScriptOfIds
-from mesh.errors import unsupported
 
 # What ends something goes first, what begins something or fills it up goes last.
 _FIRST: Final = (END, *b'"}],:0123456789')
 _LAST: Final = (*b"{[ \t\r\n\\",)
 _WAY_OUT: Final = (*_FIRST, *(set(range(VOCAB_SIZE)).difference(_FIRST, _LAST)), *_LAST)
-_AFTER_BRACE: Final = (*b"}", *_WAY_OUT)  # an object needs no members but those that it must have
+# An object needs no members but those that it must have; a string that may hold any text holds some, as applications
+# take an empty one for none.
+_BRACE, _QUOTE = b'{"'
+_AFTER_BRACE: Final = (*b"}", *_WAY_OUT)
+_ANY_TEXT: Final = frozenset(b"aZ &\xc3text")
+_SOME_TEXT: Final = b"text"
 
 
 class ScriptGrammars:
@@ -35,19 +40,20 @@ class ScriptGrammars:
         """The script under a constraint, of at most `limit` tokens. Raises invalid_request like Grammars.compile."""
         matcher = self._grammars.compile(constraint)
         ids: list[int] = []
-        follows = True
+        wanted = map(script.token, itertools.count())
         while len(ids) < limit:
-            wanted = (script.token(len(ids)),) if follows else ()
-            way_out = _AFTER_BRACE if ids[-1:] == [ord("{")] else _WAY_OUT
-            token_id = next(matcher.allows((*wanted, *way_out)), None)
-            if token_id is None:
-                raise unsupported(
-                    constraint.kind, f"'{constraint.kind}' asks for what the scripted engine cannot write"
-                )
+            allowed = matcher.allowed(VOCAB_SIZE)
+            token_id = next(wanted, None)
+            if token_id not in allowed:
+                if ids[-1:] == [_QUOTE] and allowed >= _ANY_TEXT:
+                    wanted = iter(_SOME_TEXT)
+                    continue
+                way_out = _AFTER_BRACE if ids[-1:] == [_BRACE] else _WAY_OUT
+                token_id = next(filter(allowed.__contains__, way_out), END)
+                wanted = iter(())
             if token_id == END:
                 break
             if not matcher.accept(token_id):
                 raise matcher.error
-            follows = (token_id,) == wanted
             ids.append(token_id)
         return ScriptOfIds(script, ids)

@@ -23,7 +23,7 @@ SCHEMA: dict[str, Any] = {
     },
     "required": ["city", "days", "sky", "names"],
 }
-SHORTEST = '{"city": "", "days": 0, "sky": "blue", "names": ["", ""]}'
+SHORTEST = '{"city": "text", "days": 0, "sky": "blue", "names": ["text", "text"]}'
 GOOD = '{"city": "Bern", "days": 12, "sky": "grey", "names": ["a", "é"]}'
 LOOK = Tool("look", "", SCHEMA)
 CALL = f'<tool_call>\n{{"name": "look", "arguments": {GOOD}}}\n</tool_call>'
