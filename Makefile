@@ -54,6 +54,22 @@ test: protos ## Run the unit, component and model tests
 e2e: protos ## Run the tests of the commands as a person runs them
 	$(PY) -m pytest $(PARALLEL) 3 tests/e2e $(ARGS)
 
+.PHONY: e2e-clients
+e2e-clients: protos .venv-clients/.installed .venv-clients-openai2/.installed tests/clients/node/node_modules/.installed ## Run other people's clients, unmodified, against a live mesh; the first time installs 1.7 GB
+	$(PY) -m pytest tests/clients $(ARGS)
+
+.venv-clients/.installed: tests/clients/requirements.txt
+	@echo 'Installing into .venv-clients: 0.6 GB.'
+	$(install-pins)
+
+.venv-clients-openai2/.installed: tests/clients/requirements-openai2.txt
+	@echo 'Installing into .venv-clients-openai2: 0.3 GB.'
+	$(install-pins)
+
+tests/clients/node/node_modules/.installed: tests/clients/node/package.json tests/clients/node/package-lock.json
+	npm ci --prefix tests/clients/node --ignore-scripts --no-audit --no-fund
+	@touch $@
+
 # Triton takes a gigabyte that nobody needs without a GPU, hence an environment of its own over the first.
 KERNELS := .venv-kernels
 
@@ -138,8 +154,8 @@ rivals: .venv-vllm/.installed .venv-fastchat/.installed ## Environments of vLLM 
 	$(install-pins)
 
 define install-pins
-@test -x .venv-$*/bin/python || $(PYTHON3) -m venv .venv-$*
-.venv-$*/bin/python -m pip install --quiet --no-deps --requirement $<
+@test -x $(@D)/bin/python || $(PYTHON3) -m venv $(@D)
+$(@D)/bin/python -m pip install --quiet --no-deps --requirement $<
 @touch $@
 endef
 

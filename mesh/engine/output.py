@@ -43,7 +43,8 @@ def completion_limit(sampling: Sampling, prompt_tokens: int, context_length: int
     if room < 1:
         raise MeshError(
             ErrorKind.CONTEXT_LENGTH_EXCEEDED,
-            f"the prompt has {prompt_tokens} tokens, which leaves no room for an answer: the model's context "
+            # Clients know this mistake by these words, OpenAI's: "this model's maximum context length is".
+            f"the prompt has {prompt_tokens} tokens, which leaves no room for an answer: this model's maximum context "
             f"length is {context_length} tokens",
             param="prompt",
         )

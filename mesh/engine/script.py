@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from mesh.dialects import UNKNOWN, Dialect
 from mesh.engine.base import Chat, Image, Message, Request, Sampling, Text, Tokens
@@ -183,8 +183,9 @@ class ScriptedOptions:
 
     Answers: `text` is "words" (made up from a hash of prompt, seed and choice: `tokens` words, then the end token),
     "echo" (the prompt's last text again), or the path of a text file, whose calls and reasoning, if it has any, are for
-    the parsers of `dialect`. Lines of a single % part a file into several answers, of which the same hash picks one.
-    Speed: a step for all rows every `step_interval`
+    the parsers of `dialect`. Lines of a single % part a file into several answers, of which the same hash picks one. In
+    a *.json file there is an object: the answer is the value of the first key that the prompt's last text contains, and
+    without one that text again. Speed: a step for all rows every `step_interval`
     (0: as fast as the event loop allows), each interval longer or shorter by up to the share `jitter` of it;
     `first_token_delay` stands for the prefill. Size: at most `slots` rows in a step, `max_waiting` rows in the queue.
 
@@ -284,14 +285,22 @@ class Author:
         """Raises invalid_request for a text file that cannot be read."""
         self._options = options
         self._codec = codec
-        texts = [] if options.text in ("words", "echo") else _read(options.text)
-        self._file = [codec.encode(text, add_special_tokens=False) for text in texts]
+        self._file: list[Sequence[int]] = []
+        self._answers: dict[str, Sequence[int]] = {}
+        if options.text.endswith(".json"):
+            answers = _answers(options.text)
+            self._answers = {key: codec.encode(text, add_special_tokens=False) for key, text in answers.items()}
+        elif options.text not in ("words", "echo"):
+            # The form of `fortune`: one text, or several with lines of a single % between them.
+            texts = re.split(r"^%\n", _read(options.text), flags=re.MULTILINE)
+            self._file = [codec.encode(text, add_special_tokens=False) for text in texts]
 
     @property
     def fingerprint(self) -> str:
         """32 hex digits over all that changes answers."""
         options = self._options
         facts = [options.text, options.tokens, options.context_length, self._file, _WORDS, _SPECIALS]
+        facts += [self._answers] if self._answers else []
         if options.dialect != UNKNOWN:
             facts += [options.dialect.tools, options.dialect.reasoning]
         return hashlib.blake2b(json.dumps(facts).encode(), digest_size=16).hexdigest()
@@ -304,17 +313,19 @@ class Author:
             state = stream(state ^ sampling.seed, choice)
         if self._options.text == "words":
             return Script(state, None, self._options.tokens, sampling)
-        ids = self._file[state % len(self._file)] if self._file else self._echo(request)
+        ids = self._file[state % len(self._file)] if self._file else self._reply(request)
         return Script(state, ids, len(ids), sampling)
 
-    def _echo(self, request: Request) -> Sequence[int]:
+    def _reply(self, request: Request) -> Sequence[int]:
         match request.prompt:
             case Tokens(ids):
                 return ids
             case Text(text):
-                return self._codec.encode(text, add_special_tokens=False)
+                pass
             case Chat() as chat:
-                return self._codec.encode(message_text(chat.messages[-1]), add_special_tokens=False)
+                text = message_text(chat.messages[-1])
+        known = (ids for key, ids in self._answers.items() if key in text)
+        return next(known, None) or self._codec.encode(text, add_special_tokens=False)
 
 
 def text_state(ids: Sequence[int]) -> int:
@@ -324,9 +335,18 @@ def text_state(ids: Sequence[int]) -> int:
     return int.from_bytes(digest, "little")
 
 
-def _read(path: str) -> list[str]:
-    """The answers of a file, in the form of `fortune`: one, or several with lines of a single % between them."""
+def _answers(path: str) -> dict[str, str]:
     try:
-        return re.split(r"^%\n", Path(path).read_text(encoding="utf-8"), flags=re.MULTILINE)
+        found = json.loads(_read(path))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise invalid("text", f"'text' must be the path of a JSON object of texts, which '{path}' does not hold")
+    return {key: str(value) for key, value in cast("dict[str, object]", found).items()}
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise invalid("text", f"'text' must be words, echo or a readable text file, not '{path}'") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Final
 
 from mesh.dialects import Dialect
@@ -14,12 +13,12 @@ from mesh.engine.script import END, VOCAB_SIZE, Script, ScriptCodec, ScriptOfIds
 _FIRST: Final = (END, *b'"}],:0123456789')
 _LAST: Final = (*b"{[ \t\r\n\\",)
 _WAY_OUT: Final = (*_FIRST, *(set(range(VOCAB_SIZE)).difference(_FIRST, _LAST)), *_LAST)
-# An object needs no members but those that it must have; a string that may hold any text holds some, as applications
-# take an empty one for none.
+# An object needs no members but those that it must have. A string that may hold any text holds the script's beginning:
+# applications take an empty one for none.
 _BRACE, _QUOTE = b'{"'
 _AFTER_BRACE: Final = (*b"}", *_WAY_OUT)
-_ANY_TEXT: Final = frozenset(b"aZ &\xc3text")
-_SOME_TEXT: Final = b"text"
+_ANY_TEXT: Final = frozenset(b"aZ0 &\xc3\xe4")
+_TEXT_TOKENS: Final = 64
 
 
 class ScriptGrammars:
@@ -40,17 +39,17 @@ class ScriptGrammars:
         """The script under a constraint, of at most `limit` tokens. Raises invalid_request like Grammars.compile."""
         matcher = self._grammars.compile(constraint)
         ids: list[int] = []
-        wanted = map(script.token, itertools.count())
+        wanted = map(script.token, range(limit))
         while len(ids) < limit:
             allowed = matcher.allowed(VOCAB_SIZE)
             token_id = next(wanted, None)
+            if token_id not in allowed and ids[-1:] == [_QUOTE] and allowed >= _ANY_TEXT:
+                wanted = map(script.token, range(_TEXT_TOKENS))
+                token_id = next(wanted)
             if token_id not in allowed:
-                if ids[-1:] == [_QUOTE] and allowed >= _ANY_TEXT:
-                    wanted = iter(_SOME_TEXT)
-                    continue
                 way_out = _AFTER_BRACE if ids[-1:] == [_BRACE] else _WAY_OUT
                 token_id = next(filter(allowed.__contains__, way_out), END)
-                wanted = iter(())
+                wanted = map(script.token, range(0))
             if token_id == END:
                 break
             if not matcher.accept(token_id):

@@ -459,7 +459,7 @@ class ScriptedEngine(Engine):
         ids = one.ids if isinstance(one, Tokens) else self._codec.encode(one.text, param="inputs")
         limit = self._options.context_length
         if len(ids) > limit and not truncate:
-            text = f"an input has {len(ids)} tokens: the model's context length is {limit} tokens"
+            text = f"an input has {len(ids)} tokens: this model's maximum context length is {limit} tokens"
             raise MeshError(ErrorKind.CONTEXT_LENGTH_EXCEEDED, text, param="inputs")
         return ids[:limit]
 

@@ -143,7 +143,7 @@ def test_the_end_of_the_context_is_the_limit() -> None:
 
 
 def test_a_prompt_that_fills_the_context_is_refused_with_both_numbers() -> None:
-    with pytest.raises(MeshError, match=r"has 40 tokens.* context length is 40 tokens") as caught:
+    with pytest.raises(MeshError, match=r"has 40 tokens.* this model's maximum context length is 40 tokens") as caught:
         completion_limit(Sampling(seed=1), 40, 40)
     assert caught.value.kind is ErrorKind.CONTEXT_LENGTH_EXCEEDED
     assert completion_limit(Sampling(seed=1), 39, 40) == 1

@@ -23,7 +23,7 @@ SCHEMA: dict[str, Any] = {
     },
     "required": ["city", "days", "sky", "names"],
 }
-SHORTEST = '{"city": "text", "days": 0, "sky": "blue", "names": ["text", "text"]}'
+SHORTEST = '{"city": "Weather?", "days": 0, "sky": "blue", "names": ["Weather?", "Weather?"]}'
 GOOD = '{"city": "Bern", "days": 12, "sky": "grey", "names": ["a", "é"]}'
 LOOK = Tool("look", "", SCHEMA)
 CALL = f'<tool_call>\n{{"name": "look", "arguments": {GOOD}}}\n</tool_call>'
@@ -39,11 +39,11 @@ def says(words: str, **chat: Any) -> Chat:
         (GOOD, Constraint("json_schema", json.dumps(SCHEMA)), GOOD),
         (GOOD, Constraint("json_object"), GOOD),
         (
-            "Tell me a joke",
+            "Weather?",
             Constraint("json_schema", json.dumps(SCHEMA)),
             SHORTEST.replace(": ", ":").replace(", ", ","),
         ),
-        ("Tell me a joke", Constraint("json_object"), "{}"),
+        ("Weather?", Constraint("json_object"), "{}"),
         ('{"city": "Bern", "days": 1', Constraint("json_object"), '{"city": "Bern", "days": 1}'),
         ("yes!", Constraint("choice", ("no", "yes")), "yes"),
         ("abc", Constraint("regex", r"[a-z]{2,9}-\d+"), "abc-0"),

@@ -187,6 +187,17 @@ async def test_a_file_of_several_answers_gives_each_prompt_its_own(tmp_path: Pat
     assert again == said
 
 
+async def test_a_table_says_what_answers_what_and_the_rest_is_said_again(tmp_path: Path) -> None:
+    path = tmp_path / "answers.json"
+    path.write_text('{"weather": "It rains.", "rain": "Never."}', encoding="utf-8")
+    async with stage(text=str(path)) as on:
+        for asked, said in (("weather, rain?", "It rains."), ("rain?", "Never."), ("snow?", "snow?")):
+            assert text(await on.answer(on.request(Chat((Message("user", (asked,)),))))) == said
+    path.write_text("[]", encoding="utf-8")
+    with pytest.raises(MeshError, match=r"JSON object of texts.*answers\.json"):
+        ScriptedEngine(ScriptedOptions(text=str(path)))
+
+
 async def test_options_that_end_an_answer() -> None:
     async with stage(text="echo") as on:
         prompt = Text("one two three four")

@@ -16,8 +16,9 @@ class ScriptedFlags(Flags):
 
     script_text: str = option(
         "words",
-        "Scripted answers: words (made up), echo (the prompt), or the path of a text, or of several with lines of % "
-        "between them, of which the prompt picks one.",
+        "Scripted answers: words (made up), echo (the last message), or the path of a text, of several with lines of % "
+        "between them, of which the prompt picks one, or of a .json file with an object of answers by what the last "
+        "message contains.",
     )
     script_tokens: int = option(64, "Scripted: tokens of a made-up answer.", low=1)
     script_step_ms: float = option(0.0, "Scripted: milliseconds per step; 0 is as fast as possible.", low=0)
