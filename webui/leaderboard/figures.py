@@ -55,7 +55,7 @@ def win_rates(board: Board) -> go.Figure:
     names, won, battles = _matrices(board)
     won[battles < _FEW] = np.nan
     text = [["" if np.isnan(value) else f"{value:.0%}" for value in row] for row in won.tolist()]
-    return _heat_map(names, won, text, f"Points won by the row's model (pairs with {_FEW} battles or more)", _DIVERGING)
+    return _heat_map(names, won, text, "Points won by the model of the row", _DIVERGING)
 
 
 def battle_counts(board: Board) -> go.Figure:
@@ -68,7 +68,7 @@ def battle_counts(board: Board) -> go.Figure:
 
 def average_win_rates(board: Board) -> go.Figure:
     """The part of the points that each model won, the mean over its opponents."""
-    shown = sorted((s for s in board.standings if s.won is not None and s.won == s.won), key=lambda s: -(s.won or 0))
+    shown = sorted((s for s in board.standings if s.score is not None), key=lambda s: -(s.won or 0))
     shown = shown[:SHOWN][::-1]
     figure = go.Figure(
         go.Bar(
