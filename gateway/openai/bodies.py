@@ -9,6 +9,7 @@ from typing import Final
 from quart import request
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
+from gateway.openai.keys import AT_ONCE, check_each
 from mesh.errors import invalid
 
 # As zlib counts: gzip's own header, or zlib's, which HTTP calls deflate.
@@ -16,7 +17,9 @@ _WINDOWS: Final = {"gzip": zlib.MAX_WBITS | 16, "x-gzip": zlib.MAX_WBITS | 16, "
 
 
 async def read_json() -> bytes:
-    """The body of a JSON request, decompressed. Raises UnsupportedMediaType for anything else."""
+    """The body of a JSON request, decompressed. Raises UnsupportedMediaType for anything else.
+
+    Of a large one the keys have been looked at; `gateway.openai.schema.decode` does it for the others."""
     mimetype = request.mimetype
     if mimetype != "application/json" and not mimetype.endswith("+json"):
         raise UnsupportedMediaType(f"the content type must be application/json, not '{mimetype or 'missing'}'")
@@ -25,10 +28,12 @@ async def read_json() -> bytes:
         raise UnsupportedMediaType(f"the content encoding must be gzip, deflate or identity, not '{encoding}'")
     body = await request.get_data(cache=False, as_text=False)
     data = body if isinstance(body, bytes) else body.encode()
-    if encoding == "identity":
-        return data
-    # In another thread: a small body can be a large one.
-    return await asyncio.to_thread(decompress, data, encoding, request.max_content_length)
+    if encoding != "identity":
+        # In another thread: a small body can be a large one.
+        data = await asyncio.to_thread(decompress, data, encoding, request.max_content_length)
+    if len(data) > AT_ONCE and data.lstrip()[:1] == b"{":  # what is no object is refused by its first byte
+        await asyncio.to_thread(check_each, data)
+    return data
 
 
 def decompress(data: bytes, encoding: str, limit: int | None) -> bytes:

@@ -36,6 +36,7 @@ CHAT = Operation(
     values={
         **VALUES,
         "chat_template": "if the worker allows it",
+        "chat_template_kwargs": "at most 65536 bytes",
         "metadata": "at most 16 entries",
         "modalities": '`["text"]`',
         "service_tier": "auto, default",

@@ -11,6 +11,8 @@ from gateway.openai.schema import UINT32, GenerationRequest, check_common, check
 from gateway.openai.tools import Tool, ToolChoice, check_tools
 from mesh.errors import invalid, unsupported
 
+# Bytes of JSON: templates read switches and a few texts, and each value has its own message on the wire.
+MAX_TEMPLATE_KWARGS: Final = 64 * 1024
 EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
@@ -124,6 +126,10 @@ def _check_prompt(request: ChatRequest) -> None:
     if effort is not None and effort not in EFFORTS:
         text = f"'reasoning_effort' must be one of {', '.join(EFFORTS)}, not '{effort[:64]}'"
         raise invalid("reasoning_effort", text)
+    size = len(msgspec.json.encode(request.chat_template_kwargs or {}))
+    if size > MAX_TEMPLATE_KWARGS:
+        text = f"'chat_template_kwargs' must have at most {MAX_TEMPLATE_KWARGS} bytes as JSON, not {size}"
+        raise invalid("chat_template_kwargs", text)
     if request.continue_final_message and request.add_generation_prompt:
         raise invalid("continue_final_message", "'continue_final_message' excludes 'add_generation_prompt'")
     if request.continue_final_message and request.messages[-1].role != "assistant":

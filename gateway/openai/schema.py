@@ -6,13 +6,14 @@ nothing are named in the structs; nothing else is ignored.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
 
+from gateway.openai import keys
+from gateway.openai.keys import no_json
 from mesh.errors import MeshError, invalid, out_of_range, unsupported
 
 Body = TypeVar("Body")
@@ -120,11 +121,12 @@ def decode(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
     """The typed body. Raises MeshError (invalid_request, unsupported) naming the field."""
     try:
         found = decoder.decode(body)
-        json.loads(body, object_pairs_hook=_once)
     except msgspec.ValidationError as error:
         raise _mistake(str(error)) from None
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
-        raise invalid("body", f"the body is not valid JSON in UTF-8: {_reason(error)}") from None
+        raise no_json(error) from None
+    if len(body) <= keys.AT_ONCE:
+        keys.check_once(body)  # those of larger ones have been looked at before
     return found
 
 
@@ -136,18 +138,6 @@ def converted(kind: type[Body], value: object, where: str) -> Body:
         found = _mistake(str(error))
         param = where if found.param in (None, "body") else f"{where}.{found.param}"
         raise MeshError(found.kind, found.message.replace(f"'{found.param}'", f"'{param}'", 1), param=param) from None
-
-
-def _once(pairs: list[tuple[str, Any]]) -> None:
-    """Raise invalid_request for an object that has a key twice, of which another reader may take the other value."""
-    if len(pairs) != len(dict(pairs)):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise invalid(twice[:200], f"'{twice[:200]}' is given twice in one object")
-
-
-def _reason(error: Exception) -> str:
-    return "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
 
 
 def _mistake(text: str) -> MeshError:

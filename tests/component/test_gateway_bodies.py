@@ -9,6 +9,7 @@ import zlib
 import httpx
 import pytest
 
+from gateway.openai.keys import AT_ONCE
 from tests.component.gateway_fixture import GatewayUnderTest, body
 from tests.component.gateway_worker import FakeWorker
 
@@ -66,3 +67,15 @@ async def test_what_is_no_compressed_body_is_refused(content: bytes, encoding: s
         response = await post(gateway, content, encoding)
     error = response.json()["error"]
     assert (response.status_code, error["param"], error["code"]) == (400, "body", "invalid_request")
+
+
+@pytest.mark.parametrize("padding", [0, 2 * AT_ONCE], ids=["small", "large"])
+async def test_a_key_that_comes_twice_is_refused_in_a_body_of_any_size(padding: int) -> None:
+    content = b'{"model": "m", "prompt": "%b", "logit_bias": {"1": 1, "1": 2}}' % (b"x" * padding)
+    async with GatewayUnderTest() as gateway:
+        for encoding in ("identity", "gzip"):
+            sent = gzip.compress(content) if encoding == "gzip" else content
+            headers = {"content-type": "application/json", "content-encoding": encoding}
+            refused = await gateway.http.post("/v1/completions", content=sent, headers=headers)
+            assert refused.status_code == 400
+            assert refused.json()["error"]["message"] == "'1' is given twice in one object"

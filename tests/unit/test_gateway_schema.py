@@ -214,6 +214,13 @@ def test_harmless_fields_are_accepted() -> None:
     )
 
 
+def test_template_variables_are_few() -> None:
+    assert attempt(chat_template_kwargs={"x": "a" * 65_000}) is None
+    error = attempt(chat_template_kwargs={"x": [{}] * 40_000})
+    assert error is not None
+    assert (error.param, "at most 65536 bytes as JSON, not" in error.message) == ("chat_template_kwargs", True)
+
+
 def test_nul_bytes_are_text() -> None:
     assert parse(messages=[{"role": "user", "content": "a\0b"}]).messages[0].content == "a\0b"
 
