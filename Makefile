@@ -140,6 +140,15 @@ bench-peers: $(addprefix .venv-,smg/.installed dynamo/.installed litellm/.instal
 test-vllm: protos .venv-vllm/.installed ## Run the tests of the vLLM engine, in an environment of its own
 	.venv-vllm/bin/python -m pytest -p no:cacheprovider -W default tests/vllm $(ARGS)
 
+.PHONY: test-fastchat
+test-fastchat: protos .venv-judge/.installed ## Run FastChat's show_result on our files and ours on its, side by side
+	$(PY) -m pytest tests/fastchat $(ARGS)
+
+.venv-judge/.installed: tests/fastchat/requirements.txt
+	@test -x .venv-judge/bin/python || $(PYTHON3) -m venv .venv-judge
+	.venv-judge/bin/python -m pip install --quiet --no-deps --requirement $<
+	@touch $@
+
 # pip must find a torch for CPUs: where it does not by itself, set
 # PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 .PHONY: rivals

@@ -18,6 +18,7 @@ _RUN: Final[Mapping[str, Callable[[Any], int]]] = {
     "judge": commands.judge,
     "show": commands.show,
     "report": commands.report,
+    "browse": commands.browse,
     "agreement": commands.agreement,
     "validate": commands.validate,
     "download": commands.download,

@@ -16,6 +16,7 @@ from benchmarks.mt_bench.cache import Cache
 from benchmarks.mt_bench.config import (
     AgreementConfig,
     AnswerConfig,
+    BrowseConfig,
     ChosenConfig,
     DownloadConfig,
     EndpointConfig,
@@ -213,6 +214,15 @@ def report(config: ReportConfig) -> int:
     path = config.html or folder / "report.html"
     page.write(path, results, questions, folder)
     print(path)
+    return 0
+
+
+def browse(config: BrowseConfig) -> int:
+    """Serve the page."""
+    from benchmarks.mt_bench import browser
+
+    questions = config.questions()
+    browser.serve(questions, config.folder(questions), config.host, config.port)
     return 0
 
 

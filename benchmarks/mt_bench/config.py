@@ -168,11 +168,20 @@ class DownloadConfig:
     )
 
 
+@dataclass(frozen=True)
+class BrowseConfig(SetConfig):
+    """Look at questions, answers and judgments in the browser."""
+
+    host: str = option("127.0.0.1", "Address of the page.")
+    port: int = option(7861, "Port of the page; 0 picks a free one.", low=0, high=65535)
+
+
 COMMANDS: Final[dict[str, type[Any]]] = {
     "answer": AnswerConfig,
     "judge": JudgeConfig,
     "show": ShowConfig,
     "report": ReportConfig,
+    "browse": BrowseConfig,
     "agreement": AgreementConfig,
     "validate": ValidateConfig,
     "download": DownloadConfig,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from playwright.sync_api import sync_playwright
 
 import benchmarks.mt_bench
 from tests.harness import Mesh, Process
@@ -145,6 +148,43 @@ def test_results_are_shown_in_four_forms(mesh: Mesh, undisturbed: Path) -> None:
         assert f"{found['value']:.2f}" in shown["table"].stdout
         assert f"{found['value']:.2f}" in shown["markdown"].stdout
         assert f"judge,{model},,score,,,{found['value']!r}," in shown["csv"].stdout
+
+
+def test_the_browser_shows_answers_side_by_side_and_what_the_judge_said(
+    mesh: Mesh, undisturbed: Path, tmp_path: Path
+) -> None:
+    lines = content(undisturbed)
+    answer = next(line for line in lines["model_answer/large.jsonl"] if line["question_id"] == 9)["choices"][0][
+        "turns"
+    ][1]
+    games = next(
+        line for line in lines["model_judgment/judge_pair.jsonl"] if (line["question_id"], line["turn"]) == (9, 2)
+    )
+    argv = command(mesh, undisturbed, "browse", "--port", "0")
+    with Process(tmp_path, "browse", argv) as process, sync_playwright() as playwright:
+        url = process.wait(lambda: re.search(r"http://\S+", process.output))[0]
+        chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
+        page = chromium.new_page()
+        process.wait(lambda: listens(url))
+        page.goto(url)
+        page.locator("#mtbench-category input").click()
+        page.get_by_role("option", name="coding").click()
+        page.get_by_text(answer, exact=False).wait_for()
+        assert not page.get_by_text("def runs(text):").is_visible()  # a reference is not open at first
+        title = f"judge, A is {games['model_1']}, B is {games['model_2']}"
+        page.get_by_text(title).last.click()
+        page.get_by_text(games["g1_judgment"].splitlines()[0]).last.wait_for()
+        chromium.close()
+        process.interrupt()
+        assert process.wait_exit() == 0
+
+
+def listens(url: str) -> bool:
+    """Whether anybody answers there."""
+    try:
+        return httpx.get(url, timeout=5).status_code > 0
+    except httpx.TransportError:
+        return False
 
 
 def test_a_model_that_is_not_there_is_a_failure_with_its_reason(mesh: Mesh, tmp_path: Path) -> None:
