@@ -102,7 +102,7 @@ def heat(models: Sequence[str], rates: Mapping[tuple[str, str], float]) -> str:
         parts.append(_text(label - 10, cell * row + cell / 2 + 4, _cut(name, 20), anchor="end", title=name))
         parts.append(
             _text(
-                label + cell * (row + 0.5), cell * len(models) + 18, _cut(name, cell // 7), anchor="middle", title=name
+                label + cell * (row + 0.5), cell * len(models) + 18, _cut(name, cell // 8), anchor="middle", title=name
             )
         )
         for column, other in enumerate(models):

@@ -1,18 +1,21 @@
-"""FastChat's own show_result on our files, and ours on files as FastChat writes them: the same numbers.
+"""FastChat's own show_result on our files, ours on files as FastChat writes them, and agreement: the same numbers.
 
 `make test-fastchat` installs fschat 0.2.36 into an environment of its own.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.mt_bench.agreement import agreements, read_votes
 from benchmarks.mt_bench.matches import Mode
 from benchmarks.mt_bench.question_set import QuestionSet, load
 from benchmarks.mt_bench.results import collect
@@ -143,3 +146,48 @@ def test_we_read_files_as_fastchat_writes_them(tmp_path: Path) -> None:
     write(tmp_path / "model_judgment" / "gpt-4_pair.jsonl", pairs)
     for baseline in (None, "m1", "m2"):
         same_rates(tmp_path, questions, tmp_path / "model_judgment" / "gpt-4_pair.jsonl", baseline)
+
+
+def test_agreement_is_that_of_fastchats_program(tmp_path: Path) -> None:
+    """Votes of three people, an author and a judge, with ties of all kinds and models in both orders."""
+    draw = random.Random(11)
+    winners = ["model_a", "model_b", "tie", "tie (inconsistent)"]
+    voters: list[Any] = ["expert_0", "expert_1", "expert_2", "author_0"]
+    people = [
+        {"question_id": question, "model_a": first, "model_b": second, "winner": draw.choice(winners), "turn": turn}
+        | {"judge": voter}
+        for question in range(81, 121)
+        for turn in (1, 2)
+        for voter in voters
+        for first, second in [draw.sample(MODELS, 2)]
+    ]
+    judged = [
+        {"question_id": question, "model_a": first, "model_b": second, "winner": draw.choice(winners), "turn": turn}
+        | {"judge": ["gpt-4", "pair-v2"]}
+        for question in range(81, 121)
+        for turn in (1, 2)
+        for first, second in itertools.combinations(MODELS, 2)
+    ]
+    files = [tmp_path / "human.json", tmp_path / "gpt4.json"]
+    for path, votes in zip(files, (people, judged), strict=True):
+        path.write_text(json.dumps(votes))
+    votes = [vote for path in files for vote in read_votes(path)]
+    for first, second in (("gpt4-pair", "human"), ("human", "human")):
+        argv = [
+            "-m",
+            "fastchat.llm_judge.compute_agreement",
+            "--judges",
+            first,
+            second,
+            "--votefiles",
+            *map(str, files),
+        ]
+        done = subprocess.run([str(PYTHON), *argv], capture_output=True, text=True, timeout=50, check=True)
+        printed = [
+            (int(turn), setup == "with", int(agree), int(total))
+            for turn, setup, total, agree in re.findall(
+                r"turn (\d) (with|without) tie. #total: (\d+), #agree: (\d+)", done.stdout
+            )
+        ]
+        assert len(printed) == 4
+        assert [(e.turn, e.ties, e.agree, e.total) for e in agreements(votes, first, second)] == printed
