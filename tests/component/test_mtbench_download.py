@@ -67,10 +67,10 @@ def test_another_file_is_refused(source: tuple[str, Path, list[str]], tmp_path: 
     (served / "mt_bench").mkdir()
     (served / "mt_bench" / "question.jsonl").write_text('{"question_id": 81}\n')
     with pytest.raises(BadFile, match=r"/mt_bench/question\.jsonl: is not the official file: its SHA-256 is "):
-        [*fetch(url, tmp_path / "data")]
+        list(fetch(url, tmp_path / "data"))
     assert not (tmp_path / "data" / "mt_bench" / "question.jsonl").exists()
 
 
 def test_a_server_that_has_none_is_named(source: tuple[str, Path, list[str]], tmp_path: Path) -> None:
     with pytest.raises(BadFile, match=r"/mt_bench/question\.jsonl: .*404"):
-        [*fetch(source[0], tmp_path / "data")]
+        list(fetch(source[0], tmp_path / "data"))
