@@ -93,6 +93,11 @@ class GenerationRequest(msgspec.Struct, forbid_unknown_fields=True, kw_only=True
     ignore_eos: bool | None = None
     stop_token_ids: list[int] | None = None
     structured_outputs: StructuredOutputs | None = None
+    # vLLM's earlier names for what is in `structured_outputs` now.
+    guided_json: str | dict[str, Any] | None = None
+    guided_regex: str | None = None
+    guided_choice: list[str] | None = None
+    guided_grammar: str | None = None
     prompt_logprobs: int | None = None
     skip_special_tokens: bool | None = None
     include_stop_str_in_output: bool | None = None
@@ -195,6 +200,7 @@ def check_common(request: GenerationRequest) -> None:
     _check_stop(request)
     _check_logit_bias(request.logit_bias)
     _check_tokens(request)
+    _take_guided(request)
     _check_constraint(request)
 
 
@@ -237,6 +243,28 @@ def _check_tokens(request: GenerationRequest) -> None:
         raise invalid("stream_options", "'stream_options' needs 'stream' to be true")
     if request.prompt_logprobs is not None and request.stream:
         raise invalid("prompt_logprobs", "'prompt_logprobs' needs 'stream' to be false")
+
+
+_GUIDED: Final = ("json", "regex", "choice", "grammar")
+
+
+def _take_guided(request: GenerationRequest) -> None:
+    """Put a constraint by its earlier name where it belongs."""
+    given = [name for name in _GUIDED if getattr(request, f"guided_{name}") is not None]
+    if not given:
+        return
+    first = f"guided_{given[0]}"
+    others = [f"guided_{name}" for name in given[1:]]
+    if request.structured_outputs is not None:
+        others.append("structured_outputs")
+    if request.response_format is not None and request.response_format.type != "text":
+        others.append("response_format")
+    if others:
+        raise invalid(first, f"'{first}' excludes '{others[0]}'")
+    value = getattr(request, first)
+    if not value or (isinstance(value, list) and not all(value)):
+        raise invalid(first, f"'{first}' must not be empty")
+    request.structured_outputs = StructuredOutputs(**{given[0]: getattr(request, first)})
 
 
 def _check_constraint(request: GenerationRequest) -> None:

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.openai.chat_schema import WITHOUT_EFFECT, ChatRequest, parse_chat
+from gateway.openai.translate import to_generate
 from gateway.openapi.fields_page import page
 from mesh.errors import ErrorKind, MeshError
 
@@ -132,7 +133,6 @@ def test_a_value_out_of_range_is_refused_with_field_limits_and_value(
         ({"logit_bias": {"a": 1}}, "logit_bias"),
         ({"metadata": {str(index): "" for index in range(17)}}, "metadata"),
         ({"temprature": 1}, "temprature"),
-        ({"guided_json": "{}"}, "guided_json"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tools": list[Any]()}, "tools"),
         ({"tools": [TOOL] * 129}, "tools"),
@@ -212,6 +212,32 @@ def test_harmless_fields_are_accepted() -> None:
         modalities=["text"],
         response_format={"type": "text"},
     )
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"), [("json", {"type": "object"}), ("regex", "a+"), ("choice", ["a", "b"]), ("grammar", "start: A")]
+)
+def test_constraints_by_their_earlier_names_are_kept_to(kind: str, value: Any) -> None:
+    old, new = parse(**{f"guided_{kind}": value}), parse(structured_outputs={kind: value})
+    assert old.is_constrained
+    assert to_generate(old, "r", draw=lambda _: 1) == to_generate(new, "r", draw=lambda _: 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"guided_regex": "a", "guided_json": "{}"}, "guided_json"),
+        ({"guided_regex": "a", "structured_outputs": {"regex": "a"}}, "guided_regex"),
+        ({"guided_choice": []}, "guided_choice"),
+        ({"guided_choice": ["a", ""]}, "guided_choice"),
+        ({"guided_regex": ""}, "guided_regex"),
+        ({"guided_regex": "a", "response_format": {"type": "json_object"}}, "guided_regex"),
+    ],
+)
+def test_wrong_constraints_by_their_earlier_names(fields: dict[str, Any], param: str) -> None:
+    error = attempt(**fields)
+    assert error is not None
+    assert error.param == param
 
 
 def test_template_variables_are_few() -> None:
