@@ -26,6 +26,7 @@ from gateway.openai.images import ImageLimits
 from gateway.openai.models import model_routes
 from gateway.openai.responses.routes import ResponseOptions, response_routes
 from gateway.openai.responses.stored import stored_response_routes
+from gateway.openai.scores import score_routes
 from gateway.openai.tokenizer import tokenizer_routes
 from gateway.openapi.routes import openapi_routes
 from gateway.processes import Seat
@@ -132,6 +133,7 @@ def create_app(
     app.register_blueprint(stored_response_routes(store))
     app.register_blueprint(completion_routes(dispatch, keep_alive=config.stream_keep_alive))
     app.register_blueprint(embedding_routes(dispatch))
+    app.register_blueprint(score_routes(dispatch))
     app.register_blueprint(tokenizer_routes(dispatch))
     app.register_blueprint(message_routes(dispatch, image_limits(config), keep_alive=config.stream_keep_alive))
     app.register_blueprint(model_routes(directory, aliases, anthropic_page=model_page, anthropic_one=model_info))

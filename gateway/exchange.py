@@ -45,6 +45,8 @@ _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 _OPERATIONS = {
     "/v1/completions": "text_completion",
     "/v1/embeddings": "embeddings",
+    "/v1/score": "score",
+    "/v1/rerank": "rerank",
     "/tokenize": "tokenize",
     "/detokenize": "detokenize",
 }

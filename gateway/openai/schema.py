@@ -261,8 +261,7 @@ def _take_guided(request: GenerationRequest) -> None:
         others.append("response_format")
     if others:
         raise invalid(first, f"'{first}' excludes '{others[0]}'")
-    value = getattr(request, first)
-    if not value or (isinstance(value, list) and not all(value)):
+    if not getattr(request, first) or not all(request.guided_choice or [True]):
         raise invalid(first, f"'{first}' must not be empty")
     request.structured_outputs = StructuredOutputs(**{given[0]: getattr(request, first)})
 

@@ -12,6 +12,7 @@ from gateway.openai.embeddings import EMBEDDINGS
 from gateway.openai.models import GET_MODEL, LIST_MODELS
 from gateway.openai.responses.routes import COUNT_INPUT, CREATE_RESPONSE
 from gateway.openai.responses.stored import DELETE_RESPONSE, GET_RESPONSE, LIST_INPUT
+from gateway.openai.scores import RERANK, SCORE
 from gateway.openai.tokenizer import DETOKENIZE, TOKENIZE
 from gateway.operation import Operation
 
@@ -37,6 +38,8 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     DELETE_RESPONSE,
     LIST_INPUT,
     EMBEDDINGS,
+    SCORE,
+    RERANK,
     TOKENIZE,
     DETOKENIZE,
     LIST_MODELS,
