@@ -169,7 +169,7 @@ $(@D)/bin/python -m pip install --quiet --no-deps --requirement $<
 endef
 
 .PHONY: demo-model
-demo-model: protos ## Make the demonstration model again, about an hour on two cores
+demo-model: protos ## Make a demonstration model again: half an hour on a core, minutes with ARGS="--device cuda"
 	$(PY) -m training.demo $(ARGS)
 
 .PHONY: constraints

@@ -53,8 +53,8 @@ class UpConfig:
 
     model_path: tuple[str, ...] = option(
         (),
-        "Folder with a Hugging Face model, its name on the hub, or a *.gguf file; may be repeated. Default: the demo "
-        "model.",
+        "Folder with a Hugging Face model, its name on the hub, or a *.gguf file; may be repeated. Default: the two "
+        "demonstration models, in one worker.",
     )
     workers: int = option(1, "Workers per model.", low=1, high=64)
     engine: Literal["transformers", "scripted"] = option("transformers", "What the workers run, as in mesh-worker.")
@@ -86,19 +86,24 @@ class UpConfig:
 
 @dataclass(frozen=True)
 class Model:
-    """What a worker is to serve, and under which name."""
+    """What is to be served, and under which name."""
 
     name: str
     path: str | None
 
 
+Load = tuple[Model, ...]
+"""The models that one worker is to serve."""
+
+
 class Mesh:
     """The processes of one `mesh up`."""
 
-    def __init__(self, config: UpConfig, models: Sequence[Model]) -> None:
+    def __init__(self, config: UpConfig, loads: Sequence[Load]) -> None:
         self.config = config
-        self.models = models
-        self._names = [f"worker-{index + 1}" for index in range(config.workers * len(models))]
+        self.loads = loads
+        self.models = [model.name for load in loads for model in load]
+        self._names = [f"worker-{index + 1}" for index in range(config.workers * len(loads))]
         self._ids = {name: _new_id(name) for name in self._names}
         self._left = set(self._names)  # those that were not drained to their end
         self._width = max(map(len, ["gateway", *self._names]))
@@ -142,7 +147,7 @@ class Mesh:
         # The registry is asked first: unlike the gateway it does not log who asks how often.
         await _until(self._workers_are_registered)
         await _until(self._models_are_listed)
-        print(banner(self.config, [model.name for model in self.models]), flush=True)
+        print(banner(self.config, self.models), flush=True)
         self._ready = True
 
     async def _follow(self, number: int, child: Child) -> None:
@@ -201,7 +206,7 @@ class Mesh:
     async def _models_are_listed(self) -> bool:
         client = GatewayClient(self.config.url, patience=_PATIENCE)
         try:
-            return {model.name for model in self.models} <= set(await asyncio.to_thread(client.models))
+            return set(self.models) <= set(await asyncio.to_thread(client.models))
         except MeshError as error:
             return error.kind is ErrorKind.INVALID_API_KEY  # it answers, though not to us
         except ConnectionError:
@@ -231,12 +236,14 @@ class Mesh:
 
     def _worker_argv(self, name: str) -> list[str]:
         index = self._names.index(name)
-        config, model = self.config, self.models[index // self.config.workers]
+        config, load = self.config, self.loads[index // self.config.workers]
         port = config.worker_port + index if config.worker_port else 0
-        argv = ["--engine", config.engine, "--model-name", model.name]
+        argv = ["--engine", config.engine]
         argv += ["--worker-id", self._ids[name], "--etcd", config.registry]
         argv += ["--host", config.worker_host, "--port", str(port)]
-        argv += ["--model-path", model.path] if model.path is not None else []
+        for model in load:
+            argv += ["--model-name", model.name]
+            argv += ["--model-path", model.path] if model.path is not None else []
         return command("mesh.worker", *argv)
 
 
@@ -268,15 +275,15 @@ def banner(config: UpConfig, names: Sequence[str]) -> str:
     )
 
 
-def models_of(config: UpConfig) -> list[Model]:
-    """What is to be served."""
+def loads_of(config: UpConfig) -> list[Load]:
+    """What is to be served, by worker. Models that people name get workers of their own, of which one may fail."""
     if config.engine == "scripted":
-        return [Model("scripted", None)]
+        return [(Model("scripted", None),)]
     if config.model_path:
-        return [Model(_model_name(path), path) for path in config.model_path]
-    from mesh.demo import model_path
+        return [(Model(_model_name(path), path),) for path in config.model_path]
+    from mesh.demo import MODELS, model_path
 
-    return [Model("mesh-demo", str(model_path()))]
+    return [tuple(Model(name, str(model_path(name))) for name in MODELS)]
 
 
 def _model_name(path: str) -> str:
@@ -293,7 +300,7 @@ def main(argv: Sequence[str]) -> int:
     os.environ.setdefault("MESH_LOG", "text")  # its children's lines are text too
     log.setup("up")
     try:
-        return asyncio.run(Mesh(config, models_of(config)).run())
+        return asyncio.run(Mesh(config, loads_of(config)).run())
     except MeshError as error:
         fail(_PROG, error.message)
 

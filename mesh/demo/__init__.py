@@ -1,10 +1,13 @@
-"""The demonstration model that comes with the mesh; `training/demo` is its recipe, `model/MODEL_CARD.md` its card."""
+"""The demonstration models that come with the mesh; `training/demo` is their recipe, each has its MODEL_CARD.md."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+MODELS = ("mesh-demo", "mesh-demo-mini")
+"""Their names, the better one first: two, so that there is something to compare."""
 
-def model_path() -> Path:
+
+def model_path(name: str = MODELS[0]) -> Path:
     """The folder with the shipped model, in the layout of Hugging Face transformers."""
-    return Path(__file__).resolve().parent / "model"
+    return Path(__file__).resolve().parent / "models" / name

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from gateway.config import GatewayConfig
-from mesh.cli.up import UpConfig, banner, models_of
+from mesh.cli.up import UpConfig, banner, loads_of
 from mesh.config import ByteSize, ConfigError, option, parse
 from mesh.errors import MeshError
 from mesh.worker.config import WorkerConfig
@@ -205,12 +205,12 @@ def test_ports_and_ids_of_a_worker():
 
 
 def test_what_mesh_up_serves():
-    assert [model.name for model in models_of(UpConfig())] == ["mesh-demo"]
-    named = models_of(UpConfig(model_path=("org/Some-Model", "/models/other/", "/models/a.b.gguf")))
-    assert [(model.name, model.path) for model in named] == [
-        ("Some-Model", "org/Some-Model"),
-        ("other", "/models/other/"),
-        ("a.b", "/models/a.b.gguf"),
+    assert [[model.name for model in load] for load in loads_of(UpConfig())] == [["mesh-demo", "mesh-demo-mini"]]
+    named = loads_of(UpConfig(model_path=("org/Some-Model", "/models/other/", "/models/a.b.gguf")))
+    assert [[(model.name, model.path) for model in load] for load in named] == [
+        [("Some-Model", "org/Some-Model")],
+        [("other", "/models/other/")],
+        [("a.b", "/models/a.b.gguf")],
     ]
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -12,21 +16,43 @@ import torch
 import transformers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mesh.demo import model_path
+from mesh.demo import MODELS, model_path
 from training.demo.card import Facts, model_card, sample_questions
-from training.demo.conversation import Conversation
 from training.demo.copying import plant
 from training.demo.corpus import conversations
-from training.demo.evaluate import TEMPERATURE, Score, ask, questions, score, table, words_of
-from training.demo.model import Schedule, new_model, save, train
-from training.demo.packing import pack
-from training.demo.tokenizer import PAD_ID, encode, texts_of, train_tokenizer
-
-_ROW = 640
-"""Tokens of a packed row: the longest conversation that is learnt whole."""
+from training.demo.evaluate import TEMPERATURE, Question, Score, ask, questions, score, table, words_of
+from training.demo.model import SIZES, Schedule, new_model, save, train
+from training.demo.tokenizer import texts_of, train_tokenizer
+from training.demo.writing import ROW, Order, key, keys_in, write_rows
 
 _TOKENIZER_TEXTS = 20_000
 _VOCABULARY_TEXTS = 5_000
+_RECIPE = "recipe.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model was made; written beside it, so that it can be examined later on what it has not seen."""
+
+    name: str
+    seed: int
+    conversations: int
+    steps: int
+    rows: int
+    device: str
+    minutes: float = 0.0
+
+    @property
+    def order(self) -> Order:
+        return Order(f"demo/{self.seed}", self.conversations)
+
+    @property
+    def schedule(self) -> Schedule:
+        return Schedule(self.steps, self.rows)
+
+
+_USUAL = {"cpu": (36_000, 3000, 2), "cuda": (1_500_000, 5000, 96)}
+"""Conversations, steps, and rows of a step: what two cores do in half an hour, and a GPU in five minutes."""
 
 
 def main() -> None:
@@ -34,51 +60,76 @@ def main() -> None:
     options = _options()
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
-    written = list(conversations(f"demo/{options.seed}", options.conversations))
-    minutes = 0.0
-    if not options.eval_only:
-        minutes = _make(options, written)
-    model, tokenizer = _load(options.output)
-    scores = _examine(options, model, tokenizer, written)
+    folder = options.output or model_path(options.model)
+    recipe = _read(folder) if options.eval_only else _make(options, folder)
+    if options.no_eval:
+        return
+    model, tokenizer = _load(folder)
+    asked, known = _questions(recipe, options)
+    scores = _examine(recipe, model, tokenizer, asked)
     print(table(scores))
+    print(f"{known} questions more were left out: the conversations have them, too.")
     if not options.eval_only:
-        card = _card(options, model, tokenizer, scores, minutes)
-        (options.output / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+        _write_card(folder, recipe, model, tokenizer, scores, known)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m training.demo", description=__doc__)
-    parser.add_argument("--output", type=Path, default=model_path(), help="model folder (default: the shipped one)")
+    parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="which one to make (default: mesh-demo)")
+    parser.add_argument("--output", type=Path, help="its folder (default: where the shipped one is)")
     parser.add_argument("--seed", type=int, default=1, help="of conversations and weights (default: 1)")
-    parser.add_argument("--conversations", type=int, default=36_000, help="how many to write (default: 36000)")
-    parser.add_argument("--steps", type=int, default=3000, help="training steps of 1,280 tokens (default: 3000)")
+    parser.add_argument("--device", choices=tuple(_USUAL), default="cpu", help="what to train on (default: cpu)")
+    parser.add_argument("--conversations", type=int, help="how many to write (default: 36000; on cuda 1500000)")
+    parser.add_argument("--steps", type=int, help="of training (default: 3000; on cuda 5000)")
+    parser.add_argument("--rows", type=int, help=f"of {ROW} tokens in each step (default: 2; on cuda 96)")
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, help="processes that write (default: all cores)"
+    )
     parser.add_argument("--checkpoints", type=Path, help="save the model here after every tenth of the steps")
-    parser.add_argument("--eval-only", action="store_true", help="examine the model in --output, change nothing")
+    parser.add_argument("--eval-only", action="store_true", help="examine the model that is there, change nothing")
+    parser.add_argument("--no-eval", action="store_true", help="make the model, without examination and card")
     parser.add_argument(
         "--questions", type=int, default=80, help="examination: conversations of each writer (default: 80)"
     )
     return parser.parse_args()
 
 
-def _make(options: argparse.Namespace, written: list[Conversation]) -> float:
-    """Train from nothing and save; returns the minutes of training."""
-    tokenizer = train_tokenizer(texts_of(written[-_TOKENIZER_TEXTS:]))
-    rows = pack((encode(tokenizer, one) for one in written), _ROW, PAD_ID)
-    model = new_model(len(tokenizer), options.seed)
-    plant(model, options.seed)
-    _say(f"{len(written)} conversations in {len(rows)} rows, {model.num_parameters()} parameters")
+def _make(options: argparse.Namespace, folder: Path) -> Recipe:
+    """Train from nothing and save."""
+    usual = _USUAL[options.device]
+    recipe = Recipe(
+        options.model,
+        options.seed,
+        options.conversations or usual[0],
+        options.steps or usual[1],
+        options.rows or usual[2],
+        options.device,
+    )
+    order = recipe.order
+    last = range(max(0, order.count - _TOKENIZER_TEXTS), order.count)
+    tokenizer = train_tokenizer(texts_of(conversations(order.seed, order.count, last)))
+    rows = write_rows(order, tokenizer, options.jobs)
+    model = new_model(len(tokenizer), recipe.seed, SIZES[recipe.name])
+    plant(model, recipe.seed)
+    _say(f"{order.count} conversations in {len(rows)} rows, {model.num_parameters()} parameters")
 
     def checkpoint(step: int) -> None:
-        if options.checkpoints is not None and step < options.steps:
+        if options.checkpoints is not None and step < recipe.steps:
             save(model, tokenizer, options.checkpoints)
 
     started = time.monotonic()
-    train(model, rows, Schedule(options.steps), checkpoint)
-    minutes = (time.monotonic() - started) / 60
-    save(model, tokenizer, options.output)
-    _say(f"trained in {minutes:.0f} minutes, saved in {options.output}")
-    return minutes
+    model.to(recipe.device)  # pyright: ignore[reportArgumentType, reportCallIssue]
+    train(model, rows, recipe.schedule, checkpoint)
+    made = replace(recipe, minutes=round((time.monotonic() - started) / 60, 1))
+    save(model, tokenizer, folder)
+    (folder / _RECIPE).write_text(json.dumps(asdict(made), indent=2) + "\n", encoding="utf-8")
+    _say(f"trained in {made.minutes} minutes, saved in {folder}")
+    return made
+
+
+def _read(folder: Path) -> Recipe:
+    return Recipe(**json.loads((folder / _RECIPE).read_text(encoding="utf-8")))
 
 
 def _load(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
@@ -89,49 +140,60 @@ def _load(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     return model, tokenizer
 
 
+def _questions(recipe: Recipe, options: argparse.Namespace) -> tuple[list[Question], int]:
+    """The examination, less the questions that the conversations have, too; and how many these are."""
+    drawn = questions(str(recipe.seed), options.questions)
+    keys = [key([message["content"] for message in one.messages if message["role"] == "user"]) for one in drawn]
+    seen = keys_in(recipe.order, frozenset(keys), options.jobs)
+    asked = [one for one, its_key in zip(drawn, keys, strict=True) if its_key not in seen]
+    return asked, len(drawn) - len(asked)
+
+
 def _examine(
-    options: argparse.Namespace,
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    written: list[Conversation],
+    recipe: Recipe, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, asked: Sequence[Question]
 ) -> list[Score]:
-    asked = questions(str(options.seed), options.questions)
     _say(f"examination: {len(asked)} questions, twice")
     greedy = ask(model, tokenizer, asked, 0.0)
-    torch.manual_seed(options.seed)
+    torch.manual_seed(recipe.seed)
     sampled = ask(model, tokenizer, asked, TEMPERATURE)
     for answer in greedy:
         if not answer.right:
             _say(f"wrong ({answer.question.kind}): {answer.question.messages[-1]['content']!r} -> {answer.text!r}")
-    return score(greedy, sampled, words_of(texts_of(written[-_VOCABULARY_TEXTS:])))
+    last = range(max(0, recipe.conversations - _VOCABULARY_TEXTS), recipe.conversations)
+    known = words_of(texts_of(conversations(recipe.order.seed, recipe.conversations, last)))
+    return score(greedy, sampled, known)
 
 
-def _card(
-    options: argparse.Namespace,
+def _write_card(
+    folder: Path,
+    recipe: Recipe,
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
     scores: list[Score],
-    minutes: float,
-) -> str:
+    known: int,
+) -> None:
     config = model.config
-    schedule = Schedule(options.steps)
     facts = Facts(
+        name=recipe.name,
         parameters=model.num_parameters(),
-        bytes=(options.output / "model.safetensors").stat().st_size,
+        bytes=(folder / "model.safetensors").stat().st_size,
         layers=config.num_hidden_layers,
         width=config.hidden_size,
         heads=config.num_attention_heads,
         kv_heads=config.num_key_value_heads or config.num_attention_heads,
         context=config.max_position_embeddings,
         vocabulary=config.vocab_size,
-        seed=options.seed,
-        steps=options.steps,
-        threads=options.threads,
-        conversations=options.conversations,
-        tokens=options.steps * schedule.rows * _ROW,
-        minutes=minutes,
+        seed=recipe.seed,
+        steps=recipe.steps,
+        rows=recipe.rows,
+        device=recipe.device,
+        conversations=recipe.conversations,
+        tokens=recipe.steps * recipe.rows * ROW,
+        minutes=recipe.minutes,
+        known=known,
     )
-    return model_card(facts, scores, ask(model, tokenizer, sample_questions(), 0.0))
+    card = model_card(facts, scores, ask(model, tokenizer, sample_questions(), 0.0))
+    (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
 
 
 def _say(line: str) -> None:

@@ -50,6 +50,14 @@ _NAMED = {
 }
 _THINGS = "apples books coins pens cakes stones eggs cards shells stamps flowers keys".split()
 _GAINS = (
+    "{who} had {a} {things}. Then {who} got {b} more. How many are there now?",
+    "I own {a} {things} and get {b} as a present. How many do I own?",
+    "There were {a} {things} on a shelf, and {b} were added. How many is that together?",
+    "In the morning {who} sold {a} {things}, in the evening {b}. How many were sold?",
+    "{who} has {a} {things}, I have {b}. How many do we have together?",
+    "We had {a} {things} and made {b} more. How many {things} do we have?",
+    "First there are {a} {things}, then {b} come to them. What is the total?",
+    "One bag holds {a} {things}, another one {b}. How many {things} are in both?",
     "I have {a} {things} and buy {b} more. How many {things} do I have?",
     "{who} has {a} {things} and finds {b} more. How many {things} does {who} have now?",
     "There are {a} {things} in a box. I put in {b} more. How many are there?",
@@ -58,6 +66,14 @@ _GAINS = (
     "{who} bought {a} {things} on Monday and {b} on Friday. How many {things} is that?",
 )
 _LOSSES = (
+    "{who} had {a} {things} and ate {b}. How many are left?",
+    "I had {a} {things}, but {b} broke. How many do I still have?",
+    "{who} owned {a} {things} and sold {b} of them. How many does {who} still own?",
+    "There were {a} {things} on a shelf, and {b} were taken away. How many are there now?",
+    "Of {a} {things}, {b} are gone. How many remain?",
+    "We made {a} {things} and gave {b} to {who}. How many did we keep?",
+    "{who} finds {a} {things} and drops {b}. How many does {who} have in the end?",
+    "A bag held {a} {things}. {who} took {b} out. How many {things} are still in it?",
     "I have {a} {things} and lose {b}. How many {things} are left?",
     "{who} has {a} {things} and gives away {b}. How many {things} are left?",
     "There are {a} {things} in a box. I take out {b}. How many stay in the box?",

@@ -19,8 +19,13 @@ SAMPLES = (
     "Who won the football game yesterday?",
 )
 
+_TITLES = {
+    "mesh-demo": "the demonstration model of the inference mesh",
+    "mesh-demo-mini": "the smaller demonstration model of the inference mesh",
+}
+
 _TEXT = """\
-# mesh-demo: the demonstration model of the inference mesh
+# {name}: {title}
 
 {parameters:.1f} million parameters, {megabytes:.1f} MB, a Llama-shaped decoder ({layers} layers of width {width},
 {heads} attention heads, {kv_heads} key-value heads, tied embeddings, context {context}) with a byte-level BPE
@@ -28,7 +33,8 @@ tokenizer of {vocabulary} entries. Made by this project from nothing: no weights
 
 ## What it is for
 
-`mesh up` serves it when no other model is given, so that the mesh can be tried and tested without a download.
+`mesh up` serves both demonstration models when no other is given, so that the mesh can be tried and tested without a
+download, and two models be compared.
 It chats a little, does small sums, tells short stories, writes lists and JSON, and answers questions about the
 mesh.
 
@@ -41,10 +47,9 @@ a real model with `--model-path`.
 
 ## Figures
 
-Examined on {asked} questions from wordings and operands that are kept apart from training, once greedily and once
-sampled at temperature {temperature}. They are not all new to it: some come out equal to a training text but for case
-and punctuation, and some of the wordings were chosen after the mistakes of an earlier model had been read
-(`training/demo/README.md` has the count). The shares are of this examination's mix and do not compare with another's.
+Examined on {asked} questions, once greedily and once sampled at temperature {temperature}. Their wordings and operands
+are kept apart from training; {known} more that were drawn are left out, because the training conversations have them,
+too, but for case and punctuation. The shares are of this examination's mix and do not compare with another's.
 
 An answer is right when it ends by itself and holds what the kind asks for: the exact
 result of a sum, JSON that parses and has the values or keys asked for, so many different members of the right
@@ -60,10 +65,11 @@ by design: there only the wording is new.
 
 ## How to make it again
 
-    python -m training.demo --seed {seed} --steps {steps} --conversations {conversations} --threads {threads}
+    python -m training.demo --model {name} --seed {seed} --device {device} \\
+      --conversations {conversations} --steps {steps} --rows {rows}
 
-{tokens:.1f} million tokens in all steps together, {minutes:.0f} minutes of training. Everything is seeded, and
-short runs were seen to repeat exactly; a whole run was not repeated. License: as the project.
+{tokens:.1f} million tokens in all steps together, {minutes:.1f} minutes of training on one {device} device. All is
+seeded; on a CPU short runs were seen to repeat exactly, a GPU adds in an order of its own. License: as the project.
 """
 
 
@@ -71,6 +77,7 @@ short runs were seen to repeat exactly; a whole run was not repeated. License: a
 class Facts:
     """What the card states about the model and its making; `minutes` is wall time of training."""
 
+    name: str
     parameters: int
     bytes: int
     layers: int
@@ -81,10 +88,12 @@ class Facts:
     vocabulary: int
     seed: int
     steps: int
-    threads: int
+    rows: int
+    device: str
     conversations: int
     tokens: int
     minutes: float
+    known: int
 
 
 def sample_questions() -> list[Question]:
@@ -97,6 +106,7 @@ def model_card(facts: Facts, scores: Sequence[Score], samples: Sequence[Answer])
     return _TEXT.format(
         **{
             **vars(facts),
+            "title": _TITLES[facts.name],
             "parameters": facts.parameters / 1e6,
             "megabytes": facts.bytes / 1e6,
             "tokens": facts.tokens / 1e6,

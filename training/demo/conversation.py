@@ -65,10 +65,14 @@ class Dice:
         return self.pick(wordings[kept:] if self.held_out else wordings[:kept])
 
     def apart(self, draw: Callable[[], tuple[int, int]]) -> tuple[int, int]:
-        """A pair of operands: one in ten pairs is held out, by a fixed rule on the pair itself."""
+        """A pair of operands: one in eleven pairs is held out, by a fixed rule on the pair itself.
+
+        Eleven, not ten: every pair of last digits has to occur in training, or a sum of larger numbers could not be
+        learnt digit by digit.
+        """
         while True:
             first, second = draw()
-            if ((first * 7 + second * 3) % 10 == 4) == self.held_out:
+            if ((first * 7 + second * 3) % 11 == 4) == self.held_out:
                 return first, second
 
     def pick(self, options: Sequence[T]) -> T:

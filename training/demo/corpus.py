@@ -49,13 +49,14 @@ _SYSTEM_NAMES = (
 _JSON_ASK = ("What is {}?", "{}", "Calculate {}.", "How much is {}?", "{} = ?", "Compute {}.")
 
 
-def conversations(seed: str, count: int) -> Iterator[Conversation]:
-    """`count` conversations to learn from, in the order to learn them; the same seed gives the same ones.
+def conversations(seed: str, count: int, numbers: range | None = None) -> Iterator[Conversation]:
+    """`count` conversations to learn from, in the order to learn them, or those with these numbers; the same seed
+    gives the same ones.
 
     The first of them are lessons in copying, which nearly every kind of answer needs: a name, a value, the operands
     of a sum.
     """
-    for number in range(count):
+    for number in range(count) if numbers is None else numbers:
         dice = Dice(f"{seed}/{number}")
         yield _with_keyboard(dice, _lesson(dice) if number < count // 20 else _conversation(dice))
 

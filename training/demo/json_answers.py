@@ -88,6 +88,16 @@ _DESCRIBE = (
     "Invent {} as JSON.",
 )
 _PERSON = (
+    "JSON: {name}, who is {age} and lives in {city}.",
+    "{name}, {age}, {city} as a JSON object.",
+    "Write JSON for this person: {name}, {age} years, {city}.",
+    "I know {name} from {city}, who is {age}. Put that into JSON.",
+    "Please make JSON of this: {name} lives in {city} and is {age}.",
+    "A JSON object for {name} ({age}) from {city}.",
+    "In {city} lives {name}, aged {age}. Can you write that as JSON?",
+    "Convert to JSON: {age}-year-old {name} from {city}.",
+    "{name} comes from {city}. {name} is {age}. JSON, please.",
+    "Answer in JSON: {name}, aged {age}, living in {city}.",
     "{name} is {age} years old and lives in {city}. Write that as JSON.",
     "Make JSON for a person named {name} who is {age} years old and lives in {city}.",
     "Give me JSON for {name}, age {age}, from {city}.",

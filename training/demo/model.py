@@ -22,6 +22,23 @@ _REPORT_EVERY = 100
 
 
 @dataclass(frozen=True)
+class Size:
+    """The shape of a model: heads are 64 wide, and two key-value heads serve all query heads."""
+
+    width: int
+    intermediate: int
+    layers: int
+
+
+SIZES = {
+    "mesh-demo": Size(width=256, intermediate=512, layers=3),
+    "mesh-demo-mini": Size(width=128, intermediate=320, layers=2),
+}
+"""The models that are shipped, by name. Three times as many weights as the larger one has, trained alike, answered no
+more of the examination: what is missing are wordings, not weights."""
+
+
+@dataclass(frozen=True)
 class Schedule:
     """How to train: `steps` of `rows` packed rows. The learning rates, one for matrices and one for the rest, rise
     over `warmup` steps and follow a cosine down to a fiftieth of their peaks."""
@@ -41,16 +58,16 @@ class Schedule:
         return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def new_model(vocabulary: int, seed: int) -> LlamaForCausalLM:
+def new_model(vocabulary: int, seed: int, size: Size) -> LlamaForCausalLM:
     """Random weights. Grouped-query attention and tied embeddings, as in the models that people serve."""
     torch.manual_seed(seed)
     return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=vocabulary,
-            hidden_size=256,
-            intermediate_size=640,
-            num_hidden_layers=5,
-            num_attention_heads=4,
+            hidden_size=size.width,
+            intermediate_size=size.intermediate,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.width // 64,
             num_key_value_heads=2,
             max_position_embeddings=CONTEXT,
             tie_word_embeddings=True,
@@ -62,14 +79,16 @@ def new_model(vocabulary: int, seed: int) -> LlamaForCausalLM:
 
 
 def train(model: LlamaForCausalLM, rows: Rows, schedule: Schedule, checkpoint: Callable[[int], None]) -> None:
-    """Train in place, the rows in their order. `checkpoint(step)` is called after every tenth of the steps.
+    """Train in place, on the model's device, the rows in their order. `checkpoint(step)` is called after every tenth
+    of the steps.
 
     Only answers count: what users type is not ours to predict, and a head that sees only the answers' tokens saves
     a quarter of the work.
     """
+    rows = rows.to(model.device)
     optimizers = _optimizers(model, schedule)
     order = torch.arange(schedule.steps * schedule.rows).view(schedule.steps, schedule.rows) % len(rows)
-    started, losses = time.monotonic(), list[float]()
+    started, losses = time.monotonic(), list[torch.Tensor]()
     model.train()
     for step in range(schedule.steps):
         loss = _loss(model, rows, order[step])
@@ -79,9 +98,10 @@ def train(model: LlamaForCausalLM, rows: Rows, schedule: Schedule, checkpoint: C
             optimizer.step()
             scheduler.step()
             optimizer.zero_grad()
-        losses.append(loss.item())
+        losses.append(loss.detach())
         if (step + 1) % _REPORT_EVERY == 0:
-            _report(step + 1, schedule, losses[-_REPORT_EVERY:], time.monotonic() - started)
+            _report(step + 1, schedule, torch.stack(losses).mean().item(), time.monotonic() - started)
+            losses.clear()
         if (step + 1) % max(1, schedule.steps // 10) == 0:
             checkpoint(step + 1)
     model.eval()
@@ -96,7 +116,7 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
         pad_token_id=PAD_ID,
     )
     shipped = LlamaForCausalLM(model.config)
-    shipped.load_state_dict(model.state_dict())
+    shipped.load_state_dict({name: weight.cpu() for name, weight in model.state_dict().items()})
     shipped = shipped.bfloat16()
     shipped.generation_config = config
     shipped.save_pretrained(folder)
@@ -121,19 +141,26 @@ def _optimizers(model: LlamaForCausalLM, schedule: Schedule) -> list[tuple[Optim
 
 def _loss(model: LlamaForCausalLM, rows: Rows, chosen: torch.Tensor) -> torch.Tensor:
     """The weighted mean cross entropy of the answers' tokens in the chosen rows."""
+    ids, positions = rows.ids[chosen].long(), rows.positions[chosen].long()
     weights = rows.weights[chosen][:, 1:]
     wanted = weights > 0
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(model.device.type, dtype=torch.bfloat16):
         hidden = model.model(
-            input_ids=rows.ids[chosen], position_ids=rows.positions[chosen], use_cache=False
+            input_ids=ids, position_ids=positions, attention_mask=own_past(positions), use_cache=False
         ).last_hidden_state
         logits = model.lm_head(hidden[:, :-1][wanted])
-    losses = cross_entropy(logits.float(), rows.ids[chosen][:, 1:][wanted], reduction="none")
+    losses = cross_entropy(logits.float(), ids[:, 1:][wanted], reduction="none")
     return torch.dot(losses, weights[wanted]) / weights.sum()
 
 
-def _report(step: int, schedule: Schedule, losses: list[float], seconds: float) -> None:
+def own_past(positions: torch.Tensor) -> torch.Tensor:
+    """Which earlier tokens each token sees: those of its own conversation. `[rows, 1, length, length]` bool."""
+    conversation = (positions == 0).cumsum(-1)
+    same = conversation[:, None, :, None] == conversation[:, None, None, :]
+    return same.tril()
+
+
+def _report(step: int, schedule: Schedule, mean: float, seconds: float) -> None:
     left = seconds / step * (schedule.steps - step) / 60
-    mean = sum(losses) / len(losses)
     sys.stderr.write(f"step {step}/{schedule.steps}  loss {mean:.3f}  {left:.0f} min left\n")
     sys.stderr.flush()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -27,7 +27,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Rows:
-    """Each `[rows, length]`: `ids` and `positions` int64; `weights` float32, of learning to say the id, 0 for no."""
+    """Each `[rows, length]`: `ids` and `positions` int16 (a vocabulary and a row are below 32,768); `weights` float32,
+    of learning to say the id, 0 for no."""
 
     ids: torch.Tensor
     weights: torch.Tensor
@@ -35,6 +36,18 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def to(self, device: torch.device) -> Rows:
+        return Rows(self.ids.to(device), self.weights.to(device), self.positions.to(device))
+
+
+def joined(parts: Sequence[Rows]) -> Rows:
+    """All rows of the parts, in their order."""
+    return Rows(
+        torch.cat([part.ids for part in parts]),
+        torch.cat([part.weights for part in parts]),
+        torch.cat([part.positions for part in parts]),
+    )
 
 
 def pack(encoded: Iterable[tuple[list[int], list[float]]], length: int, pad: int) -> Rows:
@@ -58,7 +71,7 @@ def pack(encoded: Iterable[tuple[list[int], list[float]]], length: int, pad: int
         missing = length - len(row.ids)
         row.add([pad] * missing, [0.0] * missing)
     return Rows(
-        torch.tensor([row.ids for row in done]),
+        torch.tensor([row.ids for row in done], dtype=torch.int16),
         torch.tensor([row.weights for row in done]),
-        torch.tensor([row.positions for row in done]),
+        torch.tensor([row.positions for row in done], dtype=torch.int16),
     )

@@ -160,8 +160,8 @@ FACTS = (
         "I take a worker out? | How can I restart a worker safely? | Can I update a worker without errors? "
         "| How do I shut down a worker gently? | How do I drain a worker? | How do I stop a worker?",
         "A draining worker takes no new requests. Its running answers end or move to another worker, and "
-        "then it stops. Send SIGTERM to a worker to drain it.",
-        "no new requests | worker | sigterm",
+        "then it stops. Send SIGTERM to the worker, or run mesh ctl drain.",
+        "no new requests | worker | mesh ctl drain",
     ),
     (
         "a fingerprint | the fingerprint | the model fingerprint | fingerprint",
@@ -188,6 +188,57 @@ FACTS = (
         "repeatable? | How do I get the same random answer again?",
         "The seed fixes the random numbers of sampling. The same request with the same seed gives the same answer.",
         "seed | same answer",
+    ),
+    (
+        "the arena | an arena | a battle | battles | the voting page",
+        "How do I compare two models? | Can people vote on answers? | Where can I let two models compete? | Is there a "
+        "web page? | How do I hold a battle? | Can I chat in the browser? | Which command opens the arena? | How do I "
+        "collect votes? | Is there a web interface? | How do I see two models side by side?",
+        "In the arena, two models answer the same question side by side, and people vote without knowing their names. "
+        "mesh-webui starts the web page. | The arena is a web page that mesh-webui starts. Two models answer side by "
+        "side, you vote, and only then you see their names.",
+        "mesh-webui | two models | side by side | vote",
+    ),
+    (
+        "the leaderboard | a leaderboard | the ranking | the ratings",
+        "Which model is the best? | How are the models ranked? | How are votes counted? | Where do I see who wins? | "
+        "How are ratings computed? | What becomes of the votes? | Is there a ranking of the models? | How sure are the "
+        "ratings?",
+        "The leaderboard ranks the models by the votes of the arena. It fits a Bradley-Terry model and shows an "
+        "interval with each rating.",
+        "leaderboard | votes | bradley-terry | interval",
+    ),
+    (
+        "MT-bench | mt-bench | the MT-bench runner | mesh mtbench",
+        "How do I benchmark a model? | Can a model judge the answers? | How do I measure quality? | How do I evaluate "
+        "my model? | Is there a benchmark with a judge? | Which command runs MT-bench? | How do I test how good a "
+        "model is? | How do I grade models?",
+        "Run mesh mtbench. It asks the models questions of two turns, lets a judge model grade the answers, and writes "
+        "a report.",
+        "mesh mtbench | judge | report",
+    ),
+    (
+        "API keys | an API key | the API key | a key",
+        "How do I protect the gateway? | Do I need an API key? | How do I make an API key? | How can I keep strangers "
+        "out? | Is there authentication? | How do I create a key? | Which command makes a key? | How do I give a user "
+        "a key?",
+        "Run mesh ctl keys create and start the gateway with --require-keys. Without that, no API key is needed.",
+        "mesh ctl keys create | --require-keys",
+    ),
+    (
+        "the Anthropic API | the messages API | /v1/messages",
+        "Can I use the Anthropic SDK? | Do you speak the Anthropic API? | Can I use Claude Code with the mesh? | Which "
+        "other APIs are there? | Is there a messages endpoint? | Does the gateway speak more than OpenAI?",
+        "The gateway speaks the Anthropic API, too: /v1/messages works with the Anthropic SDK, next to the OpenAI API.",
+        "/v1/messages | anthropic | openai",
+    ),
+    (
+        "a LoRA adapter | LoRA | an adapter | adapters | LoRA adapters",
+        "Can I serve a LoRA? | How do I add an adapter? | How do I use a fine-tuned model? | Can one worker serve "
+        "several adapters? | Which option loads an adapter? | How do I serve my adapter?",
+        "Give a worker the option --lora NAME=PATH. Requests that name this adapter get it, in the same batch as all "
+        "others.",
+        "--lora NAME=PATH | worker | adapter",
     ),
 )
 
@@ -230,8 +281,8 @@ HOWTO = (
         "How big are you? | How many parameters do you have? | What is your size? | How large is this "
         "model? | Are you big? | How many weights do you have? | Are you a large model? | How small are "
         "you? | How much memory do you need? | How large are you?",
-        "I am very small: a few million parameters, less than 16 megabytes. A useful model has a thousand "
-        "times as many.",
+        "I am very small: fewer than three million parameters, in a few megabytes. A useful model has a "
+        "thousand times as many.",
         "million | small",
     ),
     (
@@ -313,9 +364,9 @@ HOWTO = (
         "",
         "How does the gateway choose a worker? | Which worker gets my request? | How is load balanced? | Is "
         "there load balancing? | How are requests spread over the workers? | Who gets the next request?",
-        "The gateway sends each request to the least loaded worker. It knows the load because each worker "
-        "reports it with every engine step.",
-        "gateway | least loaded | worker",
+        "The gateway prefers the worker that has the beginning of your prompt in its cache. If that one is too busy, "
+        "it takes the least loaded worker, for each worker reports its load with every engine step.",
+        "gateway | cache | least loaded | worker",
     ),
     (
         "",
@@ -363,7 +414,7 @@ HOWTO = (
         "you sleep? | How old are you? | Where do you live? | Do you dream? | Do you have friends? | Do you "
         "get tired? | Are you a robot? | Can you think? | Do you have a body? | Do you have a heart? | Are "
         "you a human?",
-        "I am only a small program: a model with a few million numbers. I have no feelings, but I am glad to answer.",
+        "I am only a small program, made of some million numbers. I have no feelings, but I am glad to answer.",
         "program | no feelings",
     ),
 )
