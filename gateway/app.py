@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from quart import Quart, Response, request
 from werkzeug.exceptions import NotFound, RequestEntityTooLarge
@@ -21,12 +21,15 @@ from gateway.exchange import AsgiApp, Exchanges, current
 from gateway.health import health_routes
 from gateway.openai.chat import chat_routes
 from gateway.openai.completions import completion_routes
+from gateway.openai.conversations import conversation_item_routes, conversation_routes
 from gateway.openai.embeddings import embedding_routes
 from gateway.openai.images import ImageLimits
 from gateway.openai.models import model_routes
+from gateway.openai.responses.background import BackgroundResponses
 from gateway.openai.responses.routes import ResponseOptions, response_routes
 from gateway.openai.responses.stored import stored_response_routes
 from gateway.openai.scores import score_routes
+from gateway.openai.stored_chats import stored_chat_routes
 from gateway.openai.tokenizer import tokenizer_routes
 from gateway.openapi.routes import openapi_routes
 from gateway.processes import Seat
@@ -117,9 +120,12 @@ def create_app(
     book: Book | None = None,
     seat: Seat | None = None,
     spans: Spans | None = None,
-) -> tuple[Quart, Exchanges]:
-    """The application, and the exchanges that are under way on it. `store` keeps what clients ask for later; `book` has
-    the keys, if requests need one; `seat` is the place among several processes."""
+) -> tuple[Quart, Exchanges, list[Callable[[], Coroutine[Any, Any, None]]]]:
+    """The application, the exchanges that are under way on it, and what is to run beside it.
+
+    `store` keeps what clients ask for later; `book` has the keys, if requests need one; `seat` is the place among
+    several processes.
+    """
     app = Quart(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.config["BODY_TIMEOUT"] = config.body_timeout
@@ -127,10 +133,15 @@ def create_app(
     app.asgi_app = exchanges  # type: ignore[method-assign]  # Quart's own way to add middleware
     dispatch = make_dispatch(config, directory, balancer, aliases, metrics)
     app.register_blueprint(
-        chat_routes(dispatch, image_limits(config), reasoning_fields(config), keep_alive=config.stream_keep_alive)
+        chat_routes(
+            dispatch, store, image_limits(config), reasoning_fields(config), keep_alive=config.stream_keep_alive
+        )
     )
-    app.register_blueprint(response_routes(dispatch, store, response_options(config)))
-    app.register_blueprint(stored_response_routes(store))
+    for routes in (stored_chat_routes, conversation_routes, conversation_item_routes):
+        app.register_blueprint(routes(store))
+    background = BackgroundResponses(store, dispatch, exchanges, ignore_hosted=config.hosted_tools == "ignore")
+    app.register_blueprint(response_routes(dispatch, store, background, response_options(config)))
+    app.register_blueprint(stored_response_routes(store, background, keep_alive=config.stream_keep_alive))
     app.register_blueprint(completion_routes(dispatch, keep_alive=config.stream_keep_alive))
     app.register_blueprint(embedding_routes(dispatch))
     app.register_blueprint(score_routes(dispatch))
@@ -146,7 +157,7 @@ def create_app(
         Cors(config.cors_origins).attach(app)
     if book is not None:
         Guard(book, config.open_routes, shared_cache=config.share_prefix_cache).attach(app)
-    return app, exchanges
+    return app, exchanges, [store.run, background.run]
 
 
 async def _on_error(config: GatewayConfig, error: Exception) -> Response:

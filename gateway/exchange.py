@@ -156,6 +156,7 @@ class Exchange:
         self.error = ""
         self.generation: Work | None = None
         self.finished = False
+        self.detached = False  # goes on when its client has been answered, until `Exchanges.end`
         self.began_at = time.monotonic()
         self.first_token_at: float | None = None
         self.last_token_at: float | None = None
@@ -276,9 +277,21 @@ class Exchanges:
             else:
                 await self._app(scope, receive, send)
         finally:
-            self.live.discard(exchange)
-            exchange.close()
-            self._report(exchange)
+            if not exchange.detached:
+                self.end(exchange)
+
+    def begin(self, path: str, tenant: str) -> Exchange:
+        """One without a client: a request that another gateway has answered goes on here, until `end`."""
+        exchange = Exchange({"method": "POST", "path": path, "headers": []})
+        exchange.route, exchange.tenant, exchange.detached, exchange.status = path, tenant, True, 200
+        self.live.add(exchange)
+        return exchange
+
+    def end(self, exchange: Exchange) -> None:
+        """Let go of an exchange, and report it."""
+        self.live.discard(exchange)
+        exchange.close()
+        self._report(exchange)
 
     def abort(self, error: MeshError) -> None:
         """End all live generations with this error; their clients are told."""

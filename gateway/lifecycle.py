@@ -80,7 +80,7 @@ async def run(config: GatewayConfig, seat: Seat | None = None) -> None:
             stack.push_async_callback(spans.close)
         store = Store(config.store, retention=config.store_retention)
         stack.push_async_callback(store.close)
-        app, exchanges = create_app(config, directory, balancer, aliases, metrics, store, book, seat, spans)
+        app, exchanges, beside = create_app(config, directory, balancer, aliases, metrics, store, book, seat, spans)
         if seat is not None:
             await stack.enter_async_context(seat.tell(metrics.registry))
         async with asyncio.TaskGroup() as group:
@@ -97,7 +97,7 @@ async def run(config: GatewayConfig, seat: Seat | None = None) -> None:
                 group.create_task(watch_routes(etcd, balancer.on_route)),
                 group.create_task(aliases.run()),
                 group.create_task(watch_aliases(etcd, aliases.on_alias)),
-                group.create_task(store.run()),
+                *(group.create_task(run()) for run in beside),
             ]
             if book is not None:
                 sync = Sync(book, _key_store(config, etcd), etcd)

@@ -17,9 +17,11 @@ from gateway.openai.logprobs import ChatLogprobs
 from gateway.openai.parts import PartOptions
 from gateway.openai.respond import NOTHING_LEFT, begin, collected, prompt_reader, read_reconnect, streamed
 from gateway.openai.schema import RANGES, VALUES
+from gateway.openai.stored_chats import Gathering, chat_keeper
 from gateway.openai.translate import to_generate
 from gateway.operation import OF_WORKERS, Operation
 from gateway.routing.dispatch import Dispatch
+from gateway.store.store import Store
 from mesh.v1 import inference_pb2 as pb
 
 CHAT = Operation(
@@ -37,10 +39,9 @@ CHAT = Operation(
         **VALUES,
         "chat_template": "if the worker allows it",
         "chat_template_kwargs": "at most 65536 bytes",
-        "metadata": "at most 16 entries",
+        "metadata": "at most 16 entries, kept with the answer",
         "modalities": '`["text"]`',
         "service_tier": "auto, default",
-        "store": "false",
         "tools": "1 to 128 functions",
         "verbosity": "medium",
     },
@@ -51,7 +52,7 @@ _SIGHT = frozenset({pb.CAPABILITY_VISION})
 
 
 def chat_routes(
-    dispatch: Dispatch, limits: ImageLimits, reasoning_fields: Sequence[str], *, keep_alive: float
+    dispatch: Dispatch, store: Store, limits: ImageLimits, reasoning_fields: Sequence[str], *, keep_alive: float
 ) -> Blueprint:
     """The routes of the chat API. `reasoning_fields`: the names by which reasoning goes in answers; `keep_alive`: see
     KeepAlive."""
@@ -63,6 +64,8 @@ def chat_routes(
         body = await read_json()
         chat = parse_chat(body)
         exchange.check_model(chat.model)
+        if chat.store:
+            await store.open()  # rather an error now than after the answer
         if chat.has_images:
             dispatch.check_can(chat.model, _SIGHT)  # before any is fetched
         images = await read_images(chat, limits) if chat.has_images else {}
@@ -77,22 +80,32 @@ def chat_routes(
         wire.output.markup = options.wanted
         generation, first = await begin(exchange, dispatch, chat, [wire], reconnect)
         identity = (reconnect.identity.name("chatcmpl"), reconnect.identity.created, chat.model, choices)
-        logprobs = [ChatLogprobs() for _ in range(choices)] if chat.logprobs else None
-        if chat.stream:
-            chunks = ChatEvents(
-                *identity,
-                include_usage=chat.include_usage,
-                running_usage=chat.running_usage,
-                logprobs=logprobs,
-                ids=ids,
-                options=options,
-                reasoning_fields=reasoning_fields,
-            )
-            return streamed(exchange, generation, first, chunks, keep_alive=keep_alive)
         prompt = prompt_reader(generation, chat.prompt_logprobs)
         collector = ChatCollector(
-            *identity, logprobs=logprobs, prompt_logprobs=prompt, options=options, reasoning_fields=reasoning_fields
+            *identity,
+            logprobs=_logprobs(chat),
+            prompt_logprobs=prompt,
+            options=options,
+            reasoning_fields=reasoning_fields,
         )
-        return await collected(exchange, generation, first, collector)
+        keep = chat_keeper(store, exchange.tenant, chat, collector) if chat.store else None
+        if not chat.stream:
+            return await collected(exchange, generation, first, collector, keep=keep)
+        chunks = ChatEvents(
+            *identity,
+            include_usage=chat.include_usage,
+            running_usage=chat.running_usage,
+            logprobs=_logprobs(chat),
+            ids=ids,
+            options=options,
+            reasoning_fields=reasoning_fields,
+        )
+        telling = Gathering(chunks, collector) if chat.store else chunks
+        return streamed(exchange, generation, first, telling, keep_alive=keep_alive, keep=keep)
 
     return routes
+
+
+def _logprobs(chat: ChatRequest) -> list[ChatLogprobs] | None:
+    """A buffer for each choice, if the client asked for them."""
+    return [ChatLogprobs() for _ in range(chat.n or 1)] if chat.logprobs else None

@@ -27,6 +27,8 @@ class ChatRequest(GenerationRequest, forbid_unknown_fields=True, kw_only=True):
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
+    store: bool | None = None
+    metadata: dict[str, str] | None = None
 
     # Extensions that users of other open servers expect.
     add_generation_prompt: bool | None = None
@@ -37,8 +39,6 @@ class ChatRequest(GenerationRequest, forbid_unknown_fields=True, kw_only=True):
     separate_reasoning: bool | None = None
 
     # Accepted; they change nothing here.
-    metadata: dict[str, str] | None = None
-    store: bool | None = None
     service_tier: str | None = None
     safety_identifier: str | None = None
     prompt_cache_key: str | None = None
@@ -75,8 +75,6 @@ class ChatRequest(GenerationRequest, forbid_unknown_fields=True, kw_only=True):
 # Fields that are accepted and change nothing; the values of some are limited to those that ask for nothing.
 WITHOUT_EFFECT: Final = (
     "user",
-    "metadata",
-    "store",
     "service_tier",
     "safety_identifier",
     "prompt_cache_key",
@@ -139,8 +137,6 @@ def _check_prompt(request: ChatRequest) -> None:
 
 def _check_without_effect(request: ChatRequest) -> None:
     """Values of otherwise harmless fields that ask for something which is not served."""
-    if request.store:
-        raise unsupported("store", "'store' must be false: answers are not kept")
     if request.service_tier not in (None, "auto", "default"):
         raise unsupported("service_tier", f"'service_tier' must be auto or default, not '{request.service_tier}'")
     if request.modalities is not None and request.modalities != ["text"]:

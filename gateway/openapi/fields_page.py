@@ -60,6 +60,15 @@ below on tools and reasoning holds here too.
   `previous_response_id` continues it, also on another gateway with the same store; instructions are not carried over.
   GET, DELETE and `/input_items` (`limit`, `after`, `order`) work on what is kept; `input_items` are those of its own
   request.
+- `background: true` answers at once (`queued`), and the response goes on without its client, also when its gateway
+  ends: another one with the same store, or the same one started again, computes what is missing with the same seed and
+  goes on behind the last event that was written (within ten seconds after a gateway was killed; at once after it was
+  stopped). After four gateways it fails. `GET ...?stream=true&starting_after=N` reads its events from N + 1 on, while
+  they come or later; a gateway that stops ends such a stream, to be read on at another. `POST .../cancel` ends it.
+- `conversation` names one of `/v1/conversations`: its items come before the input, and input and output are added to it
+  when the response has ended. Twenty items are added at a time at most.
+- Chat completions with `store: true` are kept likewise, with their messages and `metadata`: list (`model`,
+  `metadata[KEY]`, `limit`, `after`, `order`), get, update `metadata`, delete.
 - When the store cannot be used, what needs it is a 503 with the code `store_unavailable`; `store: false` needs nothing
   of it. `--store none` keeps nothing, and `store` is then false by default.
 """

@@ -8,11 +8,13 @@ from gateway.anthropic.messages import COUNT_TOKENS, MESSAGES
 from gateway.health import HEALTH, METRICS, READY, ROOT, VERSION
 from gateway.openai.chat import CHAT
 from gateway.openai.completions import COMPLETIONS
+from gateway.openai.conversations import CONVERSATIONS
 from gateway.openai.embeddings import EMBEDDINGS
 from gateway.openai.models import GET_MODEL, LIST_MODELS
 from gateway.openai.responses.routes import COUNT_INPUT, CREATE_RESPONSE
-from gateway.openai.responses.stored import DELETE_RESPONSE, GET_RESPONSE, LIST_INPUT
+from gateway.openai.responses.stored import CANCEL, DELETE_RESPONSE, GET_RESPONSE, LIST_INPUT
 from gateway.openai.scores import RERANK, SCORE
+from gateway.openai.stored_chats import STORED_CHATS
 from gateway.openai.tokenizer import DETOKENIZE, TOKENIZE
 from gateway.operation import Operation
 
@@ -29,6 +31,7 @@ PAGE: Final = Operation(
 
 OPERATIONS: Final[tuple[Operation, ...]] = (
     CHAT,
+    *STORED_CHATS,
     MESSAGES,
     COUNT_TOKENS,
     COMPLETIONS,
@@ -36,7 +39,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     COUNT_INPUT,
     GET_RESPONSE,
     DELETE_RESPONSE,
+    CANCEL,
     LIST_INPUT,
+    *CONVERSATIONS,
     EMBEDDINGS,
     SCORE,
     RERANK,

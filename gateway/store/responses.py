@@ -74,7 +74,7 @@ class Responses:
                 return
             session.add(new_record(tenant, kept))
             await session.flush()
-            session.add_all(_items(kept.id, INPUT, kept.inputs))
+            session.add_all(new_items(kept.id, INPUT, kept.inputs))
             await finish(session, tenant, kept)
 
     async def read(self, tenant: str, response_id: str) -> bytes:
@@ -113,11 +113,11 @@ def new_record(tenant: str, kept: Kept, **state: Any) -> Record:
 
 async def finish(session: AsyncSession, tenant: str, kept: Kept) -> None:
     """Add what a response has said, to it and to its conversation."""
-    session.add_all(_items(kept.id, OUTPUT, kept.outputs))
+    session.add_all(new_items(kept.id, OUTPUT, kept.outputs))
     if kept.conversation is not None:
         conversation = await find(session, CONVERSATION, kept.conversation, tenant, lock=True)
         conversation.changed_at = now()
-        session.add_all(_items(conversation.id, SAID, (*kept.inputs, *kept.outputs)))
+        session.add_all(new_items(conversation.id, SAID, (*kept.inputs, *kept.outputs)))
     await session.flush()
 
 
@@ -126,7 +126,8 @@ async def _bodies(session: AsyncSession, owners: Sequence[str]) -> Sequence[byte
     return (await session.scalars(wanted)).all()
 
 
-def _items(owner: str, part: str, entries: Iterable[Entry]) -> list[Item]:
+def new_items(owner: str, part: str, entries: Iterable[Entry]) -> list[Item]:
+    """Rows of a list of a record."""
     return [Item(id=entry.id, owner=owner, part=part, body=entry.body) for entry in entries]
 
 

@@ -38,3 +38,46 @@ class Kept:
     conversation: str | None
     inputs: Sequence[Entry]
     outputs: Sequence[Entry] = ()
+
+
+@dataclass(slots=True)
+class Job:
+    """A response that is made in the background, as any gateway can go on with it: what was asked, the request to
+    workers, and the response before anything was said. `model` is the tag of the fingerprint that it was begun with,
+    `next` the number of its next event, `takeovers` how many gateways have died with it."""
+
+    id: str
+    tenant: str
+    request: bytes
+    wire: bytes
+    body: bytes
+    model: bytes = b""
+    next: int = 0
+    takeovers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Events that follow each other, as bytes for clients; `first` is the number of the first one."""
+
+    first: int
+    data: bytes
+
+    @property
+    def end(self) -> int:
+        """The number behind the last one."""
+        return self.first + self.data.count(b"\n\n")
+
+    def after(self, sequence: int) -> bytes:
+        """Those behind the one with this number."""
+        events = self.data.split(b"\n\n")[max(0, sequence + 1 - self.first) :]
+        return b"\n\n".join(events)
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """A conversation, or a chat completion, by itself. `details`: the client's own pairs."""
+
+    id: str
+    created_at: int
+    details: dict[str, str]

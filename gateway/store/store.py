@@ -14,6 +14,9 @@ from mesh.errors import ErrorKind, MeshError
 from mesh.log import kv
 
 if TYPE_CHECKING:
+    from gateway.store.background import Background
+    from gateway.store.chats import Chats
+    from gateway.store.conversations import Conversations
     from gateway.store.database import Database
     from gateway.store.responses import Responses
 
@@ -45,6 +48,11 @@ class Store:
         return self._where != NONE
 
     @property
+    def opened(self) -> bool:
+        """Whether the database is open."""
+        return self._opened.is_set()
+
+    @property
     def exists(self) -> bool:
         """Whether there may be records from before."""
         return self.keeps and ("://" in self._where or self._path.exists())
@@ -70,6 +78,27 @@ class Store:
         from gateway.store.responses import Responses  # not before: it imports SQLAlchemy
 
         return Responses(database)
+
+    async def background(self) -> Background:
+        """Responses in the background. Raises MeshError as `open` does."""
+        database = await self.open()
+        from gateway.store.background import Background  # as above
+
+        return Background(database)
+
+    async def conversations(self) -> Conversations:
+        """Conversations. Raises MeshError as `open` does."""
+        database = await self.open()
+        from gateway.store.conversations import Conversations  # as above
+
+        return Conversations(database)
+
+    async def chats(self) -> Chats:
+        """Chat completions. Raises MeshError as `open` does."""
+        database = await self.open()
+        from gateway.store.chats import Chats  # as above
+
+        return Chats(database)
 
     async def run(self) -> None:
         """Remove what has been kept for long enough, from time to time, once there is a database."""

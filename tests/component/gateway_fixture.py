@@ -66,7 +66,7 @@ class GatewayUnderTest:
             assert self.certificates.key is not None
             https = HttpTls(self.certificates.cert, self.certificates.key)
         self.url = f"{'http' if https is None else 'https'}://127.0.0.1:{self.port}"
-        self.app, self.exchanges = create_app(
+        self.app, self.exchanges, self._beside = create_app(
             self.config,
             self.directory,
             self.balancer,
@@ -93,7 +93,7 @@ class GatewayUnderTest:
 
     async def _run(self, server: HttpServer, https: HttpTls | None) -> None:
         async with asyncio.TaskGroup() as group:
-            background = [group.create_task(each.run()) for each in (self.directory, self.store, self.aliases)]
+            background = [group.create_task(run()) for run in (self.directory.run, self.aliases.run, *self._beside)]
             if https is not None:
                 background.append(group.create_task(https.watch()))
             await server.run(self.stop, self.hurry)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,13 +14,16 @@ import pytest
 from openai import AsyncOpenAI
 from openai.types.responses import Response, ResponseItem, ResponseStreamEvent
 from pydantic import RootModel
+from sqlalchemy import select
 
+from gateway.store.tables import Event
 from mesh.keys import new_key
 from mesh.v1 import inference_pb2 as pb
 from tests.component.gateway_fixture import GatewayUnderTest
 from tests.component.gateway_worker import FakeWorker
 from tests.component.test_gateway_keys import make_book
 from tests.component.test_gateway_sdk import check
+from tests.harness import eventually
 
 WORDS = tuple(f' wörd"{place}' for place in range(12))
 TEXT = "".join(WORDS)
@@ -352,3 +357,119 @@ async def test_a_client_comes_back_for_the_events_that_it_lacks() -> None:
                 assert rest.status_code == 204
             else:
                 assert rest.text.split("\n\n")[:-2] == blocks[cut + 1 : -2]
+
+
+async def settled(gateway: GatewayUnderTest, response_id: str) -> Any:
+    """A response in the background, once it has ended."""
+
+    async def ended() -> Any:
+        raw = await gateway.http.get(f"/v1/responses/{response_id}")
+        answer = check(Response, raw.content)
+        return answer if answer.status not in ("queued", "in_progress") else None
+
+    return await eventually(ended, within=20)
+
+
+async def test_a_response_in_the_background_survives_its_client() -> None:
+    async with serving() as gateway:
+        begun = await create(gateway, background=True, metadata={"k": "v"})
+        assert (begun.status, begun.background) == ("queued", True)
+        done = await settled(gateway, begun.id)
+        assert (done.status, done.output_text, done.usage.output_tokens) == ("completed", TEXT, 12)
+        assert done.metadata == {"k": "v"}
+        raw = await gateway.http.get(f"/v1/responses/{begun.id}?stream=true")
+        events = events_of(raw)
+        assert [event.sequence_number for event in events] == list(range(len(events)))
+        assert [event.type for event in events[:3]] == ["response.created", "response.queued", "response.in_progress"]
+        assert events[-1].response == done
+        rest = await gateway.http.get(f"/v1/responses/{begun.id}?stream=true&starting_after=4")
+        assert events_of(rest) == events[5:]
+        further = await create(gateway, "more", previous_response_id=begun.id)
+        assert further.output_text == TEXT
+        assert gateway.metric("gen_ai_client_token_usage_sum", **OUTPUT) == 24
+
+
+OUTPUT = {"gen_ai_operation_name": "chat", "gen_ai_request_model": "m", "gen_ai_token_type": "output"}
+
+
+async def test_a_stream_in_the_background_is_read_while_it_grows() -> None:
+    worker = talker()
+    async with serving(worker) as gateway:
+        worker.stop_after = 6
+        body = ask(background=True, stream=True)
+        async with gateway.http.stream("POST", "/v1/responses", json=body) as raw:
+            found: list[str] = []
+            async for line in raw.aiter_lines():
+                found.append(line)
+                if "delta" in line:
+                    break
+        first = json.loads(found[1].removeprefix("data: "))
+        worker.stop_after = None
+        rest = await gateway.http.get(f"/v1/responses/{first['response']['id']}?stream=true")
+        assert events_of(rest)[-1].response.output_text == TEXT
+
+
+async def test_cancelling() -> None:
+    worker = talker()
+    async with serving(worker) as gateway:
+        worker.stop_after = 3
+        begun = await create(gateway, background=True)
+        path = f"/v1/responses/{begun.id}"
+        await eventually(lambda: worker.rows)
+        for _ in range(2):
+            raw = await gateway.http.post(f"{path}/cancel")
+            assert check(Response, raw.content).status == "cancelled"
+        await eventually(lambda: not worker.rows)
+        worker.stop_after = None
+        assert (await settled(gateway, begun.id)).status == "cancelled"
+        usual = await create(gateway)
+        refused = await gateway.http.post(f"/v1/responses/{usual.id}/cancel")
+        assert "synchronous" in refused.json()["error"]["message"]
+        refused = await gateway.http.get(f"/v1/responses/{usual.id}?stream=true")
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "stream")
+
+
+async def test_one_that_fails_says_why() -> None:
+    worker = talker()
+    async with serving(worker, queue_timeout=0.1) as gateway:
+        worker.stop_after = 3
+        begun = await create(gateway, background=True)
+        await eventually(lambda: worker.rows)
+        await worker.kill()
+        failed = await settled(gateway, begun.id)
+        assert (failed.status, failed.error.code) == ("failed", "server_error")
+        unknown = await gateway.http.post("/v1/responses", json=ask(background=True, model="unknown"))
+        assert unknown.status_code == 404
+
+
+async def test_another_gateway_goes_on_where_one_has_stopped(tmp_path: Path) -> None:
+    worker = talker()
+    store = str(tmp_path / "store.db")
+    async with worker, GatewayUnderTest(store=store) as other:
+        await other.add(worker)
+        whole = await create(other, background=True)
+        await settled(other, whole.id)
+        expected = events_of(await other.http.get(f"/v1/responses/{whole.id}?stream=true"))
+        async with GatewayUnderTest(store=store) as first:
+            await first.add(worker)
+            worker.stop_after = 5
+            begun = await create(first, background=True)
+            await eventually(lambda: seen(first, begun.id, "delta"))
+        worker.stop_after = None
+        done = await settled(other, begun.id)
+        assert (done.status, done.output_text) == ("completed", TEXT)
+        events = events_of(await other.http.get(f"/v1/responses/{begun.id}?stream=true"))
+    assert [nameless(event) for event in events] == [nameless(event) for event in expected]
+
+
+async def seen(gateway: GatewayUnderTest, response_id: str, text: str) -> bool:
+    """Whether the store has such an event."""
+    database = await gateway.store.open()
+    async with database.reading() as session:
+        found = await session.scalars(select(Event.data).where(Event.owner == response_id))
+        return any(text.encode() in data for data in found)
+
+
+def nameless(event: Any) -> str:
+    """An event without what differs between any two responses."""
+    return re.sub(r"(resp|msg)_[0-9a-f]+|'(created|completed)_at': [0-9.]+", "", str(event.to_dict()))

@@ -165,7 +165,6 @@ def test_a_mistake_is_refused_with_its_field(fields: dict[str, Any], param: str)
         {"function_call": "auto"},
         {"verbosity": "high"},
         {"audio": {}},
-        {"store": True},
         {"service_tier": "flex"},
         {"modalities": ["audio"]},
         {"web_search_options": {}},

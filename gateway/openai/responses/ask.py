@@ -65,7 +65,7 @@ async def ask(question: ResponseQuestion, tenant: str, store: Store, *, ignore_h
     talk.add([_decoder.decode(each) for each in before], "previous_response_id" if previous else "conversation")
     talk.add(items, "input")
     chat = checked(to_chat(question, toolbox, talk.messages), origins)
-    return Asked(chat, toolbox, origins, _entries(items), chain, before)
+    return Asked(chat, toolbox, origins, entries(items), chain, before)
 
 
 async def _resolved(items: Sequence[Item], tenant: str, store: Store) -> list[Item]:
@@ -81,7 +81,8 @@ async def _resolved(items: Sequence[Item], tenant: str, store: Store) -> list[It
     return [_decoder.decode(found[item.id or ""]) if item.kind == "item_reference" else item for item in items]
 
 
-def _entries(items: Sequence[Item]) -> list[Entry]:
+def entries(items: Sequence[Item]) -> list[Entry]:
+    """Items as they are kept; those without an id get one."""
     return [entry(kept(item, secrets.token_hex(_ID_BYTES))) for item in items]
 
 

@@ -15,6 +15,8 @@ from gateway.openai.pages import json_response
 from gateway.openai.respond import Keep, begin, collected, read_reconnect, streamed
 from gateway.openai.responses.answer import ResponseBody, ResponseEvent, begun
 from gateway.openai.responses.ask import Asked, ask, events_of, kept_of
+from gateway.openai.responses.background import BackgroundResponses, told
+from gateway.openai.responses.events import ResponseEvents
 from gateway.openai.responses.schema import (
     RESPONSE_RANGES,
     RESPONSE_WITHOUT_EFFECT,
@@ -25,13 +27,14 @@ from gateway.openai.responses.schema import (
 )
 from gateway.openai.schema import RANGES
 from gateway.openai.translate import to_generate
-from gateway.openai.ways import ask_model
+from gateway.openai.ways import ask_model, note_model
 from gateway.operation import OF_WORKERS, Operation
-from gateway.reconnect import Identity
+from gateway.reconnect import WISH, Reconnect
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.unary import tokenize_call
+from gateway.store.shapes import Job
 from gateway.store.store import Store
-from mesh.errors import unsupported
+from mesh.errors import invalid, unsupported
 from mesh.v1 import inference_pb2 as pb
 
 
@@ -92,14 +95,30 @@ class ResponseOptions:
     keep_alive: float
 
 
-def response_routes(dispatch: Dispatch, store: Store, options: ResponseOptions) -> Blueprint:
+def response_routes(
+    dispatch: Dispatch, store: Store, background: BackgroundResponses, options: ResponseOptions
+) -> Blueprint:
     """The routes."""
     routes = Blueprint("responses", __name__)
 
     @CREATE_RESPONSE.on(routes)
     async def create_response() -> Response:  # pyright: ignore[reportUnusedFunction]
         exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
-        return await _create(exchange, await read_json(), dispatch, store, options)
+        made = await _made(exchange, await read_json(), dispatch, store, options)
+        asking = made.request
+        if made.reconnect.complete(include_usage=False):
+            return Response(status=204)
+        if asking.background:
+            await _begin_background(exchange, made, dispatch, background)
+            if asking.stream:
+                return told(exchange, background, made.events.response.id, -1, options.keep_alive)
+            return json_response(made.events.response)
+        with made.asked.origins.told():
+            generation, first = await begin(exchange, dispatch, made.asked.chat, [made.wire], made.reconnect)
+        keep = _keeper(store, exchange.tenant, made) if made.events.response.store else None
+        if asking.stream:
+            return streamed(exchange, generation, first, made.events, keep_alive=options.keep_alive, keep=keep)
+        return await collected(exchange, generation, first, made.events, keep=keep)
 
     @COUNT_INPUT.on(routes)
     async def count_input() -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -117,12 +136,23 @@ def response_routes(dispatch: Dispatch, store: Store, options: ResponseOptions) 
     return routes
 
 
-async def _create(
-    exchange: Exchange, body: bytes, dispatch: Dispatch, store: Store, options: ResponseOptions
-) -> Response:
+@dataclass(slots=True)
+class _Made:
+    """What a request comes to: the request to workers, and what tells their answer."""
+
+    body: bytes
+    request: ResponseRequest
+    asked: Asked
+    reconnect: Reconnect
+    wire: pb.GenerateRequest
+    events: ResponseEvents
+
+
+async def _made(exchange: Exchange, body: bytes, dispatch: Dispatch, store: Store, options: ResponseOptions) -> _Made:
+    """Raises MeshError with the request's own names of fields."""
     asking = parse_response(body)
     exchange.check_model(asking.model)
-    keeps = asking.store if asking.store is not None else store.keeps
+    keeps = asking.store if asking.store is not None else store.keeps or bool(asking.background)
     if keeps:
         await store.open()  # rather an error now than after the answer
     asked = await ask(asking, exchange.tenant, store, ignore_hosted=options.ignore_hosted)
@@ -131,31 +161,35 @@ async def _create(
     images = await asked.images(options.images)
     shown = [image.data for image in images.values()]
     reconnect = read_reconnect(exchange, body, stream=asking.stream, more=(*asked.before, *shown))
-    if reconnect.complete(include_usage=False):
-        return Response(status=204)
-    wire = to_generate(asked.chat, exchange.request_id, images=images, draw=reconnect.identity.seed)
-    telling = begun(
-        asking, asked.toolbox, response_id(reconnect.identity), reconnect.identity.created, store=bool(keeps)
-    )
-    events = events_of(asking, asked.chat, asked.toolbox, telling, reconnect.ids(1))
+    identity, toolbox = reconnect.identity, asked.toolbox
+    response = begun(asking, toolbox, f"resp_{identity.nonce.hex()}", identity.created, store=keeps)
+    events = events_of(asking, asked.chat, toolbox, response, reconnect.ids(1))
+    wire = to_generate(asked.chat, exchange.request_id, images=images, draw=identity.seed)
     wire.output.markup = events.options.wanted
-    with asked.origins.told():
-        generation, first = await begin(exchange, dispatch, asked.chat, [wire], reconnect)
-    keep = _keeper(store, exchange.tenant, asking, asked, telling) if keeps else None
-    if asking.stream:
-        return streamed(exchange, generation, first, events, keep_alive=options.keep_alive, keep=keep)
-    return await collected(exchange, generation, first, events, keep=keep)
+    return _Made(body, asking, asked, reconnect, wire, events)
 
 
-def response_id(identity: Identity) -> str:
-    """The id of a response, as OpenAI's look."""
-    return f"resp_{identity.nonce.hex()}"
+async def _begin_background(
+    exchange: Exchange, made: _Made, dispatch: Dispatch, background: BackgroundResponses
+) -> None:
+    """Let it go on without its client. Raises MeshError for what can be known to fail."""
+    if made.events.ids is not None:
+        raise invalid(WISH, f"'{WISH}' excludes 'background', whose events are read again with 'starting_after'")
+    note_model(exchange, dispatch, made.request.model)
+    dispatch.directory.check_known(dispatch.aliases.models(made.request.model)[0])
+    exchange.set_priority(made.request.priority)
+    exchange.streamed = bool(made.request.stream)
+    made.wire.tenant = exchange.cache_scope
+    made.wire.traceparent = exchange.traceparent
+    kept = kept_of(made.request, made.asked, made.events.response)
+    job = Job(kept.id, exchange.tenant, made.body, made.wire.SerializeToString(), kept.body)
+    await background.begin(exchange, job, kept, made.events.begin())
 
 
-def _keeper(store: Store, tenant: str, asking: ResponseRequest, asked: Asked, body: ResponseBody) -> Keep:
+def _keeper(store: Store, tenant: str, made: _Made) -> Keep:
     """Keeps a response once it is whole."""
 
     async def keep() -> None:
-        await (await store.responses()).keep(tenant, kept_of(asking, asked, body))
+        await (await store.responses()).keep(tenant, kept_of(made.request, made.asked, made.events.response))
 
     return keep

@@ -36,6 +36,9 @@ _SAME = (
     "ignore_eos",
     "priority",
     "cache_salt",
+    "user",
+    "safety_identifier",
+    "prompt_cache_key",
 )
 # How fields of chats, or what they begin with, are called here.
 _NAMES = {
