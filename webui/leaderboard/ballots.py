@@ -9,7 +9,7 @@ from typing import Final, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from webui.leaderboard.cells import A_WINS, B_WINS, TIE, Floats, Ints
+from webui.leaderboard.cells import A_WINS, B_WINS, TIE, Cells, Floats, Ints, from_counts
 
 SCORES: Final = {"a": A_WINS, "b": B_WINS, "tie": TIE, "both_bad": TIE}
 # The columns of `Ballots.style`, each for both sides.
@@ -77,3 +77,8 @@ class Source(Protocol):
     def ballots(self) -> Ballots:
         """The same one by one, which takes seconds for a million."""
         ...
+
+
+def cells(tally: Tally) -> Cells:
+    """The counts of a tally, the models sorted by name."""
+    return from_counts((group.model_a, group.model_b, SCORES[group.choice], votes) for group, votes in tally.items())
