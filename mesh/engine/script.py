@@ -70,6 +70,9 @@ class ScriptCodec:
     its first word. Special tokens in a text are text.
     """
 
+    def __init__(self, *, vision: bool = False) -> None:
+        self._vision = vision
+
     def encode(self, text: str, *, add_special_tokens: bool = True, param: str = "prompt") -> list[int]:
         """See Codec."""
         check_text(text, param)
@@ -129,6 +132,8 @@ class ScriptCodec:
             raise invalid("messages", "'messages' must hold at least one message")
         if chat.continue_final_message and chat.add_generation_prompt:
             raise invalid("continue_final_message", "'continue_final_message' excludes 'add_generation_prompt'")
+        if chat.has_images and not self._vision:
+            raise unsupported("messages", "'messages' holds an image: the scripted engine takes text only")
         ids = [BEGIN]
         setting = _setting(chat)
         for role, text in [("system", setting)] * bool(setting) + [
@@ -166,13 +171,14 @@ def _setting(chat: Chat) -> str:
 
 
 def message_text(message: Message) -> str:
-    """All that a message says, as one text."""
+    """All that a message says, as one text; of an image its hash."""
     parts = [f"{message.name}: "] if message.name else []
     parts += [message.reasoning] if message.reasoning else []
     for part in message.parts or ():
         if isinstance(part, Image):
-            raise unsupported("messages", "'messages' holds an image: the scripted engine takes text only")
-        parts.append(part)
+            parts.append(f"[image {hashlib.sha256(part.data).hexdigest()[:8]}]")
+        else:
+            parts.append(part)
     parts += [f"{call.name}({call.arguments})" for call in message.tool_calls]
     return "\n".join(parts)
 
@@ -208,6 +214,7 @@ class ScriptedOptions:
     max_waiting: int = 1024
     context_length: int = 4096
     embedding_size: int = 64
+    vision: bool = False
     refuse: bool = False
     fail_after: int | None = None
     stall_after: int | None = None

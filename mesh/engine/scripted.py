@@ -108,7 +108,7 @@ class ScriptedEngine(Engine):
 
     def __init__(self, options: ScriptedOptions) -> None:
         self._options = options
-        self._codec = ScriptCodec()
+        self._codec = ScriptCodec(vision=options.vision)
         self._author = Author(options, self._codec)
         self._grammars = _grammars(self._codec, options)
         self._random = random.Random(options.jitter_seed)
@@ -135,7 +135,7 @@ class ScriptedEngine(Engine):
                 name=self._options.name,
                 fingerprint=self._author.fingerprint,
                 context_length=self._options.context_length,
-                capabilities=_CAPABILITIES.union({"constraint"} if self._grammars else ()),
+                capabilities=_capabilities(self._grammars is not None, self._options.vision),
                 vocab_size=VOCAB_SIZE,
                 eos_token_ids=(END,),
                 architecture="Scripted",
@@ -462,6 +462,10 @@ class ScriptedEngine(Engine):
             text = f"an input has {len(ids)} tokens: this model's maximum context length is {limit} tokens"
             raise MeshError(ErrorKind.CONTEXT_LENGTH_EXCEEDED, text, param="inputs")
         return ids[:limit]
+
+
+def _capabilities(constraint: bool, vision: bool) -> frozenset[str]:
+    return _CAPABILITIES.union({"constraint"} if constraint else (), {"vision"} if vision else ())
 
 
 def _grammars(codec: ScriptCodec, options: ScriptedOptions) -> ScriptGrammars | None:

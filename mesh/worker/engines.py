@@ -182,6 +182,7 @@ def _scripted(config: WorkerConfig) -> Engine:
                 slots=config.max_rows,
                 max_waiting=config.max_waiting,
                 embedding_size=config.script_embedding_size,
+                vision=config.script_vision,
                 refuse=config.script_refuse,
                 fail_after=config.script_fail_after,
                 stall_after=config.script_stall_after,

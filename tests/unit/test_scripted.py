@@ -24,6 +24,7 @@ from mesh.engine.base import (
     Failed,
     Finished,
     FinishReason,
+    Image,
     Message,
     Output,
     Progress,
@@ -196,6 +197,19 @@ async def test_a_table_says_what_answers_what_and_the_rest_is_said_again(tmp_pat
     path.write_text("[]", encoding="utf-8")
     with pytest.raises(MeshError, match=r"JSON object of texts.*answers\.json"):
         ScriptedEngine(ScriptedOptions(text=str(path)))
+
+
+async def test_images_are_part_of_the_prompt_where_they_are_taken() -> None:
+    def look(data: bytes) -> Chat:
+        return Chat((Message("user", (Image(data, "image/png"), "What is it?")),))
+
+    async with stage(vision=True) as on:
+        assert "vision" in on.engine.models[0].capabilities
+        answers = [text(await on.answer(on.request(look(data)))) for data in (b"one", b"two", b"one")]
+    assert answers[0] == answers[2] != answers[1]
+    async with stage() as on:
+        error = await refused(on.submit(look(b"one")))
+        assert (error.kind, error.param) == (ErrorKind.UNSUPPORTED, "messages")
 
 
 async def test_options_that_end_an_answer() -> None:

@@ -26,6 +26,7 @@ class ScriptedFlags(Flags):
     script_jitter: float = option(0.0, "Scripted: by which share of it a step may be shorter or longer.", low=0, high=1)
     script_jitter_seed: int = option(0, "Scripted: seed of the jitter.")
     script_embedding_size: int = option(64, "Scripted: length of embedding vectors.", low=1)
+    script_vision: bool = option(False, "Scripted: take images too; they change the answer as words do.")
     script_refuse: bool = option(False, "Scripted fault: refuse every request as overloaded.")
     script_fail_after: int | None = option(None, "Scripted fault: tokens after which a request breaks.", low=0)
     script_stall_after: int | None = option(None, "Scripted fault: tokens after which a row gets no more.", low=0)
