@@ -39,8 +39,8 @@ protos: $(INSTALLED) ## Generate the Python code of protos/ (not committed)
 	@$(PY) hatch_build.py
 
 .PHONY: up
-up: protos ## Run the mesh on this machine: registry, worker with the demo model, gateway
-	$(BIN)/mesh up $(ARGS)
+up: protos ## Run the mesh on this machine: registry, worker with the demo model, gateway, web pages
+	$(BIN)/mesh up --webui $(ARGS)
 
 # Test processes on two cores: tests wait more than they compute; those of e2e start more processes of their own. Each
 # file stays in one process, since its tests share a mesh or a model. ARGS="-n0" runs all in one, as a debugger needs it.

@@ -1,15 +1,18 @@
 """`mesh up`: a whole mesh on this machine with one command.
 
 This process serves the registry, unless there is an etcd: it outlives the others, so that workers can sign off. One
-Ctrl-C stops the gateway, then the workers, and waits for them; a second one kills.
+Ctrl-C stops the web pages, the gateway, then the workers, and waits for them; a second one kills.
 
-Once everything runs, a worker that ends by a fault is started again. One that was drained to its end is left out. The
-end of the gateway, of the last worker, or of one that refuses its settings ends everything, as any end does before.
+Once everything runs, workers and web pages that end by a fault are started again. A worker that was drained to its end
+is left out. The end of the gateway, of the last worker, or of one that refuses its settings ends everything, as any end
+does before.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import importlib.util
 import json
 import os
 import secrets
@@ -18,6 +21,7 @@ import signal
 import socket
 import sys
 import time
+import urllib.request
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -36,6 +40,7 @@ from mesh.registry.options import EtcdOptions
 from mesh.version import version
 
 _PROG = "mesh up"
+_PAGES = "webui"
 _POLL = 0.2
 # Seconds before a worker that broke is started again: doubled each time, until one has run for long enough.
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0
@@ -48,7 +53,8 @@ _PATIENCE = 2.0
 class UpConfig:
     """Run a whole mesh on this machine: registry, gateway and workers.
 
-    All other settings of gateway and workers are taken from the environment, as MESH_GATEWAY_... and MESH_WORKER_...
+    All other settings of gateway, workers and web pages are taken from the environment, as MESH_GATEWAY_...,
+    MESH_WORKER_... and MESH_WEBUI_...
     """
 
     model_path: tuple[str, ...] = option(
@@ -64,6 +70,8 @@ class UpConfig:
     worker_port: int = option(50051, "Port of the first worker, counted up for the others; 0 picks free ones.", low=0)
     etcd: str | None = option(None, "URL(s) of etcd, comma separated. Default: a registry in this process.")
     registry_port: int = option(12379, "Port of the registry in this process.", low=1, high=65535)
+    webui: bool = option(False, "Serve the arena's web pages too.")
+    webui_port: int = option(7860, "Port of the web pages.", low=1, high=65535)
 
     def __post_init__(self) -> None:
         if self.engine == "scripted" and self.model_path:
@@ -75,8 +83,16 @@ class UpConfig:
     @property
     def url(self) -> str:
         """Where this machine reaches the gateway."""
+        return self._url(self.port)
+
+    @property
+    def webui_url(self) -> str:
+        """Where this machine reaches the web pages."""
+        return self._url(self.webui_port)
+
+    def _url(self, port: int) -> str:
         local = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)
-        return f"http://{f'[{local}]' if local.count(':') > 1 and '[' not in local else local}:{self.port}"
+        return f"http://{f'[{local}]' if local.count(':') > 1 and '[' not in local else local}:{port}"
 
     @property
     def registry(self) -> str:
@@ -106,7 +122,9 @@ class Mesh:
         self._names = [f"worker-{index + 1}" for index in range(config.workers * len(loads))]
         self._ids = {name: _new_id(name) for name in self._names}
         self._left = set(self._names)  # those that were not drained to their end
-        self._width = max(map(len, ["gateway", *self._names]))
+        # The pages come last, when there is somebody for them to ask.
+        self._all = ["gateway", *self._names, *([_PAGES] if config.webui else [])]
+        self._width = max(map(len, self._all))
         self._registry = EtcdOptions.from_url(config.registry)
         self._children: list[Child] = []
         self._ready = False
@@ -139,14 +157,15 @@ class Mesh:
                 child.signal(signal.SIGKILL)
 
     async def _start(self, group: asyncio.TaskGroup) -> None:
-        for number, name in enumerate(["gateway", *self._names]):
-            argv = self._worker_argv(name) if number else self._gateway_argv()
-            child = await Child.start(name, argv, number)
+        for number, name in enumerate(self._all):
+            child = await Child.start(name, self._argv(name), number)
             self._children.append(child)
             group.create_task(self._follow(number, child))
         # The registry is asked first: unlike the gateway it does not log who asks how often.
         await _until(self._workers_are_registered)
         await _until(self._models_are_listed)
+        if self.config.webui:
+            await _until(self._pages_are_served)
         print(banner(self.config, self.models), flush=True)
         self._ready = True
 
@@ -169,8 +188,12 @@ class Mesh:
     def _ended_for_good(self, child: Child, code: int) -> bool:
         """Whether a child that has ended is not to be started again. Stops the others if they are of no use then."""
         worker = self._ready and child.name in self._left
-        if worker and code not in (0, 2):
+        pages = self._ready and child.name == _PAGES
+        if (worker or pages) and code not in (0, 2):
             return False
+        if pages:
+            _say(f"{child.name} has ended with {_describe(code)}: going on without it")
+            return True
         if worker and code == 0:
             self._left.remove(child.name)
             if self._left:
@@ -191,7 +214,7 @@ class Mesh:
 
     async def _start_again(self, number: int, name: str) -> Child:
         self._ids[name] = _new_id(name)  # the registry may still list the one before
-        child = await Child.start(name, self._worker_argv(name), number)
+        child = await Child.start(name, self._argv(name), number)
         self._children[number] = child
         if self._stopping.is_set():  # meanwhile, so `_stop` knew only the one before
             child.signal(signal.SIGTERM)
@@ -212,10 +235,15 @@ class Mesh:
         except ConnectionError:
             return False
 
+    async def _pages_are_served(self) -> bool:
+        return await asyncio.to_thread(_answers, f"{self.config.webui_url}/healthz")
+
     async def _stop(self) -> None:
-        """The gateway first, so that no request is left when the workers are asked to end."""
-        gateway, workers = self._children[:1], self._children[1:]
-        for children in (gateway, workers):
+        """The pages and the gateway first, so that no request is left when the workers are asked to end."""
+        pages = [child for child in self._children if child.name == _PAGES]
+        gateway = self._children[:1]
+        workers = [child for child in self._children[1:] if child not in pages]
+        for children in (pages, gateway, workers):
             for child in children:
                 child.signal(signal.SIGTERM)
             await asyncio.gather(*(child.wait() for child in children))
@@ -230,8 +258,13 @@ class Mesh:
             _say("stopping; Ctrl-C again kills")
             self._stopping.set()
 
-    def _gateway_argv(self) -> list[str]:
+    def _argv(self, name: str) -> list[str]:
         config = self.config
+        if name in self._names:
+            return self._worker_argv(name)
+        if name == _PAGES:
+            served = ("--host", config.host, "--port", str(config.webui_port), "--gateway", config.url)
+            return command("webui", *served)
         return command("gateway", "--host", config.host, "--port", str(config.port), "--etcd", config.registry)
 
     def _worker_argv(self, name: str) -> list[str]:
@@ -255,6 +288,14 @@ async def _until(check: Callable[[], Awaitable[bool]]) -> None:
         await asyncio.sleep(_POLL)
 
 
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=_PATIENCE):
+            return True
+    except OSError:
+        return False
+
+
 def banner(config: UpConfig, names: Sequence[str]) -> str:
     """What a person needs to know once everything runs."""
     message = {"role": "user", "content": "Hello! What can you do?"}
@@ -269,6 +310,7 @@ def banner(config: UpConfig, names: Sequence[str]) -> str:
             f"  models      {', '.join(names)}",
             f"  try         {curl}",
             f"  talk        mesh chat --url {config.url}",
+            *([f"  arena       {config.webui_url}/{'' if len(names) > 1 else 'direct'}"] if config.webui else []),
             "  stop        Ctrl-C",
             "",
         ]
@@ -294,7 +336,7 @@ def _model_name(path: str) -> str:
 def main(argv: Sequence[str]) -> int:
     """Run `mesh up`; returns the exit code."""
     try:
-        config = parse(UpConfig, prog=_PROG, env_prefix="MESH_UP_", argv=argv)
+        config = _without_missing(parse(UpConfig, prog=_PROG, env_prefix="MESH_UP_", argv=argv))
     except ConfigError as error:
         fail(_PROG, str(error))
     os.environ.setdefault("MESH_LOG", "text")  # its children's lines are text too
@@ -303,6 +345,14 @@ def main(argv: Sequence[str]) -> int:
         return asyncio.run(Mesh(config, loads_of(config)).run())
     except MeshError as error:
         fail(_PROG, error.message)
+
+
+def _without_missing(config: UpConfig) -> UpConfig:
+    """The settings, without what is not installed."""
+    if config.webui and importlib.util.find_spec("gradio") is None:
+        _say("no web pages: they need pip install 'inference-mesh[webui]'")
+        return dataclasses.replace(config, webui=False)
+    return config
 
 
 def _new_id(name: str) -> str:
