@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
@@ -33,7 +34,10 @@ def web_app(desk: Desk) -> fastapi.FastAPI:
 
     outer = fastapi.FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     outer.add_middleware(Frontier)
+    outer.add_api_route("/healthz", lambda: "ok")
     config = desk.config
+    # It says that it does without what we do not ask for.
+    warnings.filterwarnings("ignore", "SSR mode is not supported", UserWarning)
     return gr.mount_gradio_app(
         outer,
         _blocks(desk),

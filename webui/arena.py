@@ -122,7 +122,11 @@ class Arena:
         """A new battle, of drawn models unless they are given. Raises GatewayError, and Refused for want of models."""
         probability = None
         if mode == "battle":
-            pair = await asyncio.to_thread(self._sampler.draw, await self._contenders(images))
+            contenders = await self._contenders(images)
+            try:
+                pair = await asyncio.to_thread(self._sampler.draw, contenders)
+            except ValueError as error:
+                raise Refused("There is no pair to draw just now: too many models are taken out of battles.") from error
             models, probability = (pair.a, pair.b), pair.probability
         elif images:
             await self._check_sight(models)

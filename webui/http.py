@@ -25,6 +25,7 @@ _POLICY: Final = "; ".join(
         "connect-src 'self' data: blob:",
         "object-src 'none'",
         "base-uri 'self'",
+        "form-action 'self'",
         "frame-ancestors 'self'",
     ]
 )

@@ -10,11 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.data_classes import ImageData
 
 from webui.samples import SAMPLES, sample_file
 
 # No upload is larger; see webui/trust for the limits of what is let in.
 MAX_UPLOAD = "20mb"
+
+
+class Image(gr.Image):
+    """An image as it was uploaded: nothing has opened it, so that what is none is refused by us, in words."""
+
+    # Gradio writes a stub of every component beside its module, unless the stub is there. Of this one it is.
+    __module__ = gr.Image.__module__
+    EVENTS = gr.Image.EVENTS
+
+    def preprocess(self, payload: ImageData | None) -> str | None:
+        """The path of the file."""
+        return payload.path if payload else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +53,9 @@ def composer(name: str, placeholder: str, folder: Path) -> Composer:
         elem_classes="prompt",
     )
     with gr.Accordion("Show an image", open=False, visible=False, elem_id=f"{name}-images") as panel:
-        image = gr.Image(
+        image = Image(
             label="Image",
             type="filepath",
-            image_mode=None,
             sources=["upload", "clipboard", "webcam"],
             height=240,
             buttons=[],

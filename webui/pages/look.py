@@ -19,7 +19,6 @@ PAGES: Final = (
     ("", "Battle"),
     ("side-by-side", "Side by side"),
     ("direct", "Direct chat"),
-    ("leaderboard", "Leaderboard"),
     ("about", "About"),
 )
 

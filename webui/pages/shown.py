@@ -14,7 +14,7 @@ from webui.records import Answer, ModelCard, Picture
 _WAITING: Final = '<span class="waiting dots">…</span>'
 # By the gateway's code. No sentence names a model: the codes come from both sides of battles.
 _FAILURES: Final[Mapping[str, str]] = {
-    GONE: "The mesh cannot be reached. Try again in a moment.",
+    GONE: "The mesh cannot be reached just now. Try again in a moment.",
     "no_worker": "No worker of this model is up just now. Try again in a moment.",
     "overloaded": "This model has too much to do just now. Try again in a moment.",
     "rate_limited": "Too many requests reach this model just now. Try again in a moment.",
@@ -137,13 +137,14 @@ def status(battle: LiveBattle | None) -> str:
             return _thanks(battle)
 
 
-def too_few(count: int) -> str:
-    """HTML of the battle page when there are no two models."""
-    there = "The mesh serves one model" if count else "The mesh serves no model just now"
+def too_few(count: int, enough: int) -> str:
+    """HTML of a page that needs more models than there are."""
+    if not count:
+        return "<p>The mesh serves no model just now. This page goes on by itself when one has come.</p>"
     return (
-        f"<p>{there}, and a battle needs two. Start another worker with another model, for example</p>"
+        f"<p>A battle needs {enough} models, and the mesh serves one. Start a worker with another one, for example</p>"
         "<pre>mesh-worker --model-path Qwen/Qwen3-0.6B --etcd 127.0.0.1:12379</pre>"
-        '<p>and it joins by itself. Meanwhile you can <a href="./direct">talk with one model</a>.</p>'
+        '<p>and this page goes on by itself. Meanwhile you can <a href="./direct">talk with one model</a>.</p>'
     )
 
 

@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
-from gradio.blocks import Block
+from gradio.blocks import Block, BlockContext
+from gradio.components import Component
 
 from webui.arena import Arena
 from webui.battle import LiveBattle, NotNow, Phase
+from webui.gateway import GatewayError
 from webui.pages import shown
 from webui.pages.chat import chatbot, liking
 from webui.pages.composer import Composer, box_buttons, composer, delete_upload, read_upload
@@ -19,6 +21,7 @@ from webui.pages.desk import TOLD, Desk, sentence
 from webui.pages.parameters import Parameters, parameters
 from webui.records import Choice, Mode, Visitor
 
+Output = Component | BlockContext
 View = dict[Block, Any]
 
 _BUTTONS: tuple[tuple[Choice, str], ...] = (
@@ -27,6 +30,9 @@ _BUTTONS: tuple[tuple[Choice, str], ...] = (
     ("both_bad", "Both are bad"),
     ("b", "B is better"),
 )
+
+# Seconds between looks at what the mesh offers: while something is missing, and else.
+_SOON, _LATER = 3, 30
 
 _PLACES: dict[Mode, str] = {
     "battle": "One of two models answers here. You are told which one once you have voted.",
@@ -46,6 +52,8 @@ class Talk:
     heads: tuple[gr.HTML, ...]  # of each side
     chats: tuple[gr.Chatbot, ...]
     status: gr.HTML
+    notice: gr.HTML  # what is wrong with the mesh, if anything is
+    timer: gr.Timer  # looks for news of the mesh
     votes: tuple[gr.Button, ...]
     composer: Composer
     tools: dict[str, gr.Button]
@@ -53,6 +61,7 @@ class Talk:
     link: gr.HTML
     battle: gr.State
     editing: gr.State
+    following: gr.State
 
     @property
     def arena(self) -> Arena:
@@ -60,23 +69,22 @@ class Talk:
         return self.desk.arena
 
     @property
-    def outputs(self) -> list[Block]:
+    def outputs(self) -> list[Output]:
         """All that a handler may change."""
-        own: list[Block] = [
+        own: list[Output] = [
             *self.heads,
             *self.chats,
             self.status,
+            self.notice,
+            self.timer,
             *self.votes,
             self.link,
             self.battle,
             self.editing,
+            self.following,
         ]
-        box: list[Block] = [self.composer.text, self.composer.panel, self.composer.image]
+        box: list[Output] = [self.composer.text, self.composer.panel, self.composer.image]
         return [*own, *box, *self.tools.values(), *self._choices]
-
-    def words(self, battle: LiveBattle | None) -> View:
-        """The two conversations."""
-        return {chat: shown.messages(battle, side, self.desk.folder) for side, chat in enumerate(self.chats)}
 
     def view(self, battle: LiveBattle | None, told: str = "") -> View:
         """The whole page. `told` goes before what there is to say about the battle."""
@@ -84,11 +92,12 @@ class Talk:
         answering = phase is Phase.ANSWERING
         open_ = battle is not None and battle.may_vote
         view: View = {
-            **self.words(battle),
+            **{chat: shown.messages(battle, side, self.desk.folder) for side, chat in enumerate(self.chats)},
             **{head: shown.head(battle, side, self.desk.cards) for side, head in enumerate(self.heads)},
             self.status: told or shown.status(battle),
             self.battle: battle.record.id if battle else None,
             self.editing: False,
+            self.following: answering,
             self.composer.text: gr.update(**box_buttons(answering)),
             self.tools["again"]: gr.update(interactive=phase in (Phase.ANSWERED, Phase.STOPPED, Phase.BROKEN)),
             self.tools["edit"]: gr.update(interactive=phase in (Phase.ANSWERED, Phase.STOPPED, Phase.BROKEN)),
@@ -100,38 +109,50 @@ class Talk:
         return view
 
     @property
-    def _choices(self) -> list[Block]:
+    def _choices(self) -> list[Component]:
         """What is chosen before the first prompt, and fixed from then on."""
         return [*self.names, *(self.parameters.sliders if self.parameters else ())]
 
     def _may_share(self, battle: LiveBattle | None) -> bool:
         return battle is not None and battle.revealed and bool(battle.turns) and battle.phase is not Phase.ANSWERING
 
-    async def follow(self, battle: LiveBattle, first: View) -> AsyncIterator[View]:
-        """The page as long as answers come: whole at first and at the end, between them only the words."""
-        yield {**self.view(battle), **first}
+    def _battle(self, visitor: Visitor, state: str | None) -> LiveBattle | None:
+        """What this page shows; if that is not known any more, what the visitor began last in this mode."""
+        return self.arena.find(visitor, state) or self.arena.current(visitor, self.mode)
+
+    async def follow(self, state: str | None, request: gr.Request) -> AsyncIterator[Any]:
+        """The words of all sides, as they come. What else is on the page stays as it is: each of its components would
+        cost something each time."""
+        battle = self._battle(await self.desk.visitor(request), state)
+        if battle is None:
+            yield [[] for _ in self.chats] if len(self.chats) > 1 else []  # a generator without a value clears, too
+            return
         async for _ in self.arena.watch(battle):
-            yield self.words(battle)
-        yield self.view(battle)
+            words = [shown.messages(battle, side, self.desk.folder) for side in range(len(self.chats))]
+            yield words if len(words) > 1 else words[0]
+
+    async def settle(self, state: str | None, following: bool, request: gr.Request) -> View:
+        """The whole page, when the answers that were followed have ended."""
+        if not following:
+            return {self.following: False}  # nothing to do, but a view is not empty
+        return self.view(self._battle(await self.desk.visitor(request), state))
 
     async def send(
         self, request: gr.Request, text: str, image: str | None, state: str | None, editing: bool, *rest: Any
-    ) -> AsyncIterator[View]:
+    ) -> View:
         """A prompt; `rest` are the values of what is chosen before the first one."""
         battle: LiveBattle | None = None
         try:
             visitor = await self.desk.visitor(request)
-            battle = self.arena.find(visitor, state)
+            battle = self._battle(visitor, state)
             pictures = await self.arena.admit(visitor, text, read_upload(image))
             if battle is None or battle.phase is Phase.VOTED:
                 battle = await self._begin(visitor, rest, images=bool(pictures))
             await self.arena.ask(battle, text, pictures, edit=editing)
         except TOLD as error:
-            yield {**self.view(battle, sentence(error)), self.editing: editing}
-            return
+            return {**self.view(battle, sentence(error)), self.editing: editing, self.composer.image: gr.skip()}
         delete_upload(image)
-        async for view in self.follow(battle, self._cleared(answering=True)):
-            yield view
+        return {**self.view(battle), **self._cleared(answering=True)}
 
     async def _begin(self, visitor: Visitor, rest: Sequence[Any], *, images: bool) -> LiveBattle:
         if self.mode == "battle":
@@ -142,29 +163,27 @@ class Talk:
         chosen = self.parameters.chosen(rest[len(self.names) :]) if self.parameters else {}
         return await self.arena.begin(visitor, self.mode, models, images=images, parameters=chosen)
 
-    async def again(self, state: str | None, request: gr.Request) -> AsyncIterator[View]:
+    async def again(self, state: str | None, request: gr.Request) -> View:
         """The last prompt once more."""
         battle: LiveBattle | None = None
         try:
-            battle = self.arena.find(await self.desk.visitor(request), state)
+            battle = self._battle(await self.desk.visitor(request), state)
             if battle is None:
                 raise NotNow("This conversation is not here any more: start a new one.")
             self.arena.again(battle)
         except TOLD as error:
-            yield self.view(battle, sentence(error))
-            return
-        async for view in self.follow(battle, {}):
-            yield view
+            return self.view(battle, sentence(error))
+        return self.view(battle)
 
     async def stop(self, state: str | None, request: gr.Request) -> None:
         """Stop the answers. The handler that follows them shows the end."""
-        battle = self.arena.find(await self.desk.visitor(request), state)
+        battle = self._battle(await self.desk.visitor(request), state)
         if battle is not None:
             self.arena.stop(battle.record.id)
 
     async def edit(self, state: str | None, request: gr.Request) -> View:
         """Put the last prompt into the box again."""
-        battle = self.arena.find(await self.desk.visitor(request), state)
+        battle = self._battle(await self.desk.visitor(request), state)
         if battle is None or not battle.turns:
             return self.view(battle)
         told = "You are editing your last prompt: what was answered to it is replaced when you send it."
@@ -191,7 +210,7 @@ class Talk:
         battle: LiveBattle | None = None
         try:
             visitor = await self.desk.visitor(request)
-            battle = self.arena.find(visitor, state)
+            battle = self._battle(visitor, state)
             if battle is None:
                 raise NotNow("There is no battle to vote on.")
             await self.arena.vote(visitor, battle, choice)
@@ -202,7 +221,7 @@ class Talk:
     async def share(self, state: str | None, request: gr.Request) -> View:
         """A link to what is shown here."""
         try:
-            battle = self.arena.find(await self.desk.visitor(request), state)
+            battle = self._battle(await self.desk.visitor(request), state)
             if battle is None:
                 raise NotNow("There is nothing to share yet.")
             key = await self.arena.share(battle)
@@ -210,32 +229,45 @@ class Talk:
             return {self.status: sentence(error)}
         return {self.link: shown.permalink(key)}
 
-    async def load(self, request: gr.Request) -> AsyncIterator[View]:
+    async def load(self, request: gr.Request) -> View:
         """The page is opened, or opened again: what goes on is shown on."""
         try:
             visitor = await self.desk.visitor(request)
-            battle = self.arena.current(visitor, self.mode)
-            ready = await self.ready(battle)
         except TOLD as error:
-            yield self.view(None, sentence(error))
-            return
-        if battle is not None and battle.phase is Phase.ANSWERING:
-            async for view in self.follow(battle, ready):
-                yield view
-        else:
-            yield {**self.view(battle), **ready}
+            return self.view(None, sentence(error))
+        offer = await self.offer([None] * len(self.names))
+        # Last, so that it knows of a prompt that was sent while the page was still loading.
+        battle = self.arena.current(visitor, self.mode)
+        if battle is not None:
+            offer.update({name: self._chosen(battle, side) for side, name in enumerate(self.names)})
+        return {**self.view(battle), **offer}
 
-    async def ready(self, battle: LiveBattle | None) -> View:
-        """What the mesh offers now. Raises GatewayError."""
-        models = await self.arena.gateway.models()
+    def _chosen(self, battle: LiveBattle, side: int) -> Any:
+        model = battle.record.models[side]
+        return gr.update(choices=[model], value=model, interactive=False)
+
+    async def tick(self, request: gr.Request, *chosen: str | None) -> View:
+        """Look whether the mesh offers something else by now; `chosen` are the models that are."""
+        del request
+        return await self.offer(chosen)
+
+    async def offer(self, chosen: Sequence[str | None]) -> View:
+        """What the mesh offers now, and what it lacks."""
+        try:
+            models = await self.arena.gateway.models()
+        except GatewayError as error:
+            return {self.notice: shown.failure(error.code), self.timer: gr.Timer(_SOON, active=True)}
         enough = 2 if self.mode == "battle" else 1
-        view: View = {self.composer.panel: gr.update(visible=sum(model.vision for model in models) >= enough)}
+        lacking = len(models) < enough
+        view: View = {
+            self.notice: shown.too_few(len(models), enough) if lacking else "",
+            self.timer: gr.Timer(_SOON if lacking else _LATER, active=True),
+            self.composer.panel: gr.update(visible=sum(model.vision for model in models) >= enough),
+        }
         names = [model.name for model in models]
-        for side, dropdown in enumerate(self.names):
-            value = battle.record.models[side] if battle else names[min(side, len(names) - 1)] if names else None
-            view[dropdown] = gr.update(choices=names, value=value, interactive=battle is None)
-        if self.mode == "battle" and len(models) < 2:
-            view[self.status] = shown.too_few(len(models))
+        for side, (dropdown, name) in enumerate(zip(self.names, chosen, strict=True)):
+            value = name or (names[min(side, len(names) - 1)] if names else None)
+            view[dropdown] = gr.update(choices=sorted({*names, *filter(None, [name])}), value=value)
         return view
 
     def _cleared(self, *, answering: bool) -> View:
@@ -250,6 +282,7 @@ def build(desk: Desk, blocks: gr.Blocks, mode: Mode, single: str | None = None) 
     with gr.Row(elem_classes="sides", equal_height=True):
         heads, chats = zip(*[_side(mode, side) for side in range(sides)], strict=True)
     status = gr.HTML("", elem_id=f"{mode}-status", elem_classes="status")
+    notice = gr.HTML("", elem_id=f"{mode}-notice", elem_classes="notice")
     votes: list[gr.Button] = []
     if mode != "direct":
         with gr.Row(elem_classes="votes", elem_id=f"{mode}-votes"):
@@ -267,6 +300,8 @@ def build(desk: Desk, blocks: gr.Blocks, mode: Mode, single: str | None = None) 
         heads=heads,
         chats=chats,
         status=status,
+        notice=notice,
+        timer=gr.Timer(_LATER),
         votes=tuple(votes),
         composer=box,
         tools=tools,
@@ -274,6 +309,7 @@ def build(desk: Desk, blocks: gr.Blocks, mode: Mode, single: str | None = None) 
         link=link,
         battle=gr.State(None),
         editing=gr.State(False),
+        following=gr.State(False),
     )
     _wire(talk, blocks)
 
@@ -313,13 +349,13 @@ def _tools(mode: str) -> dict[str, gr.Button]:
 
 def _wire(talk: Talk, blocks: gr.Blocks) -> None:
     """Say what happens at which event. Nothing waits for anything else, and no call is part of an API."""
-    given: list[Block] = [talk.composer.text, talk.composer.image, talk.battle, talk.editing]
+    given: list[Component] = [talk.composer.text, talk.composer.image, talk.battle, talk.editing]
     given += [*talk.names, *(talk.parameters.sliders if talk.parameters else ())]
     every: dict[str, Any] = {"show_progress": "hidden", "concurrency_limit": None, "api_visibility": "private"}
     box, tools = talk.composer, talk.tools
-    box.text.submit(talk.send, given, talk.outputs, **every)
+    begun = [box.text.submit(talk.send, given, talk.outputs, **every)]
     box.text.stop(talk.stop, talk.battle, None, **every)
-    tools["again"].click(talk.again, talk.battle, talk.outputs, **every)
+    begun.append(tools["again"].click(talk.again, talk.battle, talk.outputs, **every))
     tools["edit"].click(talk.edit, talk.battle, talk.outputs, **every)
     tools["share"].click(talk.share, talk.battle, talk.outputs, **every)
     tools["new"].click(talk.new, None, talk.outputs, **every)
@@ -327,4 +363,8 @@ def _wire(talk: Talk, blocks: gr.Blocks) -> None:
         button.click(talk.voting(choice), talk.battle, talk.outputs, **every)
     for side, chat in enumerate(talk.chats):
         chat.like(liking(talk.desk, side), talk.battle, None, **every)
-    blocks.load(talk.load, None, talk.outputs, **every)
+    talk.timer.tick(talk.tick, list(talk.names), talk.outputs, **every)
+    begun.append(blocks.load(talk.load, None, talk.outputs, **every))
+    for event in begun:
+        followed = event.then(talk.follow, talk.battle, list(talk.chats), **every)
+        followed.then(talk.settle, [talk.battle, talk.following], talk.outputs, **every)

@@ -1,0 +1,219 @@
+"""Battles in a real browser: two models answer, nobody knows who until a vote is in the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.e2e.webui_site import DESKTOP, PHONE, Site, Tap, Watch, ask, chromium, open_page, said, visit, wait_vote
+from tests.harness import Mesh, wait_until
+
+# Neither is among the words that the models say.
+MODELS = ("zebra-7b", "quokka-9b")
+WORDS = 24
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """Two models; one is three times as fast as the other."""
+    args = ("--engine", "scripted", "--script-tokens", str(WORDS))
+    with Mesh(tmp_path_factory.mktemp("mesh"), workers=0, worker_args=args) as running:
+        for model, pace in zip(MODELS, ("15", "40"), strict=True):
+            running.start_worker("--model-name", model, "--script-step-ms", pace, name=model)
+        for worker in running.workers:
+            worker.wait_ready()
+        running.wait_listed(2)
+        yield running
+
+
+@pytest.fixture(scope="module")
+def site(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with Site(tmp_path_factory.mktemp("site"), mesh.gateway.url) as running:
+        yield running.wait_ready()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+def votes(site: Site) -> int:
+    return site.rows("SELECT count(*) FROM votes")[0][0]
+
+
+def heads(page: Page, mode: str = "battle") -> list[str]:
+    return [page.locator(f"#{mode}-head-{side} .who").inner_text() for side in "ab"]
+
+
+def test_a_battle_is_blind_until_its_vote_is_kept(site: Site, browser: Browser) -> None:
+    watch = Watch()
+    before = votes(site)
+    with Tap(site.url) as tap, visit(browser) as visitor:
+        page = open_page(visitor, tap.url, watch)
+        ask(page, "Tell me a story.")
+        # The words come one after the other, as many on either side, though one model is faster.
+        expect(page.locator("#battle-chat-a .bot-row")).to_contain_text(" ")
+        expect(page.locator("#battle-vote-a")).to_be_disabled()
+        wait_vote(page)
+        assert [len(said(page, side=side).split()) for side in "ab"] == [WORDS, WORDS]
+        assert heads(page) == ["Model A", "Model B"]
+        blind = tap.heard()
+        assert b"process_generating" in blind, "the tap did not hear the answers"
+        for model in MODELS:
+            assert model.encode() not in blind
+        assert votes(site) == before
+
+        page.locator("#battle-status").click()  # leaves the box
+        page.keyboard.press("a")
+        expect(page.locator("#battle-status")).to_contain_text("Thanks")
+        assert votes(site) == before + 1, "thanked before it was kept"
+        assert sorted(heads(page)) == sorted(MODELS)
+        expect(page.locator("#battle-head-a .facts")).to_contain_text("tokens/s")
+        expect(page.locator("#battle-vote-a")).to_be_disabled()
+        assert site.rows("SELECT choice FROM votes ORDER BY rowid DESC LIMIT 1") == [("a",)]
+    assert watch.errors == []
+    assert watch.left == []
+
+
+def test_stop_reaches_the_engines_and_answers_can_be_had_again(mesh: Mesh, site: Site, browser: Browser) -> None:
+    with visit(browser) as visitor:
+        page = open_page(visitor, site.url)
+        ask(page, "A long story.")
+        expect(page.locator("#battle-chat-b .bot-row")).to_contain_text(" ")
+        page.locator(".prompt .stop-button").click()
+        expect(page.locator("#battle-status")).to_contain_text("Stopped")
+        wait_until(lambda: all(worker.stats().live_streams == 0 for worker in mesh.workers))
+        assert len(said(page).split()) < WORDS
+        expect(page.locator("#battle-vote-a")).to_be_disabled()
+        page.locator("#battle-again").click()
+        wait_vote(page)
+        assert len(said(page).split()) == WORDS
+        page.locator("#battle-edit").click()
+        expect(page.locator(".prompt textarea")).to_have_value("A long story.")
+        ask(page, "A short story.")
+        expect(page.locator("#battle-chat-a .user-row")).to_have_text("A short story.")
+        wait_vote(page)
+
+
+def test_a_page_loaded_again_goes_on_and_two_pages_have_one_vote(site: Site, browser: Browser) -> None:
+    before = votes(site)
+    with visit(browser) as visitor:
+        page = open_page(visitor, site.url)
+        ask(page, "Once more.")
+        expect(page.locator("#battle-chat-a .bot-row")).to_contain_text(" ")
+        page.reload()
+        wait_vote(page)
+        assert [len(said(page, side=side).split()) for side in "ab"] == [WORDS, WORDS]
+        other = open_page(visitor, site.url)
+        wait_vote(other)
+        page.locator("#battle-vote-tie").click()
+        expect(page.locator("#battle-status")).to_contain_text("Thanks")
+        other.locator("#battle-vote-b").click()
+        expect(other.locator("#battle-status")).to_contain_text("one vote each")
+        assert sorted(heads(other)) == sorted(MODELS), "it is over on the other page, too"
+    assert votes(site) == before + 1
+
+
+def test_a_vote_posted_past_the_page_counts_nothing(site: Site, browser: Browser) -> None:
+    """Straight to Gradio's queue, to every handler that there is, in sessions of one's own and in another's."""
+    before = votes(site)
+    with visit(browser) as visitor:
+        page = visitor.new_page()
+        with page.expect_request(lambda request: "session_hash=" in request.url) as stream:
+            page.goto(site.url)
+        stolen = stream.value.url.partition("session_hash=")[2].partition("&")[0]
+        ask(page, "To be stolen.")
+        wait_vote(page)
+        battle = site.rows("SELECT id FROM battles ORDER BY rowid DESC LIMIT 1")[0][0]
+        with httpx.Client(base_url=site.url) as client:
+            client.get("/")  # a cookie of its own
+            handlers = client.get("/config").json()["dependencies"]
+            assert handlers
+            for session in (stolen, "another"):
+                for handler in handlers:
+                    body = {"data": [battle], "fn_index": handler["id"], "session_hash": session, "trigger_id": None}
+                    client.post("/gradio_api/queue/join", json=body)
+            with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": "another"}) as events:
+                for line in events.iter_lines():
+                    if "close_stream" in line:
+                        break
+        assert votes(site) == before
+        page.locator("#battle-vote-a").click()
+        expect(page.locator("#battle-status")).to_contain_text("Thanks")
+        assert votes(site) == before + 1
+
+
+def test_side_by_side_names_models_and_its_votes_do_not_count(site: Site, browser: Browser) -> None:
+    watch = Watch()
+    with visit(browser) as visitor:
+        page = open_page(visitor, f"{site.url}/side-by-side", watch)
+        expect(page.locator("#named-model-a input")).to_have_value(sorted(MODELS)[0])
+        ask(page, "Compare yourselves.")
+        wait_vote(page, "named")
+        assert heads(page, "named") == sorted(MODELS)
+        page.locator("#named-vote-b").click()
+        expect(page.locator("#named-status")).to_contain_text("do not count")
+    assert site.rows("SELECT mode FROM battles ORDER BY rowid DESC LIMIT 1") == [("named",)]
+    assert watch.errors == []
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_pages_fit_their_screen(site: Site, browser: Browser, size: tuple[int, int]) -> None:
+    watch = Watch()
+    with visit(browser, size) as visitor:
+        for path in ("", "side-by-side", "direct", "about"):
+            page = visitor.new_page()
+            watch.look_at(page)
+            page.goto(f"{site.url}/{path}")
+            expect(page.get_by_role("navigation", name="Pages").locator("[aria-current=page]")).to_be_visible()
+            expect(page.locator("#battle-prompt, #named-prompt, #direct-prompt, #about")).to_be_visible()
+            assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+            page.close()
+    assert watch.errors == []
+    assert watch.left == []
+
+
+def test_a_shared_battle_can_be_read_by_others(site: Site, browser: Browser) -> None:
+    with visit(browser) as visitor, visit(browser) as other:
+        page = open_page(visitor, f"{site.url}/direct")
+        ask(page, "Share this.")
+        expect(page.locator("#direct-share")).to_be_enabled()
+        page.locator("#direct-share").click()
+        link = page.locator("#direct-link a").get_attribute("href")
+        assert link
+        reader = other.new_page()
+        reader.goto(f"{site.url}/{link.removeprefix('./')}")
+        expect(reader.locator("#shared-chat-a .user-row")).to_have_text("Share this.")
+        expect(reader.locator("#shared-head-a .who")).to_have_text(sorted(MODELS)[0])
+        reader.goto(f"{site.url}/shared?key=made-up")
+        expect(reader.locator("#shared-status")).to_contain_text("no such conversation")
+
+
+def test_no_vote_is_lost_when_the_server_is_killed_after_the_thanks(
+    mesh: Mesh, browser: Browser, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("killed")
+    with Site(folder, mesh.gateway.url) as site, visit(browser) as visitor:
+        page = open_page(visitor, site.wait_ready().url)
+        ask(page, "Quick.")
+        wait_vote(page)
+        page.locator("#battle-vote-both_bad").click()
+        expect(page.locator("#battle-status")).to_contain_text("Thanks")
+        site.kill()
+        assert site.rows("SELECT choice, count(*) FROM votes GROUP BY choice") == [("both_bad", 1)]
+
+
+def test_a_gateway_that_is_not_there_is_told(browser: Browser, tmp_path: Path) -> None:
+    with Site(tmp_path, "http://127.0.0.1:9") as site, visit(browser) as visitor:
+        page = open_page(visitor, site.wait_ready().url)
+        expect(page.locator("#battle-notice")).to_contain_text("cannot be reached")
+        ask(page, "Anybody?")
+        expect(page.locator("#battle-status")).to_contain_text("cannot be reached")
+        expect(page.locator(".prompt textarea")).to_have_value("Anybody?")
