@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -29,6 +29,8 @@ from benchmarks.mt_bench.records import (
     read_failures,
     tidy,
 )
+
+FASTCHAT_FAILURE: Final = "$ERROR$"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +77,19 @@ def _unanswered(plan: AnswerPlan, model: str, questions: QuestionSet, folder: Pa
 
 
 def is_whole(answer: Answer | None, question: Question, choices: int = 1) -> bool:
-    """Whether there is an answer that can be judged: enough choices with all turns, none empty."""
+    """Whether there is an answer that can be judged: enough choices with all turns, and something in each."""
     return (
         answer is not None
         and len(answer.choices) >= choices
         and all(
-            len(choice.turns) == len(question.turns) and all(text.strip() for text in choice.turns)
-            for choice in answer.choices
+            len(choice.turns) == len(question.turns) and all(map(is_said, choice.turns)) for choice in answer.choices
         )
     )
+
+
+def is_said(text: str) -> bool:
+    """Whether there is anything to judge: FastChat writes a mark where an answer failed."""
+    return bool(text.strip()) and text != FASTCHAT_FAILURE
 
 
 def _same_settings(was: Settings, is_: Settings, where: str) -> None:

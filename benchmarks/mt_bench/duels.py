@@ -130,8 +130,8 @@ def compare(
     )
 
 
-def _with(lines: Iterable[Pair], *models: str) -> list[Pair]:
-    return [line for line in lines if all(model in (line.model_1, line.model_2) for model in models)]
+def _with(lines: Iterable[Pair], model: str) -> list[Pair]:
+    return [line for line in lines if model in (line.model_1, line.model_2)]
 
 
 def _model(
@@ -181,10 +181,13 @@ def _weighted(line: Pair, model: str) -> list[float]:
 
 def _contests(order: Sequence[str], scored: Sequence[Pair]) -> list[Contest]:
     """All pairs that met, the better one first."""
+    games: dict[frozenset[str], list[Pair]] = {}
+    for line in scored:
+        games.setdefault(frozenset({line.model_1, line.model_2}), []).append(line)
     found: list[Contest] = []
     for place, first in enumerate(order):
         for second in order[place + 1 :]:
-            if met := _with(scored, first, second):
+            if met := games.get(frozenset({first, second})):
                 groups = _grouped(met, lambda line, model=first: [outcome(line, model)])
                 means: dict[object, float] = {key: sum(values) / len(values) for key, values in groups.items()}
                 gap = stats.difference(means, dict.fromkeys(means, 0.5))

@@ -98,8 +98,16 @@ def collect(
         alike=[*_alike_grades(singles), *_alike_pairs(pairs)],
         lengths=_lengths(answers),
         references=dict(Counter(line.references for line in [*singles, *pairs] if line.references)),
-        reasons=dict(reasons([*singles, *pairs], [each for each in failures if not judges or each.judge in judges])),
+        reasons=dict(reasons([*singles, *pairs], [each for each in failures if _concerns(each, mode, judges)])),
     )
+
+
+def _concerns(failure: Failure, mode: Mode | None, judges: Sequence[str]) -> bool:
+    """Whether a failure has to do with what is shown."""
+    if failure.kind == "answer":
+        return True
+    shown = mode is None or (failure.kind == "single") == (mode == "single")
+    return shown and (not judges or failure.judge in judges)
 
 
 def _read(folder: Path, kind: type[Judgment], models: Sequence[str], judges: Sequence[str]) -> list[Judgment]:
@@ -182,6 +190,8 @@ def _about(vote: Vote) -> tuple[object, ...]:
 def _lengths(answers: Answers) -> list[Lengths]:
     found: list[Lengths] = []
     for model, by_question in answers.items():
-        texts = sorted(len(text) for answer in by_question.values() for text in answer.choices[0].turns)
+        texts = sorted(
+            len(text) for answer in by_question.values() for choice in answer.choices[:1] for text in choice.turns
+        )
         found.append(Lengths(model, len(by_question), texts[len(texts) // 2] if texts else 0))
     return found

@@ -19,4 +19,6 @@ def held(folder: Path) -> Generator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise BadFile(f"{folder}: another run is writing here") from None
+        for left in folder.rglob("*.new"):  # by a run that was killed while it wrote a file anew
+            left.unlink()
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -65,11 +66,24 @@ def _interval(sums: Array, counts: Array) -> tuple[float, float] | tuple[None, N
     questions = len(sums)
     if questions < 2:
         return None, None
-    draws = np.random.default_rng(SEED).multinomial(questions, np.full(questions, 1 / questions), size=SAMPLES)
-    ratios = (draws @ sums) / (draws @ counts)
+    draws = _draws(questions)
+    totals = draws @ np.column_stack([sums, counts])
+    ratios = totals[:, 0] / totals[:, 1]
     tail = (1 - _LEVEL) / 2
     low, high = np.quantile(ratios, [tail, 1 - tail])
     return float(low), float(high)
+
+
+@lru_cache(maxsize=16)
+def _draws(questions: int) -> Array:
+    """How often each question is drawn, a row for each sample; the same ones for all means."""
+    counts = np.random.default_rng(SEED).multinomial(questions, np.full(questions, 1 / questions), size=SAMPLES)
+    return counts.astype(np.float64)
+
+
+@lru_cache(maxsize=16)
+def _signs(count: int) -> Array:
+    return np.random.default_rng(SEED).choice(np.array([-1.0, 1.0]), size=(SAMPLES, count))
 
 
 def difference(first: Mapping[object, float], second: Mapping[object, float]) -> Difference | None:
@@ -91,7 +105,7 @@ def sign_flip(gaps: Array) -> float:
     if exact:
         signs: Array = np.array([*itertools.product((1.0, -1.0), repeat=len(moved))])
     else:
-        signs = np.random.default_rng(SEED).choice(np.array([-1.0, 1.0]), size=(SAMPLES, len(moved)))
+        signs = _signs(len(moved))
     # Equal up to rounding is as extreme.
     extreme = int((np.abs(signs @ moved) >= abs(moved.sum()) * (1 - 1e-12)).sum())
     return extreme / len(signs) if exact else (extreme + 1) / (len(signs) + 1)

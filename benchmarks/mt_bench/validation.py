@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from benchmarks.mt_bench.answering import FASTCHAT_FAILURE
 from benchmarks.mt_bench.jsonl import BadFile, explain, lines
 from benchmarks.mt_bench.prompts import check_prompt
 from benchmarks.mt_bench.question_set import Correction, load
@@ -116,7 +117,7 @@ def _content(value: Any) -> Iterator[str]:
                 for turn, text in enumerate(choice.turns):
                     if not text.strip():
                         yield f"choices[{place}].turns[{turn}]: is empty"
-                    if text == "$ERROR$":
+                    if text == FASTCHAT_FAILURE:
                         yield f"choices[{place}].turns[{turn}]: is FastChat's mark of a failure, not an answer"
         case Single():
             if value.score != UNSCORED and not LOWEST <= value.score <= HIGHEST:

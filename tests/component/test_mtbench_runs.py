@@ -330,16 +330,21 @@ async def test_failed_answers_are_not_judged(tmp_path: Path) -> None:
     async with provider(echo) as fake:
         await answer(questions, run, fake)
     lines = (run / "model_answer" / "m.jsonl").read_text().splitlines()
-    (run / "model_answer" / "m.jsonl").write_text(lines[1].replace("m says Write a word.", "") + "\n" + lines[0] + "\n")
-    todo = plan(questions, load_answers(run, ["m"]), "j", contests("single", answered_models(run), ""), run)
-    assert (len(todo.todo), todo.unanswered) == (2, 1)
+    for said_instead in ("", "$ERROR$"):
+        failed = lines[1].replace("m says Write a word.", said_instead)
+        (run / "model_answer" / "m.jsonl").write_text(failed + "\n" + lines[0] + "\n")
+        todo = plan(questions, load_answers(run, ["m"]), "j", contests("single", answered_models(run), ""), run)
+        assert (len(todo.todo), todo.unanswered) == (2, 1)
 
 
 def test_one_run_at_a_time_writes_a_folder(tmp_path: Path) -> None:
     with held(tmp_path), pytest.raises(BadFile, match="another run is writing here"), held(tmp_path):
         raise AssertionError
+    left = tmp_path / "model_answer" / "m.jsonl.01.new"
+    left.parent.mkdir()
+    left.write_text("half")
     with held(tmp_path):
-        pass
+        assert not left.exists()
 
 
 async def test_a_file_with_every_line_of_a_run_that_was_killed_is_gone_on_with(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def test_the_shipped_set_is_whole() -> None:
     found = load("mesh-mini", Path("nowhere"))
     categories = [question.category for question in found.questions]
     assert len(found.questions) == 16
+    assert check(found.prompts_file.parent) == []
     assert {categories.count(name) for name in categories} == {2}
     assert len(set(categories)) == 8
     assert all(len(question.turns) == 2 for question in found.questions)
