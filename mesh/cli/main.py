@@ -75,7 +75,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(
             _PROG, f"unknown command '{words[0]}'" + (f"; did you mean {match[0]}?" if match else " (see mesh --help)")
         )
-    raise SystemExit(_COMMANDS[words[0]][0](words[1:]))
+    raise SystemExit(_run(_COMMANDS[words[0]][0], words[1:]))
+
+
+def _run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
+    """The command's exit code; 1 without a word where nobody reads its output any more, as after `| head -1`."""
+    try:
+        code = command(argv)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is written at exit
+        return 1
+    return code
 
 
 def usage() -> str:

@@ -233,6 +233,18 @@ def test_version_and_usage():
         assert run(name, "--help").returncode == 0
 
 
+@pytest.mark.parametrize("argv", [("templates",), ("ctl", "keys", "create", "--name", "me", "--keys-file", "keys")])
+def test_nobody_reads_the_output(tmp_path: Path, argv: tuple[str, ...]):
+    """As after `| head -1`, once it has what it wanted."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as output:
+        done = subprocess.run(
+            [sys.executable, "-m", "mesh.cli", *argv], stdout=output, stderr=subprocess.PIPE, timeout=30, cwd=tmp_path
+        )
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
