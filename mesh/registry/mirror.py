@@ -40,7 +40,7 @@ async def mirror(
     Ends by cancellation, or by what a callback raises.
     """
     copy = _Copy(prefix.encode(), on_change)
-    health = _Health(f"etcd at {client.options.where}", on_state)
+    health = _Health(f"etcd at {client.options.where}", prefix, on_state)
     backoff = Backoff()
     while True:
         try:
@@ -70,8 +70,8 @@ async def _follow(client: EtcdClient, copy: _Copy, health: _Health, quiet: float
 class _Health:
     """Whether the copy is complete; tells the owner and the log when that changes."""
 
-    def __init__(self, etcd: str, on_state: OnState | None) -> None:
-        self._etcd = etcd
+    def __init__(self, etcd: str, prefix: str, on_state: OnState | None) -> None:
+        self._facts = {"etcd": etcd, "prefix": prefix}
         self._on_state = on_state
         self._since: float | None = None
         self._complained = False
@@ -80,7 +80,7 @@ class _Health:
         """A listing was taken over."""
         self._since = time.monotonic()
         self._complained = False
-        log.info("the registry is mirrored", extra=kv(etcd=self._etcd, keys=keys))
+        log.info("the registry is mirrored", extra=kv(**self._facts, keys=keys))
         if self._on_state is not None:
             self._on_state(True)
 
@@ -90,7 +90,9 @@ class _Health:
         was_synced, self._since = self._since is not None, None
         if not self._complained:
             self._complained = True
-            log.warning("the registry is out of reach, going on with what is known", extra=kv(error=str(error)))
+            log.warning(
+                "the registry is out of reach, going on with what is known", extra=kv(**self._facts, error=str(error))
+            )
         if was_synced and self._on_state is not None:
             self._on_state(False)
         return lived
