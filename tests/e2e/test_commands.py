@@ -309,7 +309,10 @@ def test_a_gateway_that_dies_ends_up_with_a_word(tmp_path: Path) -> None:
 
 def test_a_killed_worker_costs_no_answer_and_comes_back(tmp_path: Path) -> None:
     script = {"MESH_WORKER_SCRIPT_STEP_MS": "20", "MESH_WORKER_SCRIPT_TOKENS": "100"}
-    env = {**script, "MESH_GATEWAY_POLICY": "round_robin"}  # by prefix both may go to one, if the first is slow to be seen
+    env = {
+        **script,
+        "MESH_GATEWAY_POLICY": "round_robin",
+    }  # by prefix both may go to one, if the first is slow to be seen
     with Up(tmp_path, "up", "--engine", "scripted", "--workers", "2", env=env) as up:
         up.wait_ready()
         before = up.worker("worker-2")
