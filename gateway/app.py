@@ -37,6 +37,7 @@ from gateway.routing.aliases import Aliases
 from gateway.routing.balancer import Balancer, Settings
 from gateway.routing.directory import Directory
 from gateway.routing.dispatch import Dispatch
+from gateway.routing.hedge import Hedges
 from gateway.routing.outliers import Outliers
 from gateway.routing.pace import StallLimits
 from gateway.routing.quarantine import Quarantine
@@ -81,7 +82,7 @@ def response_options(config: GatewayConfig) -> ResponseOptions:
 
 def make_balancer(config: GatewayConfig, metrics: GatewayMetrics) -> Balancer:
     """What chooses workers."""
-    default = Settings(config.policy, config.load_factor)
+    default = Settings(config.policy, config.load_factor, hedge_after=config.hedge_after)
     return Balancer(default, zone=config.zone, prefix_marks=config.prefix_marks, metrics=metrics)
 
 
@@ -102,6 +103,7 @@ def make_dispatch(
         balancer=balancer,
         quarantine=Quarantine(after=config.quarantine_after, seconds=config.quarantine_seconds),
         outliers=Outliers(after=config.eject_after, seconds=config.eject_seconds),
+        hedges=Hedges(config.hedge_share, metrics),
         max_attempts=config.max_attempts,
         credit=config.credit,
         stall_ceiling=config.stall_ceiling,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from mesh.config import option
-from mesh.policy import MAX_LOAD_FACTOR, PolicyName
+from mesh.policy import MAX_HEDGE_AFTER, MAX_LOAD_FACTOR, PolicyName
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,14 @@ class GatewayConfig:
         low=1,
         high=MAX_LOAD_FACTOR,
     )
+    hedge_after: float = option(
+        0.0,
+        "Seconds without a first token after which a request is given to a second worker too, if one has a free slot; "
+        "the first to answer goes on, the other is cancelled. 0 is never; `mesh ctl routes` sets it for a model.",
+        low=0,
+        high=MAX_HEDGE_AFTER,
+    )
+    hedge_share: float = option(0.05, "Largest share of a model's requests that may be given to two.", low=0, high=1)
     prefix_marks: int = option(
         100_000, "Hashes of prompts' beginnings to remember, with who has seen them; about 250 bytes each.", low=0
     )

@@ -19,6 +19,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from gateway import errors
 from gateway.routing.aliases import Detour
+from gateway.routing.hedge import Hedge
 from gateway.routing.trail import Attempt, shown
 from mesh.errors import ErrorKind, MeshError, deadline_passed
 from mesh.log import bind_request_id, kv
@@ -75,6 +76,11 @@ class Work(Protocol):
     @property
     def resumes(self) -> int:
         """Times that it went on elsewhere."""
+        ...
+
+    @property
+    def hedge(self) -> Hedge | None:
+        """What became of a second worker, if the first token was late."""
         ...
 
     @property
@@ -360,6 +366,8 @@ class Exchanges:
             facts["alias"] = exchange.alias
         if exchange.detour is not None:
             facts |= {"instead_of": exchange.detour.instead_of, "why": exchange.detour.why}
+        if generation.hedge is not None:
+            facts["hedge"] = generation.hedge.value
         if started is None:
             return facts
         facts |= {"prompt_tokens": started.prompt_tokens, "cached_tokens": started.cached_tokens}

@@ -84,6 +84,13 @@ class GatewayMetrics:
             ["alias", "model", "outcome"],
             registry=r,
         )
+        self.hedges = Counter(
+            "mesh_gateway_hedges",
+            "Requests whose first token was late, by outcome: a second worker won or lost, or none was asked, as no "
+            "other had a free slot (no_place) or too many had been (over_budget).",
+            ["model", "outcome"],
+            registry=r,
+        )
         self.prefix_picks = Counter(
             "mesh_gateway_prefix_picks",
             "Workers chosen by prefix: known (it has seen the prompt's beginning), hashed, or busy (a better one was).",

@@ -59,6 +59,11 @@ class Answer:
         return self._told_tokens or sum(len(choice.token_ids) for choice in self.choices)
 
     @property
+    def silent(self) -> bool:
+        """Whether nothing of it has come but its start."""
+        return not (self.pinned or self.resumable_only)
+
+    @property
     def open_rows(self) -> int:
         """Rows that it still takes on a worker."""
         if self._hidden:

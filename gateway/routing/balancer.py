@@ -28,6 +28,7 @@ class Settings:
     policy: PolicyName = "prefix_aware"
     load_factor: float = 1.25
     any_zone: bool = False
+    hedge_after: float = 0.0
 
 
 class Balancer:
@@ -51,8 +52,13 @@ class Balancer:
                 policy=route.policy or self._default.policy,  # pyright: ignore[reportArgumentType]  # `decode_route` looks
                 load_factor=route.load_factor if route.HasField("load_factor") else self._default.load_factor,
                 any_zone=route.any_zone,
+                hedge_after=route.hedge_after if route.HasField("hedge_after") else self._default.hedge_after,
             )
         log.info("route", extra=kv(model=model, **asdict(self._routes.get(model, self._default))))
+
+    def hedge_after(self, model: str) -> float:
+        """Seconds without a first token after which a second worker is asked; 0 is never."""
+        return self._routes.get(model, self._default).hedge_after
 
     def pick(self, prompt: Prompt, sessions: Sequence[Session]) -> Session:
         """One of at least one live session."""

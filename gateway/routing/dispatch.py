@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gateway.routing.aliases import Aliases
 from gateway.routing.balancer import Balancer
 from gateway.routing.directory import Directory
+from gateway.routing.hedge import Hedges
 from gateway.routing.outliers import Outliers
 from gateway.routing.quarantine import Quarantine
 from gateway.routing.queue import Queue
@@ -26,6 +27,7 @@ class Dispatch:
     balancer: Balancer
     quarantine: Quarantine
     outliers: Outliers
+    hedges: Hedges
     max_attempts: int
     credit: int
     stall_ceiling: float

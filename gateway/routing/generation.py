@@ -6,6 +6,9 @@ worker with the same fingerprint, so that what follows is what the first worker 
 counter-based generator whose seed is part of the request. Events of an attempt that was left cannot arrive any more:
 its stream is forgotten.
 
+Where the model has a limit for the first token, a request that gets none in that time is started on a second worker
+beside the first (`hedge.py`). The first to bring a token goes on alone; a fault of the one leaves the other.
+
 A worker that says `text_only`, one that passes a provider's text on, tells no token ids. Its answer can move until its
 first text has been sent; after that a fault ends it with an error, since another worker would repeat or change text.
 """
@@ -18,29 +21,23 @@ from typing import Protocol
 
 from gateway.routing import clock
 from gateway.routing.answer import Answer, Event, Violation, WrongModel
-from gateway.routing.capability import needs
+from gateway.routing.attempts import Attempts
 from gateway.routing.claim import Claim
 from gateway.routing.dispatch import Dispatch
+from gateway.routing.hedge import Hedge
 from gateway.routing.keeping import NOWHERE, Keeping
-from gateway.routing.placement import Placement
-from gateway.routing.prefix import Prompt
-from gateway.routing.quarantine import PROVEN_TOKENS, Suspicion
+from gateway.routing.quarantine import PROVEN_TOKENS
+from gateway.routing.race import Race
+from gateway.routing.run import Run
 from gateway.routing.session import Session
-from gateway.routing.stream import Stream, Trouble
-from gateway.routing.trail import Attempt, Trail
+from gateway.routing.stream import Stream, Trouble, error_of
+from gateway.routing.trail import Attempt
 from mesh.errors import ErrorKind, MeshError
 from mesh.log import kv
 from mesh.trace import Span
 from mesh.v1 import inference_pb2 as pb
 
 log = logging.getLogger(__name__)
-
-# However many choices share a credit, it must not stop the worker before news of the reader can arrive.
-_LEAST_STEPS_AHEAD = 16
-# After these the worker may be dead.
-_DEATHS = frozenset({Trouble.LOST, Trouble.SILENT, Trouble.STALLED})
-_FAULTS = _DEATHS | {Trouble.FORGOTTEN, Trouble.PROTOCOL}
-_RESUME = frozenset({pb.CAPABILITY_RESUME})
 
 
 class Reader(Protocol):
@@ -73,19 +70,17 @@ class Generation:
         keeping: Keeping | None = None,
         span: Span | None = None,
     ) -> None:
-        self.attempts = 0
         self.resumes = 0
         self._request = request
-        self._claim = claim or Claim()
-        self._keeping = keeping
         self._dispatch = dispatch
         self._answer = Answer(request)
-        choices = len(self._answer.choices)
-        self._credit = max(dispatch.credit, choices * _LEAST_STEPS_AHEAD) if streamed else None
-        self._needs = needs(request)
-        self._prompt = Prompt(request)
-        self._placement = Placement(self._prompt, dispatch, self._needs, self._live, self._claim)
-        self._suspicion = Suspicion(request, dispatch.quarantine, dispatch.directory)
+        self._attempts = Attempts(
+            request, self._answer, dispatch, claim or Claim(), streamed=streamed, keeping=keeping, span=span
+        )
+        self._credit = self._attempts.credit
+        self._race = Race(request.model, self._attempts, self._answer, dispatch)
+        # The attempt whose events are taken, with its stream.
+        self._run: Run | None = None
         self._stream: Stream[Session] | None = None
         self._read = 0
         self._undelivered = 0
@@ -93,15 +88,22 @@ class Generation:
         self._cause: Trouble | None = None
         self._error: Exception | None = None
         self._reader: Reader | None = None
-        self._trail = Trail()
-        self._span = span
-        self._attempt_span: Span | None = None
         self._closed = False
 
     @property
     def model(self) -> str:
         """The model asked for."""
         return self._request.model
+
+    @property
+    def attempts(self) -> int:
+        """Workers that were asked."""
+        return len(self._attempts.trail)
+
+    @property
+    def hedge(self) -> Hedge | None:
+        """What became of a second worker, if the first token was late."""
+        return self._race.outcome
 
     @property
     def started(self) -> pb.Started | None:
@@ -111,9 +113,9 @@ class Generation:
     @property
     def trail(self) -> list[Attempt]:
         """Its attempts so far."""
-        if self._stream is not None:
-            self._trail.end("finished" if self.done else "running", self.completion_tokens)
-        return self._trail.attempts
+        if self._run is not None:
+            self._run.attempt.end("finished" if self.done else "running", self.completion_tokens)
+        return self._attempts.trail
 
     @property
     def done(self) -> bool:
@@ -145,7 +147,9 @@ class Generation:
             if self._error is not None:
                 raise self._error
             stream = self._stream or await self._begin()
-            if not stream.events:
+            if self._race.on:
+                await self._wait_for_either(stream)
+            elif not stream.events:
                 await stream.wait()
             if stream is not self._stream:
                 continue  # it was left while its tokens were taken at once
@@ -179,7 +183,7 @@ class Generation:
     def abort(self, error: MeshError) -> None:
         """Let `next` raise this error, also where it waits now."""
         self._error = error
-        self._placement.abort(error)
+        self._attempts.placement.abort(error)
         if self._stream is not None:
             self._stream.wake()
 
@@ -187,48 +191,51 @@ class Generation:
         """End it, whatever its state: the worker is told within the same moment."""
         if not self._closed:
             self._closed = True
-            self._suspicion.clear()
+            self._race.stop("cancelled")
             if not self.done and self._stream is not None and self._stream.kept:
                 self._end_attempt("kept", keep=True)
             else:
                 self._end_attempt("finished" if self.done else "failed" if self._error is not None else "cancelled")
-            self._placement.close()
+            self._attempts.close()
 
     # Attempts
 
     async def _begin(self) -> Stream[Session]:
         """Start an attempt on a worker; waits for one if need be."""
-        if not self.attempts:
-            self._dispatch.quarantine.check(self._request)
-        await self._suspicion.judge()
-        await self._placement.find(self._start)
+        second = self._race.take_second()
+        if second is not None:
+            self._go_on_with(second)
+        else:
+            await self._attempts.find(self._start)
         assert self._stream is not None
         if self._cause is not None:
             self._note_move(self._stream.session)
         return self._stream
 
     def _start(self, session: Session) -> None:
-        request = self._attempt_request() if self.started is not None else self._request
-        self._claim.limit(request)
-        if self._span is not None:
-            self._attempt_span = self._span.child("attempt")
-            request.traceparent = self._attempt_span.traceparent
-        self.attempts += 1
-        self._undelivered = self._read = 0
-        self._answer.begin_attempt(self._fingerprint(session))
-        rows, tokens = self._answer.open_rows, self._prompt.tokens
-        stream = session.start(request, rows=rows, credit=self._credit, tokens=tokens, keep=self._keep())
-        stream.take_at_once = self._take_at_once
-        stream.strikes = self._suspicion.count
-        self._stream = stream
-        self._trail.begin(session, self.completion_tokens)
+        run = self._attempts.launch(session)
+        self._go_on_with(run)
+        self._race.expect(run.stream)
 
-    def _keep(self) -> pb.Keep | None:
-        """Whether the worker is to keep it. What was begun elsewhere is not kept: its first events are not there."""
-        keeping = self._keeping
-        if keeping is None or keeping.key is None or self.started is not None:
-            return None
-        return pb.Keep(key=keeping.key, seconds=keeping.seconds)
+    async def _wait_for_either(self, stream: Stream[Session]) -> None:
+        """Two workers have the request: go on with the first to bring a token."""
+        self._settle(stream)
+        if self._race.on and not stream.events:
+            await stream.wait()
+            self._settle(stream)
+
+    def _settle(self, stream: Stream[Session]) -> None:
+        second = self._race.settle(stream)
+        if second is not None:
+            self._end_attempt("outrun")
+            self._go_on_with(second)
+
+    def _go_on_with(self, run: Run) -> None:
+        """Take the events of this attempt from now on."""
+        self._undelivered = self._read = 0
+        self._answer.begin_attempt(self._attempts.fingerprint(run.stream.session))
+        run.stream.take_at_once = self._take_at_once
+        self._run, self._stream = run, run.stream
 
     def _note_move(self, session: Session) -> None:
         cause, self._cause = self._cause, None
@@ -240,70 +247,15 @@ class Generation:
             "generation moved", extra=kv(cause=cause.value, worker=session.worker_id, tokens=self.completion_tokens)
         )
 
-    def _attempt_request(self) -> pb.GenerateRequest:
-        request = pb.GenerateRequest()
-        request.CopyFrom(self._request)
-        request.attempt = self.attempts
-        self._answer.add_progress(request)
-        return request
-
-    def _live(self) -> Sequence[Session]:
-        """Workers that can take the request as far as it has come."""
-        answer = self._answer
-        if answer.pinned:
-            return ()
-        fingerprint = answer.started.fingerprint if answer.started is not None else self._begun_with()
-        if fingerprint is None:
-            return ()
-        wanted = self._needs | _RESUME if answer.resumable_only else self._needs
-        live = self._dispatch.directory.live(self.model, fingerprint=fingerprint, needs=wanted)
-        return self._suspicion.places(live if self.attempts else self._at_home(live))
-
-    def _begun_with(self) -> str | None:
-        """The model that must answer, if the client has a part of the answer; empty: any; None: it is not here."""
-        if self._keeping is None or self._keeping.model == NOWHERE:
-            return ""
-        return self._dispatch.directory.fingerprint(self.model, self._keeping.model)
-
-    def _at_home(self, live: Sequence[Session]) -> Sequence[Session]:
-        """Of these the one that may have kept the answer, if its client has come back and it is there."""
-        home = self._keeping.worker if self._keeping is not None else NOWHERE
-        return live if home == NOWHERE else ([session for session in live if session.tag == home] or live)
-
-    def _fingerprint(self, session: Session) -> str:
-        """The model that an attempt there must answer with: the one that has begun, or the one that is registered."""
-        if self.started is not None:
-            return self.started.fingerprint
-        served = session.models.get(self.model)
-        return served.fingerprint if served is not None else ""
-
     def _end_attempt(self, outcome: str, *, keep: bool = False) -> None:
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            stream.close(keep=keep)
-            self._trail.end(outcome, self.completion_tokens)
-            self._end_span(outcome)
-            self._dispatch.metrics.attempts.labels(self.model, outcome).inc()
-
-    def _end_span(self, outcome: str) -> None:
-        span, self._attempt_span = self._attempt_span, None
-        if span is not None:
-            last = self._trail.attempts[-1]
-            error = "" if outcome in ("finished", "cancelled", "draining") else outcome
-            span.end(error=error, outcome=outcome, worker=last.worker, incarnation=last.incarnation, tokens=last.tokens)
+        run, self._run, self._stream = self._run, None, None
+        self._race.disarm()
+        if run is not None:
+            self._attempts.end(run, outcome, keep=keep)
 
     def _leave(self, stream: Stream[Session], cause: Trouble, error: MeshError) -> None:
         """Give up this attempt; `next` makes another one, unless there were too many."""
-        refused = cause is Trouble.REFUSED
-        self._placement.left(stream.session, error, refused=refused)
-        if not refused and cause is not Trouble.DRAINING:
-            self._placement.avoid(stream.session)
-        if cause in _FAULTS or error.kind is ErrorKind.ENGINE_FAILED:
-            self._dispatch.outliers.failed(stream.session, whole=cause in _DEATHS)
-        broken_down = error.kind is ErrorKind.ENGINE_FAILED and stream.session.draining
-        if cause in _DEATHS or broken_down:
-            self._suspicion.strike(stream)
-        self._end_attempt(error.code if refused else cause.value)
+        self._end_attempt(self._attempts.blame(stream, cause, error))
         self._cause = cause
         if self._answer.pinned:
             self._error = error
@@ -344,10 +296,10 @@ class Generation:
         if taken and not stream.proven:
             self._prove(stream, taken)
         if events:
-            if not self._placement.begun and self.started is not None:
-                self._dispatch.balancer.started(self._prompt, self.started)
-                self._placement.began(stream.session, self.started.prompt_tokens - self.started.cached_tokens)
-            self._placement.progress(taken)
+            if not self._attempts.placement.begun and self.started is not None:
+                self._dispatch.balancer.started(self._attempts.prompt, self.started)
+                self._attempts.placement.began(stream.session, self.started.prompt_tokens - self.started.cached_tokens)
+            self._attempts.placement.progress(taken)
         if stream.session.draining and not stream.ended and self._stream is stream:
             self._look_for_trouble(stream)
         return events
@@ -357,12 +309,12 @@ class Generation:
         stream.taken += taken
         if stream.taken >= PROVEN_TOKENS:
             stream.proven = True
-            self._suspicion.clear()
+            self._attempts.suspicion.clear()
 
     def _take_at_once(self) -> bool:
         """The hottest path: tokens go to the reader in the call that received them. All else is left to `next`."""
         stream, reader = self._stream, self._reader
-        if stream is None or reader is None or not reader.ready or stream.session.draining:
+        if stream is None or reader is None or self._race.on or not reader.ready or stream.session.draining:
             return False
         for event in stream.events:
             if not event.HasField("delta"):
@@ -387,12 +339,7 @@ class Generation:
         self._leave(stream, cause, MeshError(kind, f"worker '{worker_id}' {found}"))
 
     def _take_failure(self, stream: Stream[Session], failure: pb.Failure) -> None:
-        error = MeshError.from_code(
-            failure.code,
-            failure.message,
-            param=failure.param or None,
-            retry_after=failure.retry_after if failure.HasField("retry_after") else None,
-        )
+        error = error_of(failure)
         if error.kind is ErrorKind.DRAINING:
             stream.session.stop_routing()
             self._leave(stream, Trouble.DRAINING, error)
@@ -420,7 +367,7 @@ class Generation:
         # The last attempt stays where it is: a place that may be frozen is better than none.
         may_leave = trouble is Trouble.DRAINING or self._failures < self._dispatch.max_attempts
         again = trouble is Trouble.FORGOTTEN and not self._answer.pinned
-        if may_leave and (again or self._placement.elsewhere(session)):
+        if may_leave and (again or self._attempts.placement.elsewhere(session)):
             self._leave(stream, trouble, error)
         elif trouble is not Trouble.DRAINING and seconds > self._dispatch.stall_ceiling:
             self._end_attempt(trouble.value)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from gateway.routing.answer import Event
 from gateway.routing.generation import Generation
+from gateway.routing.hedge import Hedge
 from gateway.routing.keeping import NOWHERE
 from gateway.routing.trail import Attempt
 from mesh.errors import MeshError
@@ -42,6 +43,11 @@ class GenerationGroup:
     def attempts(self) -> int:
         """Attempts of all members."""
         return sum(member.attempts for member in self._members)
+
+    @property
+    def hedge(self) -> Hedge | None:
+        """That of the first member that had one."""
+        return next((member.hedge for member in self._members if member.hedge is not None), None)
 
     @property
     def trail(self) -> list[Attempt]:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from gateway.routing import balance, clock
 from gateway.routing.claim import Claim
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.prefix import Prompt
+from gateway.routing.room import has_room
 from gateway.routing.session import Session
 from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import inference_pb2 as pb
@@ -55,6 +57,17 @@ class Placement:
             urgent=self.begun or self._roomless,
             begun=self.begun,
         )
+
+    def second(self, here: Session, model_of: Callable[[Session], str]) -> Session | None:
+        """A worker with a free place beside this one, which serves the same model; None if there is none now."""
+        now, model = clock.now(), model_of(here)
+        free = [each for each in self._fresh(self._live()) if each is not here and model_of(each) == model]
+        free = [each for each in free if now >= each.full_until and has_room(each, 0)]
+        if not free:
+            return None
+        session = balance.least_loaded(self._preferred(free))
+        self._dispatch.outliers.picked(session)
+        return session
 
     def left(self, session: Session, error: MeshError, *, refused: bool) -> None:
         """An attempt there is over. One that cannot go on with the model that has begun is not asked again."""
@@ -109,12 +122,14 @@ class Placement:
         return ()
 
     def _pick(self, sessions: Sequence[Session]) -> Session:
-        outliers = self._dispatch.outliers
-        sessions = outliers.spare(sessions)
-        unspoilt = [session for session in sessions if session.worker_id not in self._avoided]
-        session = self._dispatch.balancer.pick(self._prompt, unspoilt or sessions)
-        outliers.picked(session)
+        session = self._dispatch.balancer.pick(self._prompt, self._preferred(sessions))
+        self._dispatch.outliers.picked(session)
         return session
+
+    def _preferred(self, sessions: Sequence[Session]) -> Sequence[Session]:
+        """Of at least one those that have not failed, as far as there are any."""
+        sessions = self._dispatch.outliers.spare(sessions)
+        return [session for session in sessions if session.worker_id not in self._avoided] or sessions
 
     def _live(self) -> list[Session]:
         return [session for session in self._candidates() if session.epoch not in self._impostors]

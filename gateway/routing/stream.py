@@ -56,6 +56,7 @@ class Stream(Generic[Place]):
         "lost",
         "pace",
         "proven",
+        "relay",
         "rows",
         "strikes",
         "take_at_once",
@@ -85,6 +86,8 @@ class Stream(Generic[Place]):
         self.events: list[pb.StreamEvent] = []
         # Called while the owner waits and events have come: takes them all and returns True, or leaves them to `wait`.
         self.take_at_once: Callable[[], bool] | None = None
+        # Called in place of waking its owner, if that waits for another stream meanwhile.
+        self.relay: Callable[[], None] | None = None
         self.lost: MeshError | None = None
         self.ended = False
         self.confirmed = False
@@ -117,13 +120,17 @@ class Stream(Generic[Place]):
     def wake(self) -> None:
         """Let `wait` return."""
         waiter = self._waiter
-        if waiter is not None and not waiter.done():
+        if self.relay is not None:
+            self.relay()
+        elif waiter is not None and not waiter.done():
             waiter.set_result(None)
 
     def arrived(self) -> None:
         """There are new events: have them taken at once, or let `wait` return."""
         waiter = self._waiter
         if waiter is None or waiter.done():
+            if self.relay is not None:
+                self.relay()
             return  # the owner will find them
         if self.take_at_once is None or not self.take_at_once():
             waiter.set_result(None)
@@ -141,6 +148,21 @@ class Stream(Generic[Place]):
         self._session.forget(self, keep=keep)
 
     @property
+    def spoke(self) -> bool:
+        """Whether there are events that belong to an answer: more than that it has begun, and no failure."""
+        return any(not (event.HasField("started") or event.HasField("failed")) for event in self.events)
+
+    @property
     def starved(self) -> bool:
         """It waits for its reader, not for the worker."""
         return bool(self.events) or (self.credit is not None and self.credit <= 0)
+
+
+def error_of(failure: pb.Failure) -> MeshError:
+    """What a worker says of an attempt that it could not serve."""
+    return MeshError.from_code(
+        failure.code,
+        failure.message,
+        param=failure.param or None,
+        retry_after=failure.retry_after if failure.HasField("retry_after") else None,
+    )

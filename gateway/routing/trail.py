@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import msgspec
 
 from gateway.routing.session import Session
@@ -17,21 +19,14 @@ class Attempt(msgspec.Struct):
     tokens: int = 0
     outcome: str = "running"
 
+    @classmethod
+    def at(cls, session: Session, tokens: int = 0) -> Self:
+        """It starts there when the answer has so many tokens."""
+        return cls(session.worker_id, session.incarnation, tokens)
 
-class Trail:
-    """The attempts of one request, in order."""
-
-    def __init__(self) -> None:
-        self.attempts: list[Attempt] = []
-
-    def begin(self, session: Session, tokens: int) -> None:
-        """An attempt starts when there are so many tokens."""
-        self.attempts.append(Attempt(session.worker_id, session.incarnation, tokens))
-
-    def end(self, outcome: str, tokens: int) -> None:
-        """The last attempt has ended, and there are so many tokens now."""
-        last = self.attempts[-1]
-        last.tokens, last.outcome = tokens - last.first, outcome
+    def end(self, outcome: str, tokens: int = 0) -> None:
+        """It has ended, and the answer has so many tokens now."""
+        self.tokens, self.outcome = tokens - self.first, outcome
 
 
 def shown(attempts: list[Attempt]) -> bytes:

@@ -15,7 +15,7 @@ from gateway.routing.dispatch import Dispatch
 from gateway.routing.placement import Placement
 from gateway.routing.prefix import Prompt, Request
 from gateway.routing.session import Session
-from gateway.routing.trail import Attempt, Trail
+from gateway.routing.trail import Attempt
 from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import inference_pb2 as pb
 from mesh.v1.inference_pb2_grpc import InferenceServiceStub
@@ -34,6 +34,7 @@ class UnaryCall(Generic[Response]):
 
     resumes = 0
     completion_tokens = 0
+    hedge = None
 
     def __init__(
         self,
@@ -48,6 +49,8 @@ class UnaryCall(Generic[Response]):
         renamed: tuple[str, str] | None = None,
     ) -> None:
         self.attempts = 0
+        # In order; they produce no tokens.
+        self.trail: list[Attempt] = []
         # With the prompt's tokens, once they are known.
         self.started: pb.Started | None = None
         self._request = request
@@ -62,12 +65,6 @@ class UnaryCall(Generic[Response]):
         self._error: MeshError | None = None
         self._failures = 0
         self._closed = False
-        self._trail = Trail()
-
-    @property
-    def trail(self) -> list[Attempt]:
-        """Its attempts so far; they produce no tokens."""
-        return self._trail.attempts
 
     @property
     def model(self) -> str:
@@ -112,16 +109,17 @@ class UnaryCall(Generic[Response]):
         while True:
             session = await self._find()
             self.attempts += 1
-            self._trail.begin(session, 0)
+            attempt = Attempt.at(session)
+            self.trail.append(attempt)
             try:
                 response = await session.call(self._ask, size=self._size)
             except MeshError as error:
                 metrics.attempts.labels(self.model, error.code).inc()
-                self._trail.end(error.code, 0)
+                attempt.end(error.code)
                 self._leave(session, error)
             else:
                 metrics.attempts.labels(self.model, "finished").inc()
-                self._trail.end("finished", 0)
+                attempt.end("finished")
                 self._placement.began(session, self._counted(response) if self._counted is not None else 0)
                 return response
 

@@ -12,7 +12,7 @@ from mesh.cli.etcd import EtcdFlags
 from mesh.cli.show import show
 from mesh.config import option
 from mesh.errors import MeshError, invalid
-from mesh.policy import MAX_LOAD_FACTOR, PolicyName
+from mesh.policy import MAX_HEDGE_AFTER, MAX_LOAD_FACTOR, PolicyName
 from mesh.registry import ROUTES_PREFIX, EtcdClient, decode_route, encode_value, prefix_end, probe
 from mesh.v1.registry_pb2 import Route
 
@@ -40,11 +40,14 @@ class SetConfig(UnsetConfig):
         None, "As mesh-gateway --load-factor. Default: that.", low=1, high=MAX_LOAD_FACTOR
     )
     any_zone: bool = option(False, "Leave zones out of account.")
+    hedge_after: float | None = option(
+        None, "As mesh-gateway --hedge-after. Default: that.", low=0, high=MAX_HEDGE_AFTER
+    )
 
 
 async def _list(config: ListConfig) -> None:
     table = Table(box=None, header_style="bold")
-    for name in ("model", "policy", "load factor", "zones"):
+    for name in ("model", "policy", "load factor", "zones", "hedge after"):
         table.add_column(name)
     prefix = ROUTES_PREFIX.encode()
     await probe(config.etcd_options(), ROUTES_PREFIX)
@@ -61,11 +64,17 @@ def _cells(value: bytes) -> tuple[str, ...]:
     except MeshError as error:
         return (error.message,)
     factor = f"{route.load_factor:g}" if route.HasField("load_factor") else _DEFAULT
-    return route.policy or _DEFAULT, factor, "any" if route.any_zone else "own first"
+    hedge = f"{route.hedge_after:g} s" if route.HasField("hedge_after") else _DEFAULT
+    return route.policy or _DEFAULT, factor, "any" if route.any_zone else "own first", hedge
 
 
 async def _set(config: SetConfig) -> None:
-    route = Route(policy=config.policy or "", load_factor=config.load_factor, any_zone=config.any_zone)
+    route = Route(
+        policy=config.policy or "",
+        load_factor=config.load_factor,
+        any_zone=config.any_zone,
+        hedge_after=config.hedge_after,
+    )
     key = _key(config.model)
     await probe(config.etcd_options(), ROUTES_PREFIX, write=True)
     async with EtcdClient(config.etcd_options()) as etcd:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mesh.errors import invalid
-from mesh.policy import MAX_LOAD_FACTOR, POLICIES
+from mesh.policy import MAX_HEDGE_AFTER, MAX_LOAD_FACTOR, POLICIES
 from mesh.registry.client import EtcdClient
 from mesh.registry.values import decode_value, watch_values
 from mesh.v1.registry_pb2 import Route
@@ -14,12 +14,16 @@ ROUTES_PREFIX = "/mesh/v1/routes/"
 
 
 def check_route(route: Route) -> None:
-    """Raise MeshError for a policy that there is not, or a factor out of its range."""
+    """Raise MeshError for a policy that there is not, or a number out of its range."""
     if route.policy and route.policy not in POLICIES:
         raise invalid("policy", f"'policy' must be one of {', '.join(POLICIES)}, not '{route.policy[:64]}'")
     if route.HasField("load_factor") and not 1 <= route.load_factor <= MAX_LOAD_FACTOR:
         raise invalid(
             "load_factor", f"'load_factor' must be between 1 and {MAX_LOAD_FACTOR:g}, not {route.load_factor}"
+        )
+    if not 0 <= route.hedge_after <= MAX_HEDGE_AFTER:
+        raise invalid(
+            "hedge_after", f"'hedge_after' must be between 0 and {MAX_HEDGE_AFTER:g}, not {route.hedge_after}"
         )
 
 

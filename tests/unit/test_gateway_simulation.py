@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from gateway.routing.hedge import Hedge
 from gateway.routing.queue import QueueLimits
 from tests.unit.simulation.worker import Worker
-from tests.unit.simulation.world import Broken, Client, World, simulate
+from tests.unit.simulation.world import HEDGE_SHARE, Broken, Client, World, simulate
 
 BLOCKS = 20
 SEEDS_PER_BLOCK = 100
@@ -112,6 +113,7 @@ async def life(world: World, *, calm: bool) -> None:
     chance = world.chance
     names = [f"w{index}" for index in range(chance.randint(1, 3))]
     slots = chance.choice((1, 2, 4))
+    world.hedge_after(chance.choice((0.0, 0.03, 0.3)))
     for name in names:
         world.join(name, slots=slots, queue=chance.choice((1, 2, 8)), step=chance.choice((0.01, 0.03)))
     if calm:
@@ -127,6 +129,9 @@ async def life(world: World, *, calm: bool) -> None:
         allowed = {"complete", "left"} if calm else _ENDS
         if client.outcome not in allowed or (client.outcome == "deadline_exceeded" and client.deadline is None):
             raise Broken(f"{client.name} ended with {client.outcome}")
+    made = sum(client.hedge in (Hedge.WON, Hedge.LOST) for client in asking)
+    if made > 1 + HEDGE_SHARE * len(asking):
+        raise Broken(f"{made} of {len(asking)} requests were given to two workers")
 
 
 def calm(seed: int) -> World:

@@ -19,6 +19,7 @@ from gateway.routing.claim import Claim
 from gateway.routing.directory import Directory
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.generation import Generation
+from gateway.routing.hedge import Hedge, Hedges
 from gateway.routing.outliers import Outliers
 from gateway.routing.pace import StallLimits
 from gateway.routing.quarantine import Quarantine
@@ -26,11 +27,13 @@ from gateway.routing.queue import Queue, QueueLimits
 from mesh.errors import MeshError, deadline_passed
 from mesh.metrics import GatewayMetrics
 from mesh.v1 import inference_pb2 as pb
+from mesh.v1.registry_pb2 import Route
 from tests.unit.simulation.loop import VirtualLoop
 from tests.unit.simulation.worker import Wire, Worker, token_at
 
 _LIMITS = StallLimits(factor=20.0, floor=1.0, ceiling=4.0)
 _CREDIT = 16
+HEDGE_SHARE = 0.25
 _METRICS = GatewayMetrics()
 
 
@@ -56,6 +59,8 @@ class Client:
     tokens: dict[int, list[int]] = field(default_factory=dict[int, list[int]])
     outcome: str = ""
     waited: float = 0.0  # until the first event
+    hedge: Hedge | None = None
+    attempts: int = 0
 
     @property
     def total(self) -> int:
@@ -83,14 +88,16 @@ class World:
         self._directory = Directory(client="sim", grace=5.0, limits=_LIMITS, metrics=_METRICS, dial=self._wire.dial)
         self._queue = Queue(self._directory, limits, _METRICS)
         self._task = self._loop.create_task(self._directory.run(), name="directory")
+        self._balancer = Balancer(Settings("least_loaded"), zone="", prefix_marks=16, metrics=_METRICS)
         self._dispatch = Dispatch(
             directory=self._directory,
             queue=self._queue,
             aliases=Aliases(),
             metrics=_METRICS,
-            balancer=Balancer(Settings("least_loaded"), zone="", prefix_marks=16, metrics=_METRICS),
+            balancer=self._balancer,
             quarantine=Quarantine(after=3, seconds=60.0),
             outliers=Outliers(after=3, seconds=2.0),
+            hedges=Hedges(HEDGE_SHARE, _METRICS),
             max_attempts=4,
             credit=_CREDIT,
             stall_ceiling=_LIMITS.ceiling,
@@ -101,6 +108,10 @@ class World:
     def note(self, what: str) -> None:
         """Add a line to the trace."""
         self.trace.append(f"{self._loop.time():9.3f}  {what}")
+
+    def hedge_after(self, seconds: float) -> None:
+        """A second worker is asked when a first token is so late; 0 is never."""
+        self._balancer.on_route("m", Route(policy="least_loaded", hedge_after=seconds))
 
     # Workers
 
@@ -143,6 +154,7 @@ class World:
             if timer is not None:
                 timer.cancel()
             generation.close()
+        client.hedge, client.attempts = generation.hedge, generation.attempts
         self.note(f"{client.name} {client.outcome} after {client.total} tokens, {generation.attempts} attempts")
 
     async def _read(self, client: Client, generation: Generation) -> str:
