@@ -49,10 +49,15 @@ class WebConfig:
     @property
     def where(self) -> str:
         """The store: a file or a URL."""
-        data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
-        return self.store or str(Path(data) / "inference-mesh" / "arena.sqlite3")
+        return self.store or default_store()
 
     @property
     def parameters(self) -> dict[str, float]:
         """The parameters of battles' requests."""
         return {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens}
+
+
+def default_store() -> str:
+    """The file in this user's data folder, where the arena and the commands for its data look."""
+    data = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return str(Path(data) / "inference-mesh" / "arena.sqlite3")

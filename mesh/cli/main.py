@@ -53,6 +53,7 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "up": (_up, "Run a whole mesh on this machine: registry, gateway and workers."),
     "chat": (_chat, "Talk with a model in the terminal."),
     "ctl": (_ctl, "Look at workers and operate them, and see to the API keys."),
+    "arena": (_module("webui.data"), "Take the arena's votes out and in, count them, and write the leaderboard."),
     "mtbench": (
         _module("benchmarks.mt_bench"),
         "Have models answer MT-bench, judge the answers and compare the models.",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from webui.records import Answer, Battle, Choice, Mode, Turn, Vote
+from webui.records import Answer, Battle, Choice, Conversation, Mode, Turn, Vote
+from webui.store import archive
 from webui.store.store import SqlStore
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -39,8 +40,15 @@ def fill(
 ) -> None:
     """One battle and vote each, every one with a prompt of its own."""
     at = START + timedelta(days=days)
-    for index, (a, b, choice) in enumerate(results):
-        name = f"{prefix}-{index}"
-        store.open_battle(battle(name, a, b, voter=voter, at=at))
-        store.save_turn(name, turn(prompt=f"Tell me about the number {prefix} {index}, please."))
-        store.vote(vote(name, choice, voter=voter, at=at))
+    names = [f"{prefix}-{index}" for index in range(len(results))]
+    archive.add(
+        store.database,
+        [
+            Conversation(
+                battle=battle(name, a, b, voter=voter, at=at),
+                turns=(turn(prompt=f"Tell me about the number {name}, please."),),
+                vote=vote(name, choice, voter=voter, at=at),
+            )
+            for name, (a, b, choice) in zip(names, results, strict=True)
+        ],
+    )

@@ -90,7 +90,7 @@ class SqlStore:
             if _turn_ids(session, vote) != turns:
                 raise VoteRefused("The answers changed in the meantime; please look at them and vote again.")
             session.execute(update(TurnRow).where(TurnRow.id.in_(turns)).values(voted=True))
-            session.add(_vote_row(session, battle, vote, turns, seen))
+            session.add(vote_row(session, battle, vote, turns, seen))
 
     def react(self, battle: str, turn: int, side: Literal["a", "b"], reaction: Reaction | None) -> None:
         """What a person thinks of one answer; None takes it back. Raises StoreUnavailable."""
@@ -240,7 +240,8 @@ def _require_same(before: VoteRow, vote: Vote) -> None:
         raise VoteRefused("This battle has its vote already.")
 
 
-def _vote_row(session: Session, battle: BattleRow, vote: Vote, turns: Sequence[int], seen: Traits) -> VoteRow:
+def vote_row(session: Session, battle: BattleRow, vote: Vote, turns: Sequence[int], seen: Traits) -> VoteRow:
+    """A vote on the turns with these ids as a row; what was voted before decides `repeats`."""
     marks = set(session.scalars(select(FlagRow.kind).where(FlagRow.turn.in_(turns)).distinct()))
     same = select(func.count()).select_from(VoteRow).where(VoteRow.prompt_normal == seen.prompt_normal)
     mine = same.where(VoteRow.voter == vote.voter, VoteRow.prompt_exact == seen.prompt_exact)
