@@ -22,6 +22,7 @@ from gateway.health import health_routes
 from gateway.openai.chat import chat_routes
 from gateway.openai.completions import completion_routes
 from gateway.openai.conversations import conversation_item_routes, conversation_routes
+from gateway.openai.decisions import decision_routes
 from gateway.openai.embeddings import embedding_routes
 from gateway.openai.images import ImageLimits
 from gateway.openai.models import model_routes
@@ -147,6 +148,7 @@ def create_app(
     app.register_blueprint(completion_routes(dispatch, keep_alive=config.stream_keep_alive))
     app.register_blueprint(embedding_routes(dispatch))
     app.register_blueprint(score_routes(dispatch))
+    app.register_blueprint(decision_routes(dispatch))
     app.register_blueprint(tokenizer_routes(dispatch))
     app.register_blueprint(message_routes(dispatch, image_limits(config), keep_alive=config.stream_keep_alive))
     app.register_blueprint(model_routes(directory, aliases, anthropic_page=model_page, anthropic_one=model_info))

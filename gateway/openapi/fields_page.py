@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from types import NoneType
 from typing import Final
 
+from gateway.openai.decision_schema import MAX_LABELS
 from gateway.openapi.table import OPERATIONS
 from gateway.operation import Operation
 from mesh.dialects import REASONING, TOOLS
@@ -126,6 +127,16 @@ is answered by the same code; what is said of chats holds.
 - A silent stream gets `ping` events. `x-mesh-reconnect` and the failure of a worker are as in chats: the same events.
 """
 
+_DECISIONS: Final = f"""## Decisions
+
+Each question of `/v1/decisions` becomes a chat of one user message: the input, the question, and its answers by
+letters; the answer is held to one of these letters. The probability of an answer is that of its letter among the
+{MAX_LABELS} likeliest tokens, as a share of all letters there; one that is not among these has 0. `score` is the mean
+of the levels, which count from 0, and `confidence` the probability of the likeliest answer. Inputs are texts, or
+messages of text; images and calls of tools are refused. Templates that let a model think are told not to. A model
+must tell log probabilities and be held to grammars, as on the default engine.
+"""
+
 
 def page() -> str:
     """The page."""
@@ -139,6 +150,7 @@ def page() -> str:
             _HTTP,
             _RESPONSES,
             _TOOLS,
+            _DECISIONS,
             f"Parsers of calls: {_names(TOOLS)}. Parsers of reasoning: {_names(['harmony', *REASONING])}.\n",
             _MESSAGES.rstrip(),
         ]

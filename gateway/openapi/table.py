@@ -9,6 +9,7 @@ from gateway.health import HEALTH, METRICS, READY, ROOT, VERSION
 from gateway.openai.chat import CHAT
 from gateway.openai.completions import COMPLETIONS
 from gateway.openai.conversations import CONVERSATIONS
+from gateway.openai.decisions import DECISIONS
 from gateway.openai.embeddings import EMBEDDINGS
 from gateway.openai.models import GET_MODEL, LIST_MODELS
 from gateway.openai.responses.routes import COUNT_INPUT, CREATE_RESPONSE
@@ -45,6 +46,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     EMBEDDINGS,
     SCORE,
     RERANK,
+    DECISIONS,
     TOKENIZE,
     DETOKENIZE,
     LIST_MODELS,
