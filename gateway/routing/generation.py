@@ -268,17 +268,20 @@ class Generation:
 
     # Events
 
-    def _take(self, stream: Stream[Session]) -> list[Event]:
-        """The hot path: note what arrived and return what the client is to see."""
+    def _take(self, stream: Stream[Session], *, tokens_only: bool = False) -> list[Event]:
+        """The hot path: note what arrived and return what the client is to see. With `tokens_only`, what is no token
+        stays on the stream with all that follows it."""
         arrived, stream.events = stream.events, []
         events: list[Event] = []
         taken = 0
         try:
-            for event in arrived:
-                kind = event.WhichOneof("event")
-                if kind == "delta":
+            for place, event in enumerate(arrived):
+                if event.HasField("delta"):
                     taken += self._answer.take_delta(event.delta, events)
-                elif kind == "failed":
+                elif tokens_only:
+                    stream.events = arrived[place:]
+                    break
+                elif event.HasField("failed"):
                     stream.ended = True
                     self._take_failure(stream, event.failed)
                     break
@@ -316,18 +319,15 @@ class Generation:
         stream, reader = self._stream, self._reader
         if stream is None or reader is None or self._race.on or not reader.ready or stream.session.draining:
             return False
-        for event in stream.events:
-            if not event.HasField("delta"):
-                return False
         try:
-            events = self._take(stream)
+            events = self._take(stream, tokens_only=True)
             if events:
                 reader.take(events)
         except Exception as error:  # it must not end the session, on which other streams are
             self._error = error
             return False
         self.delivered()
-        return self._stream is stream
+        return self._stream is stream and not stream.events
 
     def _distrust(self, stream: Stream[Session], found: Violation | WrongModel) -> None:
         worker_id = stream.session.worker_id
