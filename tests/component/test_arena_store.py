@@ -350,3 +350,15 @@ def test_the_file_is_its_owners_alone_and_written_to_the_disk(tmp_path: Path) ->
         assert session.connection().exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
     store.close()
     assert os.stat(tmp_path / "new" / "votes.db").st_mode & 0o077 == 0
+
+
+def test_a_second_store_in_the_process_takes_no_votes_of_the_first_along(tmp_path: Path) -> None:
+    """A file that is opened and closed beside SQLite loses its locks, and with them the log of those who still write."""
+    path = tmp_path / "votes.db"
+    first = open_store(str(path))
+    open_store(str(path)).close()
+    fill(first, [("m", "n", "a")])
+    with sqlite3.connect(path) as other:
+        assert other.execute("SELECT count(*) FROM votes").fetchone() == (1,)
+    other.close()
+    first.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -106,7 +107,10 @@ def _file(path: Path) -> URL:
     """The URL of a file, readable for its owner alone. Raises StoreUnavailable."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        # Only where there is none: to close a file takes all locks that this process has on it away from SQLite, and
+        # then a connection that closes deletes the log of one that goes on writing to it.
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     except OSError as error:
         raise StoreUnavailable(f"the store {path} cannot be used: {error.strerror}") from error
     return URL.create("sqlite", database=str(path))
