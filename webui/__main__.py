@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 
-from mesh.config import fail, parse
+from mesh.config import ConfigError, fail, parse
 from mesh.log import setup
 from webui.config import WebConfig
 
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(_PROG, f"{error.name} is not installed: pip install 'inference-mesh[webui]'")
     try:
         serve(config)
-    except (AddressTaken, StoreUnavailable) as error:
+    except (AddressTaken, ConfigError, StoreUnavailable) as error:
         fail(_PROG, str(error))
 
 

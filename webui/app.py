@@ -13,7 +13,8 @@ from gradio.components.navbar import Navbar
 
 from webui.config import WebConfig
 from webui.http import Frontier
-from webui.pages import about, look, shared, talk
+from webui.leaderboard.live import LiveLeaderboard
+from webui.pages import about, leaderboard, look, shared, talk
 from webui.pages.composer import MAX_UPLOAD
 from webui.pages.desk import Desk
 from webui.samples import draw_samples
@@ -22,7 +23,7 @@ from webui.samples import draw_samples
 _SWEEP = (3600, 3600)
 
 
-def web_app(desk: Desk) -> fastapi.FastAPI:
+def web_app(desk: Desk, live: LiveLeaderboard) -> fastapi.FastAPI:
     """The application. It gets answers while it runs (ASGI lifespan)."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs the hub
     draw_samples(desk.folder)
@@ -40,7 +41,7 @@ def web_app(desk: Desk) -> fastapi.FastAPI:
     warnings.filterwarnings("ignore", "SSR mode is not supported", UserWarning)
     return gr.mount_gradio_app(
         outer,
-        _blocks(desk),
+        _blocks(desk, live),
         path="/",
         theme=look.theme(),
         css_paths=[look.STYLE],
@@ -58,7 +59,7 @@ def web_app(desk: Desk) -> fastapi.FastAPI:
     )
 
 
-def _blocks(desk: Desk) -> gr.Blocks:
+def _blocks(desk: Desk, live: LiveLeaderboard) -> gr.Blocks:
     config = desk.config
     blocks = gr.Blocks(title=config.title, analytics_enabled=False, delete_cache=_SWEEP)
     if config.single:
@@ -69,7 +70,7 @@ def _blocks(desk: Desk) -> gr.Blocks:
     with blocks:
         _frame(config, "")
         talk.build(desk, blocks, "battle")
-    for path, draw in _pages(desk, blocks).items():
+    for path, draw in _pages(desk, blocks, live).items():
         with blocks.route(path, f"/{path}", show_in_navbar=False):
             _frame(config, path)
             draw()
@@ -81,11 +82,12 @@ def _frame(config: WebConfig, here: str) -> None:
     look.frame(config.title, here)
 
 
-def _pages(desk: Desk, blocks: gr.Blocks) -> dict[str, Callable[[], None]]:
+def _pages(desk: Desk, blocks: gr.Blocks, live: LiveLeaderboard) -> dict[str, Callable[[], None]]:
     """The pages beside the first one, by path."""
     return {
         "side-by-side": lambda: talk.build(desk, blocks, "named"),
         "direct": lambda: talk.build(desk, blocks, "direct"),
+        "leaderboard": lambda: leaderboard.build(desk, blocks, live),
         "about": lambda: about.build(desk.config),
         "shared": lambda: shared.build(desk, blocks),
     }

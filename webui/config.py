@@ -28,6 +28,10 @@ class WebConfig:
     temperature: float = option(0.7, "Temperature of battles, and where chats begin.", low=0, high=2)
     top_p: float = option(1.0, "Nucleus of battles, and where chats begin.", low=0, high=1)
     max_tokens: int = option(1024, "Most tokens of an answer, in battles too.", low=1)
+    leaderboard_interval: float = option(15.0, "Seconds between counts of the votes for the leaderboard.", low=0.1)
+    cards: Path | None = option(
+        None, "JSON file on models: a list of objects with name, organization, license, link, description."
+    )
     rules: Path | None = option(None, "Markdown file with your own rules and terms, shown on the page About.")
     login: Path | None = option(None, "File with a NAME:PASSWORD on each line: only they may enter.")
     user_header: str | None = option(
@@ -42,7 +46,7 @@ class WebConfig:
             raise ConfigError("--login and --user-header exclude each other")
         if self.user_header and not self.trusted_proxy:
             raise ConfigError("--user-header needs --trusted-proxy: anybody could send the header otherwise")
-        for flag, path in (("--rules", self.rules), ("--login", self.login)):
+        for flag, path in (("--cards", self.cards), ("--rules", self.rules), ("--login", self.login)):
             if path is not None and not path.is_file():
                 raise ConfigError(f"{flag}: there is no file {path}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -52,11 +52,13 @@ class Piece:
 class Gateway:
     """A client of one gateway. Close it."""
 
-    def __init__(self, url: str, api_key: str) -> None:
+    def __init__(self, url: str, api_key: str, on_models: Callable[[list[str]], None] = lambda _: None) -> None:
+        """`on_models` hears the names whenever there are others."""
         timeout = openai.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS)
         self._client = openai.AsyncOpenAI(
             base_url=f"{url.rstrip('/')}/v1", api_key=api_key, max_retries=0, timeout=timeout
         )
+        self._on_models = on_models
         self._models: tuple[ServedModel, ...] = ()
         self._asked = float("-inf")
         self._asking = asyncio.Lock()
@@ -73,7 +75,10 @@ class Gateway:
                     listed = (await self._client.models.list(timeout=_CONNECT_SECONDS)).data
                 except openai.OpenAIError as error:
                     raise _explained(error) from error
-                self._models = tuple(sorted(filter(None, map(_served, listed)), key=lambda model: model.name))
+                found = tuple(sorted(filter(None, map(_served, listed)), key=lambda model: model.name))
+                if found != self._models:
+                    self._on_models([model.name for model in found])
+                self._models = found
                 self._asked = time.monotonic()
         return self._models
 

@@ -6,21 +6,27 @@ import asyncio
 import logging
 import socket
 import tempfile
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import uvicorn
 
+from mesh.config import ConfigError
 from mesh.log import kv
 from webui.app import web_app
 from webui.arena import Arena
 from webui.config import WebConfig
 from webui.gateway import Gateway
+from webui.leaderboard.live import LiveLeaderboard
 from webui.pages.desk import Desk
-from webui.records import Gate, Store
+from webui.records import ModelCard, Store
 from webui.sampling import PairSampler
 from webui.store.store import open_store
+from webui.store.tallies import SqlVotes
 from webui.trust.gate import ArenaGate
+from webui.trust.identity import IdentityWatch
 
 log = logging.getLogger(__name__)
 
@@ -33,20 +39,49 @@ class AddressTaken(Exception):
 
 
 def serve(config: WebConfig) -> None:
-    """Serve until SIGINT or SIGTERM. Raises AddressTaken, and StoreUnavailable."""
+    """Serve until SIGINT or SIGTERM. Raises AddressTaken, StoreUnavailable, and ConfigError."""
+    cards = read_cards(config.cards)
     with (
         closing(_listen(config.host, config.port)) as listener,
         closing(open_store(config.where)) as store,
         tempfile.TemporaryDirectory(prefix="mesh-webui-") as folder,
     ):
-        asyncio.run(_serve(config, listener, store, Path(folder)))
+        sampler = PairSampler()
+        live = LiveLeaderboard(SqlVotes(store.database), interval=config.leaderboard_interval, on_counts=sampler.learn)
+        live.start()
+        try:
+            asyncio.run(_serve(config, listener, store, sampler, live, cards, Path(folder)))
+        finally:
+            live.stop()
 
 
-async def _serve(config: WebConfig, listener: socket.socket, store: Store, folder: Path) -> None:
-    gateway = Gateway(config.gateway, config.api_key)
-    gate: Gate = ArenaGate()
-    arena = Arena(gateway, store, PairSampler(), gate, config.parameters)
-    app = web_app(Desk(config, arena, {}, folder))
+def read_cards(path: Path | None) -> dict[str, ModelCard]:
+    """The cards of models, by name. Raises ConfigError."""
+    if path is None:
+        return {}
+    try:
+        return {card.name: card for card in msgspec.json.decode(path.read_bytes(), type=list[ModelCard])}
+    except (OSError, msgspec.DecodeError) as error:
+        raise ConfigError(f"--cards: {path} cannot be used: {error}") from None
+
+
+async def _serve(
+    config: WebConfig,
+    listener: socket.socket,
+    store: Store,
+    sampler: PairSampler,
+    live: LiveLeaderboard,
+    cards: Mapping[str, ModelCard],
+    folder: Path,
+) -> None:
+    identity = IdentityWatch(cards.values())
+
+    def learn(names: Sequence[str]) -> None:
+        identity.learn([*cards.values(), *(ModelCard(name=name) for name in names if name not in cards)])
+
+    gateway = Gateway(config.gateway, config.api_key, on_models=learn)
+    arena = Arena(gateway, store, sampler, ArenaGate(identity=identity), config.parameters)
+    app = web_app(Desk(config, arena, cards, folder), live)
     server = uvicorn.Server(
         uvicorn.Config(
             app,

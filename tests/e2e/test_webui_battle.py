@@ -34,7 +34,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 
 @pytest.fixture(scope="module")
 def site(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with Site(tmp_path_factory.mktemp("site"), mesh.gateway.url) as running:
+    with Site(tmp_path_factory.mktemp("site"), mesh.gateway.url, "--leaderboard-interval", "0.2") as running:
         yield running.wait_ready()
 
 
@@ -78,6 +78,12 @@ def test_a_battle_is_blind_until_its_vote_is_kept(site: Site, browser: Browser) 
         expect(page.locator("#battle-head-a .facts")).to_contain_text("tokens/s")
         expect(page.locator("#battle-vote-a")).to_be_disabled()
         assert site.rows("SELECT choice FROM votes ORDER BY rowid DESC LIMIT 1") == [("a",)]
+        page.get_by_role("link", name="Leaderboard").click()
+        for model in MODELS:
+            expect(page.locator("#leaderboard-table")).to_contain_text(model)
+        with page.expect_download() as download:
+            page.get_by_role("button", name="CSV").click()
+        assert all(model in download.value.path().read_text() for model in MODELS)
     assert watch.errors == []
     assert watch.left == []
 
@@ -168,12 +174,12 @@ def test_side_by_side_names_models_and_its_votes_do_not_count(site: Site, browse
 def test_pages_fit_their_screen(site: Site, browser: Browser, size: tuple[int, int]) -> None:
     watch = Watch()
     with visit(browser, size) as visitor:
-        for path in ("", "side-by-side", "direct", "about"):
+        for path in ("", "side-by-side", "direct", "leaderboard", "about"):
             page = visitor.new_page()
             watch.look_at(page)
             page.goto(f"{site.url}/{path}")
             expect(page.get_by_role("navigation", name="Pages").locator("[aria-current=page]")).to_be_visible()
-            expect(page.locator("#battle-prompt, #named-prompt, #direct-prompt, #about")).to_be_visible()
+            expect(page.locator("#battle-prompt, #named-prompt, #direct-prompt, #leaderboard, #about")).to_be_visible()
             assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
             page.close()
     assert watch.errors == []

@@ -19,6 +19,7 @@ PAGES: Final = (
     ("", "Battle"),
     ("side-by-side", "Side by side"),
     ("direct", "Direct chat"),
+    ("leaderboard", "Leaderboard"),
     ("about", "About"),
 )
 
