@@ -96,6 +96,8 @@ def make_dispatch(
     config: GatewayConfig, directory: Directory, balancer: Balancer, aliases: Aliases, metrics: GatewayMetrics
 ) -> Dispatch:
     """What generations need."""
+    outliers = Outliers(after=config.eject_after, seconds=config.eject_seconds)
+    metrics.workers_spared.set_function(lambda: outliers.spared(directory.sessions()))
     return Dispatch(
         directory=directory,
         queue=Queue(directory, queue_limits(config), metrics),
@@ -103,7 +105,7 @@ def make_dispatch(
         metrics=metrics,
         balancer=balancer,
         quarantine=Quarantine(after=config.quarantine_after, seconds=config.quarantine_seconds),
-        outliers=Outliers(after=config.eject_after, seconds=config.eject_seconds),
+        outliers=outliers,
         hedges=Hedges(config.hedge_share, metrics),
         max_attempts=config.max_attempts,
         credit=config.credit,

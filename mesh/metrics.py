@@ -128,6 +128,11 @@ class GatewayMetrics:
             registry=r,
         )
         self.workers = Gauge("mesh_gateway_workers", "Workers by state.", ["state"], registry=r)
+        self.workers_spared = Gauge(
+            "mesh_gateway_workers_spared",
+            "Workers that failed so often in a row that they get one request now and then.",
+            registry=r,
+        )
         self.session_messages = Counter(
             "mesh_gateway_session_messages", "Session messages received that carry events.", registry=r
         )

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gateway.routing import clock
 from gateway.routing.session import Session
+from mesh.log import kv
+
+log = logging.getLogger(__name__)
 
 _LONGEST_SECONDS = 300.0
 
@@ -30,6 +34,11 @@ class Outliers:
         self._seconds = seconds
         self._records: dict[str, _Record] = {}
 
+    def spared(self, sessions: Iterable[Session]) -> int:
+        """How many of these failed so often that they get one request now and then."""
+        records = [self._records.get(session.worker_id) for session in sessions]
+        return sum(record is not None and record.failures >= self._after for record in records)
+
     def failed(self, session: Session, *, whole: bool) -> None:
         """An attempt there has failed; with `whole` because of the worker, which counts once for all its streams."""
         if not self._after:
@@ -41,11 +50,15 @@ class Outliers:
         record.failures += 1
         if record.failures >= self._after:
             pause = self._seconds * 2.0 ** min(record.failures - self._after, 16)
-            record.until = clock.now() + min(pause, _LONGEST_SECONDS)
+            pause = min(pause, _LONGEST_SECONDS)
+            record.until = clock.now() + pause
+            log.warning("worker is spared", extra=kv(worker=session.worker_id, failures=record.failures, seconds=pause))
 
     def succeeded(self, session: Session) -> None:
         """It has served a request to its end."""
-        self._records.pop(session.worker_id, None)
+        record = self._records.pop(session.worker_id, None)
+        if record is not None and record.failures >= self._after:
+            log.info("worker is spared no longer", extra=kv(worker=session.worker_id))
 
     def spare(self, sessions: Sequence[Session]) -> Sequence[Session]:
         """Those that may be used; all if none may."""

@@ -18,6 +18,7 @@ async def test_it_gets_fewer_and_comes_back() -> None:
         for _ in range(20):
             assert (await gateway.chat(max_tokens=1)).status_code == 200
         assert 3 <= len(a.starts) < 8
+        assert gateway.metric("mesh_gateway_workers_spared") == 1
         a.refusal = None
         asked = len(a.starts)
 
@@ -26,6 +27,7 @@ async def test_it_gets_fewer_and_comes_back() -> None:
             return len(a.starts) > asked + 3
 
         await eventually(well, within=10)
+        assert gateway.metric("mesh_gateway_workers_spared") == 0
 
 
 async def test_the_last_one_gets_everything() -> None:
