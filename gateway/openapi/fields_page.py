@@ -49,6 +49,18 @@ below on tools and reasoning holds here too.
   model as `NAMESPACE__NAME` and comes back with its `namespace`.
 - Tools that OpenAI runs itself (`web_search`, `file_search`, `computer_use_preview`, `code_interpreter`, `mcp`, ...)
   are refused by their place in `tools`. `mesh-gateway --hosted-tools ignore` leaves them out instead.
+- Codex speaks this API. It sends `web_search` unless its `config.toml` says otherwise, and needs a model whose calls
+  the worker can read (`--tool-parser`):
+
+      model = "MODEL"
+      model_provider = "mesh"
+      web_search = "disabled"
+
+      [model_providers.mesh]
+      name = "mesh"
+      base_url = "http://127.0.0.1:8000/v1"
+      wire_api = "responses"
+
 - A function is `strict` only if the request says so; otherwise its arguments are not held to a grammar.
 - Reasoning is an item with `content`. With `reasoning.summary` it is told as a summary instead, word for word: nothing
   is summarized. `reasoning.encrypted_content` is its text in base64, for clients that send it back.

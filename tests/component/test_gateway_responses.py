@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncGenerator
@@ -407,6 +408,20 @@ async def test_a_stream_in_the_background_is_read_while_it_grows() -> None:
         worker.stop_after = None
         rest = await gateway.http.get(f"/v1/responses/{first['response']['id']}?stream=true")
         assert events_of(rest)[-1].response.output_text == TEXT
+
+
+async def test_a_stream_ends_when_its_response_is_removed() -> None:
+    worker = talker()
+    async with serving(worker) as gateway:
+        worker.stop_after = 3
+        begun = await create(gateway, background=True)
+        await eventually(lambda: seen(gateway, begun.id, "delta"))
+        reading = asyncio.create_task(gateway.http.get(f"/v1/responses/{begun.id}?stream=true"))
+        await eventually(lambda: len(gateway.exchanges.live) > 1)
+        assert (await gateway.http.delete(f"/v1/responses/{begun.id}")).status_code == 200
+        events = events_of(await reading)
+        assert (events[-1].type, events[-1].code) == ("error", "not_found")
+        await eventually(lambda: not worker.rows)
 
 
 async def test_cancelling() -> None:

@@ -20,6 +20,7 @@ from gateway.store.shapes import Page
 from gateway.store.store import Store
 from gateway.store.tables import Event, Item, Record, Table
 from mesh.errors import ErrorKind, MeshError
+from tests.postgres_server import PostgresServer
 
 
 def record(name: str, tenant: str = "", *, changed_at: int = 0) -> Record:
@@ -101,6 +102,25 @@ async def test_several_gateways_begin_on_one_file_at_once_and_all_their_records_
         )
         async with databases[0].reading() as session:
             assert len((await records(session, "response", "", Page(100)))[0]) == 40
+
+
+async def test_the_same_on_postgresql() -> None:
+    with PostgresServer() as server:
+        where = server.database("store")
+        async with AsyncExitStack() as stack:
+            stores = [Store(where, retention=1) for _ in range(3)]
+            for store in stores:
+                stack.push_async_callback(store.close)
+            first, second, _ = await asyncio.gather(*(store.open() for store in stores))
+            await asyncio.gather(*(add(first, record(f"r{turn}")) for turn in range(5)))
+            await add(first, Item(id="i", owner="r0", part="input", body=b""), record("other", "two"))
+            await add(first, record("old", changed_at=5))
+            await stores[1].sweep()
+            async with second.writing() as session:
+                found, more = await records(session, "response", "", Page(4))
+                assert (len(found), more) == (4, True)
+                await remove(session, "response", "r0", "")
+                assert await session.scalar(select(func.count()).select_from(Item)) == 0
 
 
 async def test_a_store_that_cannot_be_used_says_why(tmp_path: Path) -> None:

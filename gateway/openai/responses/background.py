@@ -16,6 +16,7 @@ from typing import Final
 import msgspec
 from quart import Response
 
+from gateway.errors import ErrorAnswer
 from gateway.exchange import Exchange, Exchanges
 from gateway.openai.chat_schema import ChatRequest
 from gateway.openai.keep_alive import KeepAlive
@@ -201,6 +202,8 @@ class BackgroundResponses:
                     break
                 if not ended:
                     await asyncio.sleep(_READ_SECONDS)
+        except MeshError as error:  # it was removed meanwhile, or the store cannot be used
+            yield _error_event(exchange.failed(error), place)
         finally:
             silence.close()
         exchange.finished = True
@@ -215,6 +218,13 @@ def told(
     response = Response(body, headers=SSE_HEADERS)
     response.timeout = None  # Quart ends a response after 60 s otherwise
     return response
+
+
+def _error_event(failure: ErrorAnswer, sequence: int) -> bytes:
+    """The last event of a stream that cannot be read on, although the response may go on."""
+    error = failure.error
+    facts = {"code": error.code, "message": error.message, "param": error.param, "sequence_number": sequence}
+    return b"event: error\ndata: %b\n\n" % msgspec.json.encode({"type": "error", **facts})
 
 
 class _Writer:
