@@ -6,6 +6,7 @@ import os
 import signal
 import sqlite3
 import subprocess
+import sys
 import threading
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -353,12 +354,20 @@ def test_the_file_is_its_owners_alone_and_written_to_the_disk(tmp_path: Path) ->
 
 
 def test_a_second_store_in_the_process_takes_no_votes_of_the_first_along(tmp_path: Path) -> None:
-    """A file that is opened and closed beside SQLite loses its locks, and with them the log of those who still write."""
+    """Closing a file beside SQLite takes the process's locks on it away. Then a reader from elsewhere, when it leaves,
+    believes to be the last one and deletes the log that the first store goes on writing to."""
     path = tmp_path / "votes.db"
-    first = open_store(str(path))
-    open_store(str(path)).close()
+
+    def votes_seen_from_elsewhere() -> str:
+        code = (
+            "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]);"
+            "print(*c.execute('SELECT count(*) FROM votes')); c.close()"
+        )
+        return subprocess.check_output([sys.executable, "-c", code, str(path)], text=True).strip()
+
+    first, second = open_store(str(path)), open_store(str(path))
+    assert votes_seen_from_elsewhere() == "(0,)"
     fill(first, [("m", "n", "a")])
-    with sqlite3.connect(path) as other:
-        assert other.execute("SELECT count(*) FROM votes").fetchone() == (1,)
-    other.close()
+    assert votes_seen_from_elsewhere() == "(1,)"
+    second.close()
     first.close()
