@@ -118,7 +118,9 @@ def _file(path: Path) -> URL:
     """The URL of a file, readable for its owner alone. Raises MeshError."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+    except FileExistsError:
+        pass  # to open it and close it again would drop the locks that SQLite has on it in this process
     except OSError as error:
         text = f"the store {path} cannot be used: {error.strerror}"
         raise MeshError(ErrorKind.STORE_UNAVAILABLE, text) from error
