@@ -87,6 +87,7 @@ class AnswerMessage(msgspec.Struct, kw_only=True):
     reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
     reasoning: str | msgspec.UnsetType = msgspec.UNSET
     tool_calls: list[AnswerCall] | msgspec.UnsetType = msgspec.UNSET
+    function_call: CalledFunction | msgspec.UnsetType = msgspec.UNSET  # instead, if the request had `functions`
 
 
 class Choice(msgspec.Struct):
@@ -136,6 +137,7 @@ class Delta(msgspec.Struct, kw_only=True):
     reasoning_content: str | msgspec.UnsetType = msgspec.UNSET
     reasoning: str | msgspec.UnsetType = msgspec.UNSET
     tool_calls: list[DeltaCall] | msgspec.UnsetType = msgspec.UNSET
+    function_call: DeltaFunction | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChunkChoice(msgspec.Struct):

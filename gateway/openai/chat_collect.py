@@ -107,9 +107,11 @@ class ChatCollector(Collector[ChatLogprobs]):
     def _message(self, message: _Message, calls: list[AnswerCall]) -> AnswerMessage:
         content, reasoning = "".join(message.content), "".join(message.reasoning)
         fields = self._reasoning_fields if reasoning else ()
+        earlier = self._options.functions
         return AnswerMessage(
             content=content or (None if self._options.tools is not None else ""),
             reasoning_content=reasoning if "reasoning_content" in fields else msgspec.UNSET,
             reasoning=reasoning if "reasoning" in fields else msgspec.UNSET,
-            tool_calls=calls or msgspec.UNSET,
+            tool_calls=(calls or msgspec.UNSET) if not earlier else msgspec.UNSET,
+            function_call=calls[0].function if earlier and calls else msgspec.UNSET,
         )

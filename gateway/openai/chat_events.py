@@ -103,8 +103,10 @@ class ChatEvents(AnswerEvents):
             reader.told += 1
             function = {"name": part.name, "arguments": ""}
             call = {"index": index, "id": reader.call_id(index), "type": "function", "function": function}
-            return {"tool_calls": [call]}
+            return {"function_call": function} if reader.functions else {"tool_calls": [call]}
         if isinstance(part, Arguments):
+            if reader.functions:
+                return {"function_call": {"arguments": part.text}}
             return {"tool_calls": [{"index": reader.told - 1, "function": {"arguments": part.text}}]}
         return dict.fromkeys(self._reasoning_fields, part.text)
 

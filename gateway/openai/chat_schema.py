@@ -6,9 +6,10 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.openai.functions import FunctionChoice, take_calls, tools_of
 from gateway.openai.messages import ChatMessage, check_messages
 from gateway.openai.schema import UINT32, GenerationRequest, check_common, check_ranges, decode
-from gateway.openai.tools import Tool, ToolChoice, check_tools
+from gateway.openai.tools import Function, Tool, ToolChoice, check_tools
 from mesh.errors import invalid, unsupported
 
 # Bytes of JSON: templates read switches and a few texts, and each value has its own message on the wire.
@@ -30,6 +31,10 @@ class ChatRequest(GenerationRequest, forbid_unknown_fields=True, kw_only=True):
     store: bool | None = None
     metadata: dict[str, str] | None = None
 
+    # The form that tools had before.
+    functions: list[Function] | None = None
+    function_call: FunctionChoice | None = None
+
     # Extensions that users of other open servers expect.
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
@@ -50,8 +55,6 @@ class ChatRequest(GenerationRequest, forbid_unknown_fields=True, kw_only=True):
 
     # Known to the API, not served: refused by name unless null.
     audio: None = None
-    function_call: None = None
-    functions: None = None
     moderation: None = None
     web_search_options: None = None
 
@@ -98,6 +101,8 @@ def parse_chat(body: bytes) -> ChatRequest:
 
 def check(request: ChatRequest) -> None:
     """The limits. Raises MeshError."""
+    take_calls(request.messages)
+    _take_functions(request)
     check_messages(request.messages)
     check_common(request)
     check_ranges(request, CHAT_RANGES)
@@ -107,6 +112,19 @@ def check(request: ChatRequest) -> None:
     _check_against_constraint(request)
     _check_prompt(request)
     _check_without_effect(request)
+
+
+def _take_functions(request: ChatRequest) -> None:
+    """Put functions where tools are. One is called at a time."""
+    if request.functions is None:
+        if request.function_call is not None:
+            raise invalid("function_call", "'function_call' needs 'functions'")
+        return
+    for name in ("tools", "tool_choice", "parallel_tool_calls"):
+        if getattr(request, name) is not None:
+            raise invalid("functions", f"'functions' excludes '{name}'")
+    request.tools, request.tool_choice = tools_of(request.functions, request.function_call)
+    request.parallel_tool_calls = False
 
 
 def _check_against_constraint(request: ChatRequest) -> None:

@@ -63,7 +63,7 @@ class ChatMessage(msgspec.Struct, forbid_unknown_fields=True):
     # Empty lists and nulls that answers carry and clients send back.
     annotations: list[Any] | None = None
     audio: None = None
-    function_call: None = None
+    function_call: FunctionCall | None = None  # the earlier form of a call: see gateway.openai.functions
     parsed: Any = None
 
 

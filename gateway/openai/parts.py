@@ -22,6 +22,7 @@ class PartOptions:
     tools: Tools | None
     reasoned: bool
     hidden: bool
+    functions: bool = False  # whether a call is told in the form that was before tools
 
     @property
     def wanted(self) -> bool:
@@ -37,18 +38,20 @@ class PartOptions:
             tools=tools if tools and may_call.mode != "none" and not chat.is_constrained else None,
             reasoned=chat.separate_reasoning is not False and not chat.is_constrained,
             hidden=chat.include_reasoning is False,
+            functions=chat.functions is not None,
         )
 
 
 class ChoiceReader:
     """Reads one choice. A token counts as reasoning if there is reasoning before or after it."""
 
-    def __init__(self, reader: Reader, *, hidden: bool, short_ids: bool, seed: str) -> None:
+    def __init__(self, reader: Reader, *, hidden: bool, short_ids: bool, seed: str, functions: bool = False) -> None:
         """`seed` makes the ids of calls: the same for the same answer."""
         self._reader = reader
         self._hidden = hidden
         self._short_ids = short_ids
         self._seed = seed
+        self.functions = functions
         self.calls = 0
         self.told = 0  # calls whose beginning has been sent
         self.reasoning_tokens = 0
@@ -67,7 +70,9 @@ class ChoiceReader:
 
     def finish_reason(self, reason: str) -> str:
         """Why the choice ended, given why its text did."""
-        return "tool_calls" if reason == "stop" and self.calls else reason
+        if reason != "stop" or not self.calls:
+            return reason
+        return "function_call" if self.functions else "tool_calls"
 
     def call_id(self, index: int) -> str:
         """The id of a call."""
@@ -91,5 +96,9 @@ def choice_readers(
         if reader is None:
             return None
         seed = f"{answer_id}:{choice}"
-        found.append(ChoiceReader(reader, hidden=options.hidden, short_ids=dialect.short_ids, seed=seed))
+        found.append(
+            ChoiceReader(
+                reader, hidden=options.hidden, functions=options.functions, short_ids=dialect.short_ids, seed=seed
+            )
+        )
     return found

@@ -105,6 +105,8 @@ accordingly:
 - `tool_choice` that demands a call, `parallel_tool_calls: false` and functions with `strict: true` are kept to by a
   grammar, which the default engine has; other engines refuse them. The format of gpt-oss is held to `tool_choice`
   alone; those of GLM and of Qwen's coders to arguments of one type each, strings without patterns or lengths.
+- `functions` and `function_call`, the form before tools, are presented as tools and answered as `function_call`, one
+  call at a time as with `parallel_tool_calls: false`; messages of that form are taken as well.
 - `tool_choice` of type `allowed_tools` shows the model the allowed tools alone.
 - A template that presents no tools refuses `tools`; one that does not read them refuses `reasoning_effort` and
   variables of `chat_template_kwargs`. Templates with a switch (`enable_thinking`, `thinking`) are given it: off for

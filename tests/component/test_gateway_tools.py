@@ -83,6 +83,29 @@ def without_ids(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "tool_calls": [{**call, "id": ""} for call in message.get("tool_calls", ())]}
 
 
+async def test_functions_are_called_in_their_earlier_form() -> None:
+    name, arguments = CALLS[0]
+    given = [{"name": each, "parameters": schema} for each, schema in TOOLS.items()]
+    said = {"role": "assistant", "content": None, "function_call": {"name": name, "arguments": "{}"}}
+    messages = [{"role": "user", "content": "hi"}, said, {"role": "function", "name": name, "content": "4 °C"}]
+    async with FakeWorker("a", pause=0) as worker, GatewayUnderTest() as gateway:
+        await gateway.add(worker)
+        speak(worker, "hermes", reasoning="", calls=CALLS[:1])
+        whole = in_one_piece(await gateway.chat(messages=messages, functions=given, function_call={"name": name}))
+        events = await gateway.stream(messages=messages, functions=given, function_call="auto")
+    assert (whole["finish_reason"], "tool_calls" in whole) == ("function_call", False)
+    assert (whole["function_call"]["name"], json.loads(whole["function_call"]["arguments"])) == (name, arguments)
+    deltas = [event["choices"][0]["delta"].get("function_call") for event in events[:-1]]
+    first, *rest = [delta for delta in deltas if delta is not None]
+    assert first == {"name": name, "arguments": ""}
+    assert "".join(delta["arguments"] for delta in rest) == whole["function_call"]["arguments"]
+    assert events[-2]["choices"][0]["finish_reason"] == "function_call"
+    chat = worker.starts[0].request.chat
+    assert (chat.tool_choice.mode, chat.tool_choice.name, chat.single_call) == (pb.ToolChoice.MODE_NAMED, name, True)
+    assert [message.role for message in chat.messages] == ["user", "assistant", "tool"]
+    assert chat.messages[1].tool_calls[0].id == chat.messages[2].tool_call_id
+
+
 async def test_every_family_says_the_same_streamed_and_in_one_piece() -> None:
     async with FakeWorker("a", pause=0) as worker, GatewayUnderTest() as gateway:
         await gateway.add(worker)

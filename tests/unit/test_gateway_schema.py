@@ -150,6 +150,14 @@ def test_a_value_out_of_range_is_refused_with_field_limits_and_value(
         ({"tools": [TOOL], "tool_choice": "required", "response_format": {"type": "json_object"}}, "tool_choice"),
         ({"reasoning_effort": "much"}, "reasoning_effort"),
         ({"continue_final_message": True}, "continue_final_message"),
+        ({"functions": []}, "functions"),
+        ({"functions": [{"name": "f"}] * 2}, "functions[1].name"),
+        ({"functions": [{"name": "f"}], "tools": [TOOL]}, "functions"),
+        ({"functions": [{"name": "f"}], "function_call": "required"}, "function_call"),
+        ({"functions": [{"name": "f"}], "function_call": {"name": "g"}}, "function_call"),
+        ({"function_call": "auto"}, "function_call"),
+        ({"messages": [{"role": "function", "name": "f", "content": "x"}]}, "messages[0].name"),
+        ({"messages": [{"role": "user", "content": "", "function_call": {"name": "f"}}]}, "messages[0].function_call"),
     ],
 )
 def test_a_mistake_is_refused_with_its_field(fields: dict[str, Any], param: str) -> None:
@@ -161,8 +169,6 @@ def test_a_mistake_is_refused_with_its_field(fields: dict[str, Any], param: str)
 @pytest.mark.parametrize(
     "fields",
     [
-        {"functions": []},
-        {"function_call": "auto"},
         {"verbosity": "high"},
         {"audio": {}},
         {"service_tier": "flex"},
