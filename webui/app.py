@@ -14,7 +14,7 @@ from gradio.components.navbar import Navbar
 from webui.config import WebConfig
 from webui.http import Frontier
 from webui.leaderboard.live import LiveLeaderboard
-from webui.pages import about, leaderboard, look, shared, talk
+from webui.pages import about, benchmark, leaderboard, look, shared, talk
 from webui.pages.composer import MAX_UPLOAD
 from webui.pages.desk import Desk
 from webui.samples import draw_samples
@@ -74,12 +74,16 @@ def _blocks(desk: Desk, live: LiveLeaderboard) -> gr.Blocks:
         with blocks.route(path, f"/{path}", show_in_navbar=False):
             _frame(config, path)
             draw()
+    if config.benchmark is not None:
+        with blocks.route("benchmark", "/benchmark", show_in_navbar=False):
+            _frame(config, "benchmark")
+            benchmark.build(config.benchmark, config.benchmark_set)
     return blocks
 
 
 def _frame(config: WebConfig, here: str) -> None:
     Navbar(visible=False)  # ours is a list of links
-    look.frame(config.title, here)
+    look.frame(config.title, here, benchmark=config.benchmark is not None)
 
 
 def _pages(desk: Desk, blocks: gr.Blocks, live: LiveLeaderboard) -> dict[str, Callable[[], None]]:

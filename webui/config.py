@@ -40,6 +40,10 @@ class WebConfig:
     trusted_proxy: tuple[str, ...] = option(
         (), "Address of a proxy whose X-Forwarded-For and --user-header are believed; may be repeated."
     )
+    benchmark: Path | None = option(
+        None, "Folder of a run of `mesh mtbench`, shown as a page of its own.", metavar="FOLDER"
+    )
+    benchmark_set: str = option("mesh-mini", "The run's questions: --bench of `mesh mtbench`.")
 
     def __post_init__(self) -> None:
         if self.login and self.user_header:
@@ -49,6 +53,8 @@ class WebConfig:
         for flag, path in (("--cards", self.cards), ("--rules", self.rules), ("--login", self.login)):
             if path is not None and not path.is_file():
                 raise ConfigError(f"{flag}: there is no file {path}")
+        if self.benchmark is not None and not self.benchmark.is_dir():
+            raise ConfigError(f"--benchmark: there is no folder {self.benchmark}")
 
     @property
     def where(self) -> str:

@@ -15,10 +15,13 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 import benchmarks.mt_bench
+from tests.e2e.webui_site import Site
 from tests.harness import Mesh, Process
 
 JUDGE = Path(benchmarks.mt_bench.__file__).parent / "sets" / "mesh-mini" / "scripted_judge.txt"
 MODELS = ("--model", "small", "--model", "large")
+# A whole run comes before the first test, and two web servers before another.
+pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +153,7 @@ def test_results_are_shown_in_four_forms(mesh: Mesh, undisturbed: Path) -> None:
         assert f"judge,{model},,score,,,{found['value']!r}," in shown["csv"].stdout
 
 
-def test_the_browser_shows_answers_side_by_side_and_what_the_judge_said(
+def test_a_page_alone_and_in_the_arena_shows_answers_side_by_side_and_what_the_judge_said(
     mesh: Mesh, undisturbed: Path, tmp_path: Path
 ) -> None:
     lines = content(undisturbed)
@@ -161,19 +164,20 @@ def test_the_browser_shows_answers_side_by_side_and_what_the_judge_said(
         line for line in lines["model_judgment/judge_pair.jsonl"] if (line["question_id"], line["turn"]) == (9, 2)
     )
     argv = command(mesh, undisturbed, "browse", "--port", "0")
-    with Process(tmp_path, "browse", argv) as process, sync_playwright() as playwright:
-        url = process.wait(lambda: re.search(r"http://\S+", process.output))[0]
+    arena = Site(tmp_path, mesh.gateway.url, "--benchmark", str(undisturbed))
+    with arena, Process(tmp_path, "browse", argv) as process, sync_playwright() as playwright:
+        alone = process.wait(lambda: re.search(r"http://\S+", process.output), 60)[0]
+        process.wait(lambda: listens(alone), 60)
         chromium = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=["--no-sandbox"])
-        page = chromium.new_page()
-        process.wait(lambda: listens(url))
-        page.goto(url)
-        page.locator("#mtbench-category input").click()
-        page.get_by_role("option", name="coding").click()
-        page.get_by_text(answer, exact=False).wait_for()
-        assert not page.get_by_text("def runs(text):").is_visible()  # a reference is not open at first
-        title = f"judge, A is {games['model_1']}, B is {games['model_2']}"
-        page.get_by_text(title).last.click()
-        page.get_by_text(games["g1_judgment"].splitlines()[0]).last.wait_for()
+        for url in (alone, f"{arena.wait_ready().url}/benchmark"):
+            page = chromium.new_page()
+            page.goto(url)
+            page.locator("#mtbench-category input").click()
+            page.get_by_role("option", name="coding").click()
+            page.get_by_text(answer, exact=False).wait_for()
+            assert not page.get_by_text("def runs(text):").is_visible()  # a reference is not open at first
+            page.get_by_text(f"judge, A is {games['model_1']}, B is {games['model_2']}").last.click()
+            page.get_by_text(games["g1_judgment"].splitlines()[0]).last.wait_for()
         chromium.close()
         process.interrupt()
         assert process.wait_exit() == 0

@@ -51,9 +51,10 @@ def theme() -> Base:
     )
 
 
-def frame(title: str, here: str) -> None:
-    """What stands on top of each page: the name and the way to the other pages."""
-    links = "".join(_link(path, name, here) for path, name in PAGES)
+def frame(title: str, here: str, *, benchmark: bool) -> None:
+    """What stands on top of each page: the name and the way to the other pages, that of a benchmark if there is one."""
+    pages = [*PAGES, ("benchmark", "Benchmark")] if benchmark else PAGES
+    links = "".join(_link(path, name, here) for path, name in pages)
     gr.HTML(
         f'<header class="frame"><a class="brand" href="./">{escape(title)}</a>'
         f'<nav aria-label="Pages">{links}</nav></header>',
