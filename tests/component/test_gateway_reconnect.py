@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,6 +19,7 @@ from mesh.worker.lifecycle import make_record
 from tests.component.gateway_fixture import GatewayUnderTest
 from tests.component.worker_rig import Rig, serving
 from tests.harness import eventually
+from tests.unit.dialect_texts import TOOLS, answer, dialect_of
 
 TOKENS = 6
 CHAT = "/v1/chat/completions"
@@ -47,11 +49,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 @asynccontextmanager
 async def scene(
-    *, gateways: int = 2, step: float = 0.002, **settings: Any
+    *, gateways: int = 2, step: float = 0.002, script: Mapping[str, Any] | None = None, **settings: Any
 ) -> AsyncGenerator[tuple[Rig, list[GatewayUnderTest]]]:
     """A worker, and gateways that know it."""
     async with AsyncExitStack() as stack:
-        engine = ScriptedEngine(ScriptedOptions(step_interval=step))
+        engine = ScriptedEngine(ScriptedOptions(step_interval=step, **(script or {})))
         rig = await stack.enter_async_context(serving(engine))
         record = make_record(WorkerConfig(engine="scripted"), rig.server, f"127.0.0.1:{rig.port}")
         found = [await stack.enter_async_context(GatewayUnderTest(**settings)) for _ in range(gateways)]
@@ -130,6 +132,30 @@ async def test_two_parts_are_the_whole(path: str, body: dict[str, Any], grace: f
         kept = grace and not isinstance(body.get("prompt"), list)
         how = "kept" if kept else "computed again"
         assert second.metric("mesh_gateway_reconnects_total", model="scripted", how=how) == len(cuts)
+
+
+@pytest.mark.parametrize("grace", [30.0, 0.0], ids=["kept", "computed again"])
+@pytest.mark.parametrize("writer", ["hermes", "harmony"])
+async def test_reasoning_and_calls_go_on_where_they_were(tmp_path: Path, writer: str, grace: float):
+    """The ids of calls, too, and the parser finds itself in the middle of a thought or of an argument."""
+    text = tmp_path / "answer"
+    text.write_text(answer(writer, "Which city?", "", [("get_weather", {"city": "Bern", "days": 3})]))
+    script = {"text": str(text), "dialect": dialect_of(writer)}
+    tools = [{"type": "function", "function": {"name": name, "parameters": TOOLS[name]}} for name in TOOLS]
+    body = chat(tools=tools, max_tokens=1000)
+    async with scene(script=script, reconnect_grace=grace) as (_, (first, second)):
+        undisturbed = await read(first, CHAT, body)
+        thought, call = (
+            [place for place, event in enumerate(undisturbed) if part in event]
+            for part in (b'"reasoning"', b'"arguments"')
+        )
+        assert len(thought) > 3
+        assert len(call) > 3
+        for cut in (thought[1], thought[-1], call[0], call[1], call[-1]):
+            part = await read(first, CHAT, body, events=cut + 1)
+            rest = await read(second, CHAT, body, after=last_id(part))
+            whole = await read(first, CHAT, body, after=from_the_start(last_id(part)))
+            assert part + rest == whole, cut
 
 
 async def test_what_is_kept_is_not_computed_again():
