@@ -181,6 +181,11 @@ def test_a_clear_lead_hangs_on_no_few_votes() -> None:
     assert rate({group("a", "b", "tie"): 3}).sensitivity is not None
 
 
+def test_a_lead_that_hangs_on_one_vote_says_so() -> None:
+    board = rate({group("a", "b"): 2, group("b", "a"): 2, group("a", "b", "tie"): 1})
+    assert "hangs on 1 vote (20.00%): without it b would lead." in table.summary(board, NOW)
+
+
 def test_cells_of_a_tally() -> None:
     counted = cells({group("b", "a", "both_bad"): 3, group("a", "b", "b"): 4})
     assert (counted.ties.tolist(), counted.losses.tolist()) == ([3], [4])

@@ -79,7 +79,8 @@ def summary(board: Board, as_of: datetime) -> str:
     hangs = board.sensitivity
     if hangs is not None and hangs.votes is not None:
         part = f"{hangs.votes:,} vote{'s' if hangs.votes != 1 else ''} ({hangs.votes / board.votes:.2%})"
-        lines.append(f"The first place hangs on {part}: without them {hangs.rival} would lead.")
+        them = "it" if hangs.votes == 1 else "them"
+        lines.append(f"The first place hangs on {part}: without {them} {hangs.rival} would lead.")
     elif hangs is not None:
         lines.append(f"No {hangs.limit:,} votes that we looked for would, if taken away, change the first place.")
     lines += [f"{name}: {effect:+.0f} ± {error:.0f} points." for name, (effect, error) in board.style.items()]
