@@ -72,7 +72,7 @@ async def test_headers_of_a_stream_and_of_every_answer() -> None:
     ("method", "path", "status", "code"),
     [
         ("GET", "/nope", 404, "unknown_url"),
-        ("GET", CHAT, 405, "method_not_supported"),
+        ("GET", "/v1/completions", 405, "method_not_supported"),
         ("POST", "/v1/models", 405, "method_not_supported"),
         ("GET", "/v1/models/none", 404, "model_not_found"),
     ],
@@ -92,8 +92,8 @@ async def test_wrong_ways(method: str, path: str, status: int, code: str) -> Non
         ("HEAD", "/healthz", 200, None),
         ("HEAD", "/v1/models", 200, None),
         ("HEAD", "/v1", 404, None),
-        ("HEAD", CHAT, 405, {"POST", "OPTIONS"}),
-        ("OPTIONS", CHAT, 200, {"POST", "OPTIONS"}),
+        ("HEAD", "/v1/completions", 405, {"POST", "OPTIONS"}),
+        ("OPTIONS", "/v1/completions", 200, {"POST", "OPTIONS"}),
         ("OPTIONS", "/v1/models", 200, {"GET", "HEAD", "OPTIONS"}),
     ],
 )

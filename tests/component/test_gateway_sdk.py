@@ -22,7 +22,7 @@ from tests.component.test_gateway_keys import make_book
 
 # What the gateway says beyond OpenAI's API: of models, and of responses what the OpenResponses document wants.
 EXTENSIONS = {"context_length", "max_model_len", "root", "parent", "capabilities"}.union(
-    ("store", "presence_penalty", "frequency_penalty")
+    ("adapters", "aliases", "store", "presence_penalty", "frequency_penalty")
 )
 
 
