@@ -33,6 +33,13 @@ class WebConfig:
         None, "JSON file on models: a list of objects with name, organization, license, link, description."
     )
     rules: Path | None = option(None, "Markdown file with your own rules and terms, shown on the page About.")
+    prompts_per_minute: float = option(
+        20, "Prompts of one visitor a minute; of one address five times as many.", low=0.1
+    )
+    votes_per_day: int = option(200, "Votes of one visitor a day; of one address five times as many.", low=1)
+    unwanted_words: Path | None = option(
+        None, "File with a word or phrase on each line: prompts with one are refused, answers with one marked."
+    )
     login: Path | None = option(None, "File with a NAME:PASSWORD on each line: only they may enter.")
     user_header: str | None = option(
         None, "Header in which a proxy tells who has signed in (OIDC); without it nobody enters. See --trusted-proxy."
@@ -50,7 +57,12 @@ class WebConfig:
             raise ConfigError("--login and --user-header exclude each other")
         if self.user_header and not self.trusted_proxy:
             raise ConfigError("--user-header needs --trusted-proxy: anybody could send the header otherwise")
-        for flag, path in (("--cards", self.cards), ("--rules", self.rules), ("--login", self.login)):
+        for flag, path in (
+            ("--cards", self.cards),
+            ("--rules", self.rules),
+            ("--login", self.login),
+            ("--unwanted-words", self.unwanted_words),
+        ):
             if path is not None and not path.is_file():
                 raise ConfigError(f"{flag}: there is no file {path}")
         if self.benchmark is not None and not self.benchmark.is_dir():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from http.cookies import CookieError, SimpleCookie
 from typing import Final
 
@@ -32,16 +33,23 @@ _POLICY: Final = "; ".join(
 
 
 class Frontier:
-    """ASGI middleware around all pages."""
+    """ASGI middleware around all pages.
 
-    def __init__(self, app: ASGIApp) -> None:
+    `proxies` are believed: the client is who they say (the last entry of X-Forwarded-For), and so is who has signed in
+    (`user_header`). From anybody else that header is taken away.
+    """
+
+    def __init__(self, app: ASGIApp, proxies: Sequence[str] = (), user_header: str | None = None) -> None:
         self._app = app
+        self._proxies = frozenset(proxies)
+        self._user_header = (user_header or "").lower().encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        self._know_client(scope)
         fresh = not _has_cookie(Headers(scope=scope).get("cookie", ""))
         secure = "; Secure" if scope["scheme"] == "https" else ""
 
@@ -57,6 +65,16 @@ class Frontier:
             await send(message)
 
         await self._app(scope, receive, send_more)
+
+    def _know_client(self, scope: Scope) -> None:
+        """Replace what a proxy tells, or what nobody may tell."""
+        peer = (scope.get("client") or ("", 0))[0]
+        if peer not in self._proxies:
+            scope["headers"] = [(name, value) for name, value in scope["headers"] if name != self._user_header]
+            return
+        forwarded = Headers(scope=scope).get("x-forwarded-for", "").rpartition(",")[2].strip()
+        if forwarded:
+            scope["client"] = (forwarded, 0)
 
 
 def _has_cookie(header: str) -> bool:

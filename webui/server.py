@@ -25,8 +25,9 @@ from webui.records import ModelCard, Store
 from webui.sampling import PairSampler
 from webui.store.store import open_store
 from webui.store.tallies import SqlVotes
-from webui.trust.gate import ArenaGate
+from webui.trust.gate import ArenaGate, Limits
 from webui.trust.identity import IdentityWatch
+from webui.trust.moderation import WordList
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ async def _serve(
         identity.learn([*cards.values(), *(ModelCard(name=name) for name in names if name not in cards)])
 
     gateway = Gateway(config.gateway, config.api_key, on_models=learn)
-    arena = Arena(gateway, store, sampler, ArenaGate(identity=identity), config.parameters)
+    arena = Arena(gateway, store, sampler, ArenaGate(_limits(config), identity, _moderation(config)), config.parameters)
     app = web_app(Desk(config, arena, cards, folder), live)
     server = uvicorn.Server(
         uvicorn.Config(
@@ -88,14 +89,21 @@ async def _serve(
             log_config=None,
             log_level="warning",
             access_log=False,
-            proxy_headers=bool(config.trusted_proxy),
-            forwarded_allow_ips=list(config.trusted_proxy),
+            proxy_headers=False,  # see webui/http.py
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
     )
     host, port = listener.getsockname()[:2]
     log.info("web pages listening", extra=kv(url=f"http://{host}:{port}", gateway=config.gateway, store=config.where))
     await server.serve(sockets=[listener])
+
+
+def _limits(config: WebConfig) -> Limits:
+    return Limits(prompts_per_minute=config.prompts_per_minute, votes_per_day=config.votes_per_day)
+
+
+def _moderation(config: WebConfig) -> WordList | None:
+    return WordList.read(config.unwanted_words) if config.unwanted_words else None
 
 
 def _listen(host: str, port: int) -> socket.socket:
