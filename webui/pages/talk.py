@@ -93,7 +93,11 @@ class Talk:
         open_ = battle is not None and battle.may_vote
         view: View = {
             **{chat: shown.messages(battle, side, self.desk.folder) for side, chat in enumerate(self.chats)},
-            **{head: shown.head(battle, side, self.desk.cards) for side, head in enumerate(self.heads)},
+            **{
+                head: shown.head(battle, side, self.desk.cards)
+                for side, head in enumerate(self.heads)
+                if battle or self.mode != "direct"
+            },
             self.status: told or shown.status(battle),
             self.battle: battle.record.id if battle else None,
             self.editing: False,
@@ -330,7 +334,7 @@ def _names(mode: str, sides: int) -> tuple[gr.Dropdown, ...]:
 def _side(mode: Mode, side: int) -> tuple[gr.HTML, gr.Chatbot]:
     letter = "ab"[side]
     with gr.Column(min_width=300, elem_classes=["side", f"side-{letter}"]):
-        head = gr.HTML(shown.head(None, side, {}), elem_id=f"{mode}-head-{letter}")
+        head = gr.HTML(shown.head(None, side, {}) if mode != "direct" else "", elem_id=f"{mode}-head-{letter}")
         return head, chatbot(f"{mode}-chat-{letter}", f"Answers of model {letter.upper()}", _PLACES[mode])
 
 
