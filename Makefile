@@ -68,6 +68,7 @@ e2e-clients: protos .venv-clients/.installed .venv-clients-openai2/.installed te
 
 tests/clients/node/node_modules/.installed: tests/clients/node/package.json tests/clients/node/package-lock.json
 	npm ci --prefix tests/clients/node --ignore-scripts --no-audit --no-fund
+	node $(@D)/@anthropic-ai/claude-code/install.cjs
 	@touch $@
 
 # Triton takes a gigabyte that nobody needs without a GPU, hence an environment of its own over the first.

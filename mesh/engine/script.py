@@ -188,10 +188,10 @@ class ScriptedOptions:
     """How the scripted engine behaves; times in seconds.
 
     Answers: `text` is "words" (made up from a hash of prompt, seed and choice: `tokens` words, then the end token),
-    "echo" (the prompt's last text again), or the path of a text file, whose calls and reasoning, if it has any, are for
-    the parsers of `dialect`. Lines of a single % part a file into several answers, of which the same hash picks one. In
-    a *.json file there is an object: the answer is the value of the first key that the prompt's last text contains, and
-    without one that text again. Speed: a step for all rows every `step_interval`
+    "echo" (the prompt's last text or message again), or the path of a text file, whose calls and reasoning, if it has
+    any, are for the parsers of `dialect`. Lines of a single % part a file into several answers, of which the same hash
+    picks one. In a *.json file there is an object: the answer is the value of the first key that the prompt's last text
+    contains, and without one that text again. Speed: a step for all rows every `step_interval`
     (0: as fast as the event loop allows), each interval longer or shorter by up to the share `jitter` of it;
     `first_token_delay` stands for the prefill. Size: at most `slots` rows in a step, `max_waiting` rows in the queue.
 
@@ -330,7 +330,9 @@ class Author:
             case Text(text):
                 pass
             case Chat() as chat:
-                text = message_text(chat.messages[-1])
+                # Agents may put instructions behind what the user says.
+                said = [message for message in chat.messages if message.role not in ("system", "developer")]
+                text = message_text((said or chat.messages)[-1])
         known = (ids for key, ids in self._answers.items() if key in text)
         return next(known, None) or self._codec.encode(text, add_special_tokens=False)
 

@@ -4,7 +4,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import OpenAI from "openai";
-import { zodFunction, zodResponseFormat } from "openai/helpers/zod";
+import { zodFunction, zodResponseFormat, zodTextFormat } from "openai/helpers/zod";
 import { z } from "zod";
 
 const client = new OpenAI({ maxRetries: 0 });
@@ -59,6 +59,20 @@ test("completions, embeddings and models", async () => {
   const plain = await client.embeddings.create({ model, input: "a", encoding_format: "float" });
   packed.data[0].embedding.forEach((x, at) => assert(Math.abs(x - plain.data[0].embedding[at]) < 1e-6));
   assert.equal((await client.models.retrieve(model)).id, model);
+});
+
+test("responses", async () => {
+  const pieces = [];
+  const stream = client.responses.stream({ model, input: "The sea is déjà vu." });
+  stream.on("response.output_text.delta", ({ delta }) => pieces.push(delta));
+  assert.equal((await stream.finalResponse()).output_text, "The sea is déjà vu.");
+  assert.equal(pieces.join(""), "The sea is déjà vu.");
+  const parsed = await client.responses.parse({
+    model,
+    input: JSON.stringify(place),
+    text: { format: zodTextFormat(Place, "place") },
+  });
+  assert.deepEqual(parsed.output_parsed, place);
 });
 
 test("errors are the SDK's", async () => {

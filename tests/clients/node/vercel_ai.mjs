@@ -15,7 +15,8 @@ const compatible = createOpenAICompatible({
   includeUsage: true,
   supportsStructuredOutputs: true,
 });
-const models = { compatible: compatible("echo"), openai: createOpenAI({ baseURL }).chat("echo") };
+const openai = createOpenAI({ baseURL });
+const models = { compatible: compatible("echo"), chat: openai.chat("echo"), responses: openai("echo") };
 const schema = z.object({ city: z.string(), people: z.number().int() });
 const place = { city: "Bern", people: 137995 };
 const call = '<tool_call>\n{"name": "look", "arguments": {"city": "Bern"}}\n</tool_call>';

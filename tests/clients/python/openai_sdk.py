@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from openai import AsyncOpenAI, OpenAI, pydantic_function_tool
+import pytest
+from openai import AsyncOpenAI, NotFoundError, OpenAI, pydantic_function_tool
 from pydantic import BaseModel
 
 WEATHER = {"city": "Zürich", "days": 3}
@@ -108,3 +109,33 @@ def test_models() -> None:
     with OpenAI() as client:
         assert {model.id for model in client.models.list()} >= {"echo", "mesh-demo"}
         assert client.models.retrieve("echo").id == "echo"
+
+
+async def test_responses() -> None:
+    async with AsyncOpenAI() as client:
+        async with client.responses.stream(model="echo", input="The sea is déjà vu.") as stream:
+            pieces = [event.delta async for event in stream if event.type == "response.output_text.delta"]
+            streamed = await stream.get_final_response()
+        whole = await client.responses.create(model="echo", input="The sea is déjà vu.")
+        assert len(pieces) > 1
+        assert "".join(pieces) == streamed.output_text == whole.output_text == "The sea is déjà vu."
+        assert streamed.usage == whole.usage
+        parsed = await client.responses.parse(model="echo", input=AS_JSON, text_format=Weather)
+        assert parsed.output_parsed == Weather(**WEATHER)
+
+
+def test_responses_call_tools_and_are_kept() -> None:
+    with OpenAI() as client:
+        tools: Any = [pydantic_function_tool(Weather)["function"] | {"type": "function"}]
+        first = client.responses.create(model="echo", input=CALL, tools=tools)
+        (call,) = first.output
+        assert call.type == "function_call"
+        assert json.loads(call.arguments) == WEATHER
+        result: Any = {"type": "function_call_output", "call_id": call.call_id, "output": "18 degrees"}
+        last = client.responses.create(model="echo", previous_response_id=first.id, input=[result], tools=tools)
+        assert last.output_text == "18 degrees"
+        assert client.responses.retrieve(last.id).output_text == "18 degrees"
+        assert [item.type for item in client.responses.input_items.list(last.id)] != []
+        client.responses.delete(last.id)
+        with pytest.raises(NotFoundError):
+            client.responses.retrieve(last.id)
