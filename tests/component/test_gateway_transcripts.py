@@ -7,10 +7,12 @@ reasoning of chats in each family's dialect are in test_gateway_tools.py.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from mesh.errors import ErrorKind
 from mesh.v1 import inference_pb2 as pb
 from tests.component.gateway_fixture import GatewayUnderTest
 from tests.component.gateway_worker import FakeWorker, Row
+from tests.harness import eventually
 
 FOLDER = Path(__file__).parent / "transcripts"
 HI = [{"role": "user", "content": "hi"}]
@@ -42,6 +45,10 @@ class Shape:
     body: dict[str, Any]
     script: tuple[str, ...] = PLAIN
     alter: Alter = field(default=lambda _, events: events)
+
+    def given_to(self, worker: FakeWorker) -> None:
+        """Let a worker write this."""
+        worker.script, worker.alter, worker.markup = self.script, self.alter, HERMES
 
 
 def breaks(after: int) -> Alter:
@@ -129,6 +136,23 @@ APIS: dict[str, tuple[str, dict[str, Any], dict[str, Shape]]] = {
 }
 
 
+def transcripts(api: str) -> list[str]:
+    """Those of the file, each with its title."""
+    return re.split(r"(?m)^(?=### )", (FOLDER / f"{api}.txt").read_text(encoding="utf-8"))[1:]
+
+
+async def streamed(gateway: GatewayUnderTest, path: str, body: dict[str, Any]) -> str:
+    """The bytes of a stream but for its ids and times."""
+    answer = await gateway.http.post(path, json={"model": "m", "stream": True, **body})
+    assert answer.status_code == 200, answer.text
+    return without_identity(answer.text)
+
+
+def reached(worker: FakeWorker, tokens: int) -> bool:
+    """Whether a row of the worker has so many tokens."""
+    return any(len(row.tokens[0]) >= tokens for row in worker.rows.values())
+
+
 def without_identity(raw: str) -> str:
     """A stream but for its ids and times."""
     raw = re.sub(r'"([a-z]+[-_])[0-9A-Za-z]{16,}"', r'"\1X"', raw)
@@ -142,12 +166,40 @@ async def test_streams_are_byte_for_byte_as_they_were(api: str) -> None:
     async with FakeWorker("a", pause=0) as worker, GatewayUnderTest() as gateway:
         await gateway.add(worker)
         for title, shape in shapes.items():
-            worker.script, worker.alter, worker.markup = shape.script, shape.alter, HERMES
-            sent = {"model": "m", "stream": True, **common, **shape.body}
-            answer = await gateway.http.post(path, json=sent)
-            assert answer.status_code == 200, answer.text
-            found.append(f"### {title}\n\n{without_identity(answer.text)}")
+            shape.given_to(worker)
+            found.append(f"### {title}\n\n{await streamed(gateway, path, {**common, **shape.body})}")
     file = FOLDER / f"{api}.txt"
     if os.environ.get("MESH_WRITE_TRANSCRIPTS"):
         file.write_text("".join(found), encoding="utf-8")
-    assert found == re.split(r"(?m)^(?=### )", file.read_text(encoding="utf-8"))[1:]
+    assert found == transcripts(api)
+
+
+# Of two choices, which is told first may change with the worker.
+DRILLS = [
+    ("chat", "usage in every chunk"),
+    ("chat", "log probabilities"),
+    ("completions", "echo with log probabilities"),
+    ("responses", "reasoning and a call"),
+    ("messages", "thinking and a text"),
+    ("messages", "a call"),
+]
+
+
+@pytest.mark.parametrize(("api", "title"), DRILLS, ids=[f"{api}, {title}" for api, title in DRILLS])
+async def test_a_worker_killed_after_any_token_changes_no_byte(api: str, title: str) -> None:
+    path, common, shapes = APIS[api]
+    shape = shapes[title]
+    body = {**common, **shape.body}
+    expected = next(text for text in transcripts(api) if text.startswith(f"### {title}\n"))
+    for after in range(min(len(shape.script), body.get("max_tokens", 99))):
+        async with FakeWorker("a", pause=0) as a, FakeWorker("b", pause=0) as b, GatewayUnderTest() as gateway:
+            for worker in (a, b):
+                shape.given_to(worker)
+            a.stop_after = after
+            await gateway.add(a)
+            answer = asyncio.create_task(streamed(gateway, path, body))
+            await eventually(partial(reached, a, after))
+            await gateway.add(b)
+            await a.kill()
+            assert f"### {title}\n\n{await answer}" == expected, after
+            assert b.starts

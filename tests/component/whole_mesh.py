@@ -13,11 +13,13 @@ from tests.component.gateway_fixture import GatewayUnderTest
 from tests.component.worker_rig import Rig, serving
 from tests.harness import eventually
 
+SHORT = ScriptedOptions(name="m", tokens=4, context_length=64, slots=16)
+
 
 @asynccontextmanager
-async def whole(**settings: Any) -> AsyncGenerator[tuple[GatewayUnderTest, Rig]]:
-    """Everything, running. `settings` are the gateway's."""
-    engine = ScriptedEngine(ScriptedOptions(name="m", tokens=4, context_length=64, slots=16))
+async def whole(options: ScriptedOptions = SHORT, **settings: Any) -> AsyncGenerator[tuple[GatewayUnderTest, Rig]]:
+    """Everything, running. `options` are the engine's, `settings` the gateway's."""
+    engine = ScriptedEngine(options)
     async with serving(engine) as rig, GatewayUnderTest(image_urls=False, **settings) as gateway:
         (model,) = engine.models
         identity = rig.server.identity
