@@ -145,7 +145,7 @@ async def _until(check: Any) -> None:
         await asyncio.sleep(0.005)
 
 
-@pytest.mark.parametrize("header", ["3600", formatdate(time.time() + 3600, usegmt=True)])
+@pytest.mark.parametrize("header", ["3600", formatdate(time.time() + 3600, usegmt=True)], ids=["seconds", "date"])
 async def test_what_would_wait_too_long_fails_at_once(header: str) -> None:
     async with FakeProvider(error(429, "quota", **{"retry-after": header})) as fake, endpoint(fake) as client:
         found = await client.chat("m", HELLO, 10)
