@@ -231,7 +231,8 @@ class Gateway(Process):
     ) -> None:
         self.url = self.etcd = ""
         registry = ["--etcd", etcd] if etcd else ["--registry-port", "0"]
-        super().__init__(folder, name, ["-m", "gateway", "--port", "0", *registry, *args], env=env)
+        kept = ["--store", str(folder / f"{name}.db")]  # and not in the user's own
+        super().__init__(folder, name, ["-m", "gateway", "--port", "0", *registry, *kept, *args], env=env)
 
     def wait_ready(self, within: float = START_LIMIT) -> Self:
         """Wait until it answers."""

@@ -234,7 +234,7 @@ async def test_a_lone_surrogate_is_refused_or_answered_but_breaks_nothing(mesh: 
 async def test_wrong_urls_and_methods_have_the_envelope_too(mesh: Mesh) -> None:
     assert (await get(mesh.gateway.url, "/v1/nonesuch")).status == 404
     assert (await get(mesh.gateway.url, "/v1/nonesuch")).error()["message"]
-    response = await get(mesh.gateway.url, CHAT)
+    response = await get(mesh.gateway.url, "/v1/completions")
     assert response.status == 405
     assert response.error()["code"] == "method_not_supported"
 
