@@ -1,4 +1,4 @@
-"""Answers of the chat API in a form in which two of them can be compared byte for byte."""
+"""Answers of the chat API, and of Anthropic's, in a form in which two of them can be compared byte for byte."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.e2e.rawhttp import Connection, opened, post
+from tests.e2e.rawhttp import CHAT, Connection, opened, post
 
 Body = dict[str, Any]
+MESSAGES = "/v1/messages"
 OnChunk = Callable[[int], Awaitable[None]]
 
 
@@ -47,6 +48,26 @@ class Answer:
         for choice in chunk["choices"]:
             self._take(choice["index"], choice.get("delta") or choice.get("message") or {}, choice)
 
+    def add_event(self, event: Body) -> None:
+        """Take an event of Anthropic's API, as a chunk of the one choice that there is."""
+        kind = event["type"]
+        assert kind != "error", event
+        assert not self.complete, f"after the end: {event}"
+        message: Body = event.get("message", {})
+        message.pop("id", None)
+        delta: Body = event.get("delta", {})
+        for usage in (message.pop("usage", None), event.pop("usage", None)):
+            if usage is not None:
+                # Which of them came from the cache is a fact about the worker.
+                usage["input_tokens"] += usage.pop("cache_read_input_tokens")
+                self.usage = usage
+        self.chunks.append({"choices": [{"index": 0, "event": event}]})
+        self.texts[0] = self.texts.get(0, "") + delta.get("text", "")
+        self.tokens += "text" in delta
+        if "stop_reason" in delta:
+            self.reasons[0] = delta["stop_reason"]
+        self.complete = kind == "message_stop"
+
     def _take(self, index: int, part: Body, choice: Body) -> None:
         assert index not in self.reasons, "a choice went on after its end"
         self.tokens += bool(part.get("content"))
@@ -68,7 +89,7 @@ async def ask(url: str, body: Body, on_token: OnChunk | None = None) -> Answer:
         answer = Answer(response.status, complete=True)
         answer.add(response.json())
         return answer
-    async with opened(url, body) as connection:
+    async with opened(url, body, MESSAGES if "stop_sequences" in body else CHAT) as connection:
         return await read_stream(connection, on_token)
 
 
@@ -83,10 +104,25 @@ async def read_stream(connection: Connection, on_token: OnChunk | None = None) -
             answer.complete = True
             continue
         before = answer.tokens
-        answer.add(json.loads(data))
+        event: Body = json.loads(data)
+        (answer.add_event if "type" in event else answer.add)(event)
         if on_token is not None and answer.tokens > before:
             await on_token(answer.tokens)
     return answer
+
+
+def messages(model: str, text: str = "Hello", **options: Any) -> Body:
+    """A streamed request of Anthropic's API, which is told by its stop sequences."""
+    said = [{"role": "user", "content": text}]
+    return {
+        "model": model,
+        "stream": True,
+        "max_tokens": 1000,
+        "messages": said,
+        "temperature": 0,
+        "stop_sequences": [],
+        **options,
+    }
 
 
 def chat(model: str, text: str = "Hello", **options: Any) -> Body:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.answers import Answer, Body, ask, chat
+from tests.e2e.answers import Answer, Body, ask, chat, messages
 from tests.e2e.faults import FAULTS, Fault, Scene, Strike, check_same, late_stop, scene_args
 from tests.harness import MODEL, eventually
 
@@ -32,6 +32,7 @@ CASES: dict[str, Body] = {
     "seeded": chat(MODEL, temperature=1, seed=11),
     "two choices": chat(MODEL, temperature=1, seed=12, n=2),
     "log probabilities": chat(MODEL, temperature=1, seed=13, logprobs=True, top_logprobs=3),
+    "messages": messages(MODEL),
     "in one piece": chat(MODEL, temperature=1, seed=14, stream=False),
 }
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from mesh.demo import model_path
-from tests.e2e.answers import Answer, Body, ask, chat
+from tests.e2e.answers import Answer, Body, ask, chat, messages
 from tests.e2e.faults import Fault, Scene, Strike, check_same, drain, freeze, kill, late_stop, scene_args
 
 MODEL = "demo"
@@ -37,6 +37,7 @@ CASES: dict[str, Body] = {
     "three choices": chat(MODEL, QUESTION, max_tokens=TOKENS, temperature=1, seed=6, n=3),
     "json schema": chat(MODEL, QUESTION, max_tokens=TOKENS, temperature=1, seed=8, response_format=SCHEMA),
     "log probabilities": chat(MODEL, QUESTION, max_tokens=TOKENS, logprobs=True, top_logprobs=2),
+    "messages": messages(MODEL, QUESTION, max_tokens=TOKENS),
 }
 # Those that are interrupted at each of their places; the others wherever the rounds for these hit them.
 EVERYWHERE = ("greedy", "seeded", "json schema", "log probabilities")
