@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, cast
@@ -15,6 +16,12 @@ from gateway.access.cors import Cors
 from gateway.access.guard import Guard
 from gateway.anthropic.messages import message_routes
 from gateway.anthropic.models import model_info, model_page
+from gateway.batches.batches import batch_routes
+from gateway.batches.call import caller
+from gateway.batches.contents import Contents
+from gateway.batches.files import FORM_BYTES, UPLOAD_PATH, file_routes, request_with
+from gateway.batches.runner import Runner
+from gateway.batches.work import Shop
 from gateway.config import GatewayConfig
 from gateway.deadline import HEADER, deadline_seconds
 from gateway.exchange import AsgiApp, Exchanges, current
@@ -133,8 +140,12 @@ def create_app(
     """
     app = Quart(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
+    limits = {UPLOAD_PATH: config.max_file_bytes + FORM_BYTES}
+    app.request_class = request_with(limits)
     app.config["BODY_TIMEOUT"] = config.body_timeout
-    exchanges = Exchanges(cast("AsgiApp", app.asgi_app), metrics, limit=config.max_body_bytes, spans=spans)
+    exchanges = Exchanges(
+        cast("AsgiApp", app.asgi_app), metrics, limit=config.max_body_bytes, limits=limits, spans=spans
+    )
     app.asgi_app = exchanges  # type: ignore[method-assign]  # Quart's own way to add middleware
     dispatch = make_dispatch(config, directory, balancer, aliases, metrics)
     app.register_blueprint(
@@ -153,6 +164,7 @@ def create_app(
     app.register_blueprint(decision_routes(dispatch))
     app.register_blueprint(tokenizer_routes(dispatch))
     app.register_blueprint(message_routes(dispatch, image_limits(config), keep_alive=config.stream_keep_alive))
+    runner = _add_batches(config, app, exchanges, store)
     app.register_blueprint(model_routes(directory, aliases, anthropic_page=model_page, anthropic_one=model_info))
     app.register_blueprint(health_routes(directory, exchanges, metrics, book, seat))
     app.register_blueprint(openapi_routes(keyed=book is not None, open_routes=config.open_routes))
@@ -163,14 +175,31 @@ def create_app(
         Cors(config.cors_origins).attach(app)
     if book is not None:
         Guard(book, config.open_routes, shared_cache=config.share_prefix_cache).attach(app)
-    return app, exchanges, [store.run, background.run]
+    return app, exchanges, [store.run, background.run, runner.run]
+
+
+def _add_batches(config: GatewayConfig, app: Quart, exchanges: Exchanges, store: Store) -> Runner:
+    """The routes of files and batches, and what works on these."""
+    contents = Contents(config.files)
+    shop = Shop(
+        contents,
+        caller(cast("AsgiApp", app)),
+        asyncio.Semaphore(config.batch_concurrency),
+        config.batch_takeover / 4,
+        lambda: exchanges.draining,
+    )
+    runner = Runner(store, shop, takeover=config.batch_takeover)
+    app.register_blueprint(file_routes(store, contents, config.max_file_bytes))
+    app.register_blueprint(batch_routes(store, runner))
+    return runner
 
 
 async def _on_error(config: GatewayConfig, error: Exception) -> Response:
     if isinstance(error, NotFound):
         error = NotFound(f"no such route: {request.method} {request.path[:200]}")
     elif isinstance(error, RequestEntityTooLarge):
-        error = RequestEntityTooLarge(f"the body must have at most {config.max_body_bytes} bytes")
+        most = config.max_file_bytes if request.path == UPLOAD_PATH else config.max_body_bytes
+        error = RequestEntityTooLarge(f"the body must have at most {most} bytes")
     found = current(request.scope).failed(error)  # pyright: ignore[reportArgumentType]
     return Response(found.body, status=found.status, headers=found.headers)
 

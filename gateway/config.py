@@ -157,6 +157,21 @@ class GatewayConfig:
         30.0, "Days after which what is kept there is removed, counted from its last change; 0 is never.", low=0
     )
 
+    files: str = option(
+        "",
+        "Where the contents of files are kept: a directory, or a URL of fsspec such as s3://bucket/folder (with s3fs "
+        "installed). Default: inference-mesh/files in the user's state directory. Gateways with one store share it.",
+    )
+    max_file_bytes: int = option(100 * 1024 * 1024, "Largest file that is uploaded.", low=1024, high=1024 * 1024 * 1024)
+    batch_concurrency: int = option(
+        16, "Most requests of batches at a time on each gateway; they go behind all others.", low=1, high=1024
+    )
+    batch_takeover: float = option(
+        15.0,
+        "Seconds for which nothing must be heard of the gateway that works on a batch before another one goes on.",
+        low=0.5,
+    )
+
     hosted_tools: Literal["refuse", "ignore"] = option(
         "refuse",
         "What becomes of tools of /v1/responses that OpenAI runs itself, such as web_search: the request is refused, "

@@ -11,7 +11,8 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote
 
@@ -36,6 +37,7 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CLIENT_CLOSED = 499  # in logs and metrics only: nobody is there to read it
 CONNECTION_KEY = "mesh.connection"
+INSIDE_KEY = "mesh.inside"
 _KEY = "mesh.exchange"
 # What of a model's name stands in a header as it is.
 _IN_HEADER = "/:@+=,()"
@@ -137,6 +139,15 @@ class Connection(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Inside:
+    """Whom the gateway itself makes a request for, such as for a line of a batch: in place of a key. It is never more
+    urgent than `priority`."""
+
+    tenant: str
+    priority: int
+
+
 class Exchange:
     """What is known of one request and its answer."""
 
@@ -152,7 +163,8 @@ class Exchange:
         self.alias = ""  # name that stood for the model, if one did
         self.detour: Detour | None = None
         self.tenant = ""  # id of the API key that it came with; "" without keys
-        self.priority = 0  # lower is served earlier
+        self.inside: Inside | None = scope.get(INSIDE_KEY)  # None if it came from a client
+        self.priority = self.inside.priority if self.inside is not None else 0  # lower is served earlier
         self.deadline: float | None = None  # when the answer is of no use any more, by the event loop's clock
         self.cache_scope = ""  # who shares its cached prefixes; everybody if empty
         self.permit: Permit | None = None  # None without keys
@@ -235,7 +247,8 @@ class Exchange:
         if most is not None and asked is not None and asked < most:
             text = f"'priority' must be at least {most} with this key, not {asked}; lower is served earlier"
             raise MeshError(ErrorKind.FORBIDDEN, text, param="priority")
-        self.priority = max(0, most or 0) if asked is None else asked
+        priority = max(0, most or 0) if asked is None else asked
+        self.priority = priority if self.inside is None else max(priority, self.inside.priority)
 
     def close(self) -> None:
         """Let go of everything."""
@@ -254,14 +267,23 @@ def current(scope: Scope) -> Exchange:
 
 class Exchanges:
     """The middleware. `live` are those under way, `draining` says that the server stops; `limit` is the largest body in
-    bytes."""
+    bytes, `limits` are those of paths that have their own."""
 
-    def __init__(self, app: AsgiApp, metrics: GatewayMetrics, *, limit: int, spans: Spans | None = None) -> None:
+    def __init__(
+        self,
+        app: AsgiApp,
+        metrics: GatewayMetrics,
+        *,
+        limit: int,
+        limits: Mapping[str, int] | None = None,
+        spans: Spans | None = None,
+    ) -> None:
         self.live: set[Exchange] = set()
         self.draining = False
         self._app = app
         self._metrics = metrics
         self._limit = limit
+        self._limits = limits or {}
         self._spans = spans
         # Not the probe or scrape that asks.
         metrics.active.set_function(lambda: sum(exchange.path not in _QUIET for exchange in self.live))
@@ -278,8 +300,9 @@ class Exchanges:
             exchange.span = self._spans.start(exchange.method, exchange.traceparent)
         self.live.add(exchange)
         try:
-            if _content_length(scope) > self._limit:
-                await self._refuse_body(exchange, receive, send)
+            limit = self._limits.get(exchange.path, self._limit)
+            if _content_length(scope) > limit:
+                await self._refuse_body(exchange, receive, send, limit)
             else:
                 await self._app(scope, receive, send)
         finally:
@@ -305,9 +328,9 @@ class Exchanges:
             if exchange.generation is not None:
                 exchange.generation.abort(error)
 
-    async def _refuse_body(self, exchange: Exchange, receive: Receive, send: Send) -> None:
+    async def _refuse_body(self, exchange: Exchange, receive: Receive, send: Send, limit: int) -> None:
         """413 by the header alone. What the client sends meanwhile is read and dropped for a moment."""
-        refusal = exchange.failed(RequestEntityTooLarge(f"the body must have at most {self._limit} bytes"))
+        refusal = exchange.failed(RequestEntityTooLarge(f"the body must have at most {limit} bytes"))
         exchange.status, exchange.finished = refusal.status, True
         headers = {
             **refusal.headers,

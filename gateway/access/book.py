@@ -23,6 +23,15 @@ class Book:
         self._usage: dict[str, Usage] = {}
         self._elsewhere: dict[str, Mapping[str, int]] = {}
 
+    def account(self, key_id: str) -> Account:
+        """The account of a key for which the gateway itself asks. Raises invalid_api_key if there is none any more."""
+        if not self.loaded:
+            raise MeshError(ErrorKind.NO_WORKER, "this gateway has not read the API keys yet", retry_after=1.0)
+        account = self.accounts.get(key_id)
+        if account is None or account.key.expired(datetime.now(UTC)):
+            raise MeshError(ErrorKind.INVALID_API_KEY, "the API key is not valid any more")
+        return account
+
     def authenticate(self, text: str | None) -> Account:
         """The account of a key's text. Raises invalid_api_key, without a word on what was wrong with it."""
         if text is None:

@@ -72,7 +72,8 @@ class Guard:
         exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
         if exchange.path in self._open:
             return
-        account = self._book.authenticate(given_key(request.headers))
+        inside = exchange.inside
+        account = self._book.account(inside.tenant) if inside is not None else self._authenticate()
         exchange.tenant = account.key.id
         if not self._shared_cache:
             exchange.cache_scope = account.key.id
@@ -81,6 +82,9 @@ class Guard:
             raise MeshError(ErrorKind.FORBIDDEN, f"this key may not read {_METRICS}")
         if exchange.method == "POST":
             account.admit(exchange, self._clock())
+
+    def _authenticate(self) -> Account:
+        return self._book.authenticate(given_key(request.headers))
 
     async def _after_request(self, response: Response) -> Response:
         permit = current(request.scope).permit  # pyright: ignore[reportArgumentType]

@@ -42,15 +42,16 @@ class PageQuery(msgspec.Struct):
     order: Literal["asc", "desc"] = "desc"
 
 
-def page_asked(*, order: str = "desc") -> Page:
-    """What `limit`, `after` and `order` of the query say; `order` is the default of the last one."""
-    limit = request.args.get("limit", "20")
-    if not (limit.isascii() and limit.isdigit() and len(limit) < 10 and 1 <= int(limit) <= MOST):
-        raise invalid("limit", f"'limit' must be a whole number from 1 to {MOST}, not '{limit[:64]}'")
+def page_asked(*, order: str = "desc", limit: int = 20, most: int = MOST) -> Page:
+    """What `limit`, `after` and `order` of the query say; `order` and `limit` are the defaults, `most` is the largest
+    limit."""
+    wanted = request.args.get("limit", str(limit))
+    if not (wanted.isascii() and wanted.isdigit() and len(wanted) < 10 and 1 <= int(wanted) <= most):
+        raise invalid("limit", f"'limit' must be a whole number from 1 to {most}, not '{wanted[:64]}'")
     given = request.args.get("order", order)
     if given not in ("asc", "desc"):
         raise invalid("order", f"'order' must be asc or desc, not '{given[:64]}'")
-    return Page(int(limit), request.args.get("after"), given == "desc")
+    return Page(int(wanted), request.args.get("after"), given == "desc")
 
 
 def listing(entries: Iterable[Entry], *, more: bool) -> Response:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from types import NoneType
 from typing import Final
 
+import msgspec
+
 from gateway.openai.decision_schema import MAX_LABELS
 from gateway.openapi.table import OPERATIONS
 from gateway.operation import Operation
@@ -152,6 +154,25 @@ must tell log probabilities and be held to grammars, as on the default engine.
 """
 
 
+_BATCHES: Final = """## Files and batches
+
+- Files are uploaded as forms (`multipart/form-data`), at most `--max-file-bytes` each; their contents are in
+  `--files`, what is known of them in `--store`. A file is gone after `expires_after`, or after `--store-retention`
+  days. What belongs to another API key is a 404.
+- A batch answers the lines of a file of purpose `batch`: `{"custom_id", "method": "POST", "url", "body"}`, where `url`
+  is the batch's `endpoint`, at most 50,000 of them, none with `stream`. They are checked first: a batch with a wrong
+  line is `failed`, and `errors` names the first hundred by line. What else is wrong with a body is the answer of its
+  line, in the file of errors.
+- Requests of batches count for the limits of the key that made the batch. They go behind all others (priority 50),
+  `--batch-concurrency` of a gateway at a time, and wait where there is no room or a limit of the minute is reached.
+- The result of each line is kept as soon as it is there. If the gateway stops or is lost, another one with the same
+  store goes on after `--batch-takeover` seconds, and asks for the lines without results alone: each line is in the
+  output once, in the order of the input.
+- A batch that is cancelled keeps what was answered; one whose `completion_window` is over is `expired`, and its other
+  lines are in the file of errors.
+"""
+
+
 def page() -> str:
     """The page."""
     return "\n".join(
@@ -166,7 +187,8 @@ def page() -> str:
             _TOOLS,
             _DECISIONS,
             f"Parsers of calls: {_names(TOOLS)}. Parsers of reasoning: {_names(['harmony', *REASONING])}.\n",
-            _MESSAGES.rstrip(),
+            _MESSAGES,
+            _BATCHES.rstrip(),
         ]
     )
 
@@ -188,8 +210,10 @@ def _fields(operation: Operation) -> Iterator[str]:
     yield f"## {operation.method} {operation.url}\n"
     yield "| field | | values |"
     yield "| :-- | :-- | :-- |"
-    for name, kind in sorted(typing.get_type_hints(operation.body).items()):
-        yield f"| `{name}` | {_fate(operation, name, kind)} | {limits.get(name, '')} |"
+    assert operation.body is not None
+    for each in sorted(msgspec.structs.fields(operation.body), key=lambda field: field.encode_name):
+        limit = limits.get(each.name, "")
+        yield f"| `{each.encode_name}` | {_fate(operation, each.name, each.type)} | {limit} |"
     yield ""
 
 

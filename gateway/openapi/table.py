@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any, Final
 
 from gateway.anthropic.messages import COUNT_TOKENS, MESSAGES
+from gateway.batches.batches import CANCEL_BATCH, CREATE_BATCH, GET_BATCH, LIST_BATCHES
+from gateway.batches.files import DELETE_FILE, GET_CONTENT, GET_FILE, LIST_FILES, UPLOAD
 from gateway.health import HEALTH, METRICS, READY, ROOT, VERSION
 from gateway.openai.chat import CHAT
 from gateway.openai.completions import COMPLETIONS
@@ -49,6 +51,15 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     DECISIONS,
     TOKENIZE,
     DETOKENIZE,
+    UPLOAD,
+    LIST_FILES,
+    GET_FILE,
+    DELETE_FILE,
+    GET_CONTENT,
+    CREATE_BATCH,
+    LIST_BATCHES,
+    GET_BATCH,
+    CANCEL_BATCH,
     LIST_MODELS,
     GET_MODEL,
     HEALTH,

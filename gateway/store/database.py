@@ -56,9 +56,10 @@ class Database:
             raise self._unavailable(error) from error
 
     async def sweep(self, seconds: float) -> int:
-        """Remove records that were last changed so many seconds ago; returns how many."""
+        """Remove records that were last changed so many seconds ago; returns how many. Not files, which have contents:
+        see gateway.batches.sweep."""
         async with self.writing() as session:
-            old = delete(Record).where(Record.changed_at < time.time() - seconds)
+            old = delete(Record).where(Record.changed_at < time.time() - seconds, Record.kind != "file")
             return cast("CursorResult[Any]", await session.execute(old)).rowcount
 
     async def close(self) -> None:

@@ -81,3 +81,43 @@ class Talk:
     id: str
     created_at: int
     details: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFile:
+    """A file as it is kept; its content is elsewhere. Times are seconds since 1970, None for ever."""
+
+    id: str
+    purpose: str
+    created_at: int
+    expires_at: int | None
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeptBatch:
+    """A batch as it is kept."""
+
+    status: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What came of one line of a batch, as JSON; `part` says which of its files it belongs to."""
+
+    line: int
+    part: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A batch that has not ended; `alive_at` is None if nobody works on it."""
+
+    id: str
+    alive_at: float | None
+
+
+class TakenOver(Exception):
+    """Another gateway works on the batch."""

@@ -15,9 +15,11 @@ from mesh.log import kv
 
 if TYPE_CHECKING:
     from gateway.store.background import Background
+    from gateway.store.batches import Batches
     from gateway.store.chats import Chats
     from gateway.store.conversations import Conversations
     from gateway.store.database import Database
+    from gateway.store.files import Files
     from gateway.store.responses import Responses
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,11 @@ class Store:
     def opened(self) -> bool:
         """Whether the database is open."""
         return self._opened.is_set()
+
+    @property
+    def retention(self) -> float:
+        """Seconds that records are kept, 0 for ever."""
+        return self._retention * _DAY
 
     @property
     def exists(self) -> bool:
@@ -99,6 +106,20 @@ class Store:
         from gateway.store.chats import Chats  # as above
 
         return Chats(database)
+
+    async def files(self) -> Files:
+        """Files. Raises MeshError as `open` does."""
+        database = await self.open()
+        from gateway.store.files import Files
+
+        return Files(database)
+
+    async def batches(self) -> Batches:
+        """Batches. Raises MeshError as `open` does."""
+        database = await self.open()
+        from gateway.store.batches import Batches
+
+        return Batches(database)
 
     async def run(self) -> None:
         """Remove what has been kept for long enough, from time to time, once there is a database."""

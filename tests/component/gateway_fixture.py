@@ -37,6 +37,7 @@ class GatewayUnderTest:
         self.spans: Spans | None = settings.pop("spans", None)
         self._folder = tempfile.TemporaryDirectory(prefix="gateway-")
         settings.setdefault("store", f"{self._folder.name}/store.db")
+        settings.setdefault("files", f"{self._folder.name}/files")
         self.config = GatewayConfig(port=0, **settings)
         self.store = Store(self.config.store, retention=self.config.store_retention)
         self.metrics = GatewayMetrics()

@@ -1,0 +1,117 @@
+"""Which batches this gateway works on: those that nobody works on, a few at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import uuid
+from typing import TYPE_CHECKING, Final
+
+from gateway.batches.shapes import ENDED
+from gateway.batches.work import Shop, Work
+from gateway.store.shapes import TakenOver, Waiting
+from gateway.store.store import Store
+from mesh.errors import MeshError
+from mesh.log import kv
+
+if TYPE_CHECKING:
+    from gateway.store.batches import Batches
+
+log = logging.getLogger(__name__)
+
+# Batches at a time: one that is long does not keep others waiting, whose lines share the places for requests with it.
+AT_ONCE: Final = 8
+_LOOK_SECONDS: Final = 5.0
+_SWEEP_SECONDS: Final = 60.0
+
+
+class Runner:
+    """`run` until cancelled.
+
+    `takeover`: seconds for which the store has to hear nothing from the gateway that works on a batch before this one
+    does.
+    """
+
+    def __init__(self, store: Store, shop: Shop, *, takeover: float) -> None:
+        self._store = store
+        self._shop = shop
+        self._takeover = takeover
+        self._owner = uuid.uuid4().hex
+        self._wake = asyncio.Event()
+        self._working: dict[str, Work] = {}
+        # When each batch of others was first seen as it is.
+        self._seen: dict[Waiting, float] = {}
+        self._swept_at = 0.0
+
+    def wake(self, batch_id: str = "") -> None:
+        """Look for batches now, and what has become of this one."""
+        self._wake.set()
+        if batch_id in self._working:
+            self._working[batch_id].look()
+
+    async def run(self) -> None:
+        """Look for batches, as long as there may be any: a gateway that nobody asks for any opens no store."""
+        async with asyncio.TaskGroup() as group:
+            while True:
+                self._wake.clear()
+                if self._store.exists and not self._shop.draining():
+                    await self._look(group)
+                try:
+                    async with asyncio.timeout(min(_LOOK_SECONDS, self._takeover / 2)):
+                        await self._wake.wait()
+                except TimeoutError:
+                    pass
+
+    async def _look(self, group: asyncio.TaskGroup) -> None:
+        try:
+            batches = await self._store.batches()
+            waiting = await batches.waiting(ENDED)
+            now = time.monotonic()
+            self._seen = {each: self._seen.get(each, now) for each in waiting}
+            for each in waiting:
+                if len(self._working) < AT_ONCE and self._is_free(each, now):
+                    claimed = await batches.claim(each, self._owner)
+                    if claimed is not None:
+                        work = self._working[each.id] = Work(self._shop, batches, self._owner, *claimed)
+                        group.create_task(self._work(batches, each.id, work))
+            if now - self._swept_at >= _SWEEP_SECONDS:
+                self._swept_at = now
+                await self._sweep()
+        except MeshError as error:
+            log.warning("batches cannot be looked for", extra=kv(why=error.message))
+
+    def _is_free(self, seen: Waiting, now: float) -> bool:
+        if seen.id in self._working:
+            return False
+        return seen.alive_at is None or now - self._seen[seen] >= self._takeover
+
+    async def _work(self, batches: Batches, batch_id: str, work: Work) -> None:
+        try:
+            if not await work.run():
+                await batches.release(batch_id, self._owner)
+        except TakenOver:
+            log.warning("another gateway works on a batch", extra=kv(batch=batch_id))
+        except MeshError as error:
+            # It stays claimed, and is tried again when it has stood still for long enough.
+            log.warning("a batch cannot be worked on", extra=kv(batch=batch_id, why=error.message))
+        except Exception as error:
+            log.error("a batch failed for no reason that is known", extra=kv(batch=batch_id), exc_info=error)
+        except asyncio.CancelledError:
+            with contextlib.suppress(MeshError, TakenOver):
+                await batches.release(batch_id, self._owner)
+            raise
+        finally:
+            del self._working[batch_id]
+            self.wake()
+
+    async def _sweep(self) -> None:
+        """Remove files that have expired, or were kept for long enough."""
+        files = await self._store.files()
+        gone = await files.expired(self._store.retention)
+        if gone:
+            await files.forget(gone)
+            for each in gone:
+                await self._shop.contents.remove(each)
+            log.info("files removed", extra=kv(files=len(gone)))
