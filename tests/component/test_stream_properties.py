@@ -164,7 +164,9 @@ _messages = _bodies(
         {"max_tokens": st.integers(1025, 2000)},
         optional={
             "temperature": st.sampled_from([0, 1]),
-            "stop_sequences": st.sampled_from([["blue"], ["sea", "日"]]),
+            # A stream that ends within the input of a call has told half of it; an answer in one piece tells what is
+            # whole. Hence no text that a call has.
+            "stop_sequences": st.sampled_from([["blue"], ["nothing", "日"]]),
         },
     ),
 )
