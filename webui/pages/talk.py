@@ -162,8 +162,11 @@ class Talk:
         if self.mode == "battle":
             return await self.arena.begin(visitor, "battle", images=images)
         models = rest[: len(self.names)] or [self.single]
-        if not all(models):
-            raise NotNow("Choose a model first.")
+        if not all(models):  # who is quick sends before the page has been told the names
+            served = [model.name for model in await self.arena.gateway.models()]
+            if not served:
+                raise NotNow("The mesh serves no model just now.")
+            models = [name or served[min(side, len(served) - 1)] for side, name in enumerate(models)]
         chosen = self.parameters.chosen(rest[len(self.names) :]) if self.parameters else {}
         return await self.arena.begin(visitor, self.mode, models, images=images, parameters=chosen)
 
