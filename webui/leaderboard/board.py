@@ -86,7 +86,7 @@ def rate(tally: Tally, category: str = OVERALL, rules: BoardRules | None = None,
     everything = cells(in_category(tally, CATEGORIES[category]))
     status, core = _core(everything)
     if core.total == 0:
-        return _board(category, rules, everything, status, core, None, ("There are no votes yet.",))
+        return _board(category, rules, everything, status, core, None, (_unranked(everything),))
     plain = fit(core)
     notes: list[str] = []
     half = _quantile(rules) * plain.errors
@@ -131,6 +131,13 @@ class _Scores:
 def _core(everything: Cells) -> tuple[list[Status], Cells]:
     status = statuses(everything)
     return status, everything.only(np.array([each is Status.RANKED for each in status], bool))
+
+
+def _unranked(everything: Cells) -> str:
+    """Why no model has a rank."""
+    if everything.total == 0:
+        return "There are no votes yet."
+    return "No model is ranked yet: it has to have won and lost against one that has, too."
 
 
 def _quantile(rules: BoardRules) -> float:
