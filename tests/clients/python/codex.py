@@ -14,6 +14,7 @@ model_provider = "mesh"
 web_search = "disabled"
 check_for_update_on_startup = false
 analytics.enabled = false
+features.plugins = false
 
 [model_providers.mesh]
 name = "mesh"
