@@ -97,6 +97,7 @@ def test_no_votes_are_an_empty_board() -> None:
     assert board.notes == ("There are no votes yet.",)
     lonely = rate({group("a", "b"): 1})  # one vote ranks nobody
     assert [s.rank for s in lonely.standings] == [None, None]
+    assert lonely.notes != board.notes  # there is a vote
 
 
 def test_categories_take_their_votes_and_void_ones_never_count() -> None:
