@@ -14,7 +14,7 @@ from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from gateway.batches.contents import Contents
-from gateway.batches.shapes import FileObject, Purpose
+from gateway.batches.shapes import ENDED, BatchObject, FileObject, Purpose
 from gateway.exchange import current
 from gateway.openai.pages import OF_STORE, Deleted, Listing, json_response, listing, page_asked
 from gateway.operation import Operation
@@ -136,7 +136,11 @@ def file_routes(store: Store, contents: Contents, limit: int) -> Blueprint:
 
     @DELETE_FILE.on(routes)
     async def delete_file(file_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        await (await store.files()).remove(_tenant(), file_id)
+        files = await store.files()
+        await files.read(_tenant(), file_id)  # first of all, whether there is one
+        if file_id in (inputs := await inputs_in_use(store)):
+            raise invalid("file_id", f"the file is the input of the batch '{inputs[file_id]}', which has not ended")
+        await files.remove(_tenant(), file_id)
         await contents.remove(file_id)
         return json_response(Deleted(file_id, "file"))
 
@@ -150,6 +154,13 @@ def file_routes(store: Store, contents: Contents, limit: int) -> Blueprint:
         return response
 
     return routes
+
+
+async def inputs_in_use(store: Store) -> dict[str, str]:
+    """The files that batches are still reading, and the batch of each."""
+    bodies = await (await store.batches()).under_way(ENDED)
+    batches = [msgspec.json.decode(body, type=BatchObject) for body in bodies]
+    return {batch.input_file_id: batch.id for batch in batches}
 
 
 def kept_file(file_id: str, name: str, purpose: str, size: int, seconds: int | None) -> KeptFile:

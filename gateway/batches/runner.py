@@ -9,6 +9,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Final
 
+from gateway.batches.files import inputs_in_use
 from gateway.batches.shapes import ENDED
 from gateway.batches.work import Shop, Work
 from gateway.store.shapes import TakenOver, Waiting
@@ -107,9 +108,12 @@ class Runner:
             self.wake()
 
     async def _sweep(self) -> None:
-        """Remove files that have expired, or were kept for long enough."""
+        """Remove files that have expired, or were kept for long enough, and that no batch reads any more."""
         files = await self._store.files()
         gone = await files.expired(self._store.retention)
+        if gone:
+            in_use = await inputs_in_use(self._store)
+            gone = [each for each in gone if each not in in_use]
         if gone:
             await files.forget(gone)
             for each in gone:

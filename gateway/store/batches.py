@@ -66,6 +66,12 @@ class Batches:
         async with self._database.reading() as session:
             return [Waiting(each.id, each.alive_at) for each in await session.execute(wanted.order_by(Record.number))]
 
+    async def under_way(self, ended: Sequence[str]) -> list[bytes]:
+        """All batches whose status is none of `ended`, whoever's they are, as JSON."""
+        wanted = select(Record.body).where(Record.kind == BATCH, Record.status.not_in(ended))
+        async with self._database.reading() as session:
+            return list(await session.scalars(wanted))
+
     async def claim(self, seen: Waiting, owner: str) -> tuple[str, bytes] | None:
         """Take a batch to work on: its tenant, and itself. None if it is not as it was seen."""
         async with self._database.writing() as session:

@@ -217,6 +217,8 @@ async def test_a_batch_is_cancelled() -> None:
             return counts is not None and counts.completed == 1
 
         await eventually(first, within=30)
+        with pytest.raises(openai.BadRequestError, match=batch.id):  # it is still being read
+            await client.files.delete(batch.input_file_id)
         assert (await client.batches.cancel(batch.id)).status == "cancelling"
         done = await ended(client, batch)
         assert (done.status, done.error_file_id) == ("cancelled", None)
@@ -224,6 +226,7 @@ async def test_a_batch_is_cancelled() -> None:
         await eventually(lambda: not worker.rows, within=30)  # the worker was told
         with pytest.raises(openai.BadRequestError):
             await client.batches.cancel(batch.id)
+        assert (await client.files.delete(batch.input_file_id)).deleted
 
 
 async def test_a_batch_expires() -> None:
