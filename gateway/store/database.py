@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import AsyncGenerator
@@ -23,6 +24,8 @@ _LIMIT_SECONDS: Final = 15.0
 # PostgreSQL's lock under which tables are made: one gateway at a time. Any number that nobody else uses.
 _MIGRATION_LOCK: Final = 0x6D657368
 _MIGRATIONS: Final = Path(__file__).with_name("migrations")
+# It tells of each step of each migration, which is nothing for whoever reads a gateway's log.
+logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 class Database:
