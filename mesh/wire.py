@@ -6,6 +6,7 @@ in about two seconds (measured).
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from collections.abc import Sequence
@@ -191,6 +192,16 @@ _FALLBACK = {
     grpc.StatusCode.UNAVAILABLE: ErrorKind.WORKER_LOST,
     grpc.StatusCode.CANCELLED: ErrorKind.WORKER_LOST,
 }
+
+
+def cancelled_by_caller() -> bool:
+    """Whether the current task itself is asked to stop, as opposed to a call inside it that was cancelled.
+
+    To be asked after any error of a call: when a task is cancelled in the moment in which its call ends by itself, gRPC
+    catches the cancellation and raises the call's error instead, and a loop that tries again would never end.
+    """
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def from_rpc_error(error: grpc.aio.AioRpcError) -> MeshError:

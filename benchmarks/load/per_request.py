@@ -60,10 +60,10 @@ class PerRequestSession(Session):
         super().forget(stream)
 
     async def _read(self, stream: Stream[Session], request: pb.GenerateRequest) -> None:
-        """One call to its end. Both messages name the parts of their oneof alike, so nothing is copied."""
+        """One call to its end. Both messages name the parts of their oneof alike, so tokens are not copied."""
         try:
             async for response in self._generate(request):
-                self._take(stream, cast("pb.StreamEvent", response))
+                self._take(stream, _event_of(response))
         except grpc.aio.AioRpcError as error:
             failure = wire.from_rpc_error(error)
             self._take(stream, pb.StreamEvent(failed=pb.Failure(code=failure.code, message=failure.message)))
@@ -73,6 +73,19 @@ class PerRequestSession(Session):
             self._confirm(stream)
         stream.events.append(event)
         stream.wake()
+
+
+def _event_of(response: pb.GenerateResponse) -> pb.StreamEvent:
+    """What the generation takes, which asks of anything but tokens whether it is a failure: of a call it never is."""
+    match response.WhichOneof("event"):
+        case "started":
+            return pb.StreamEvent(started=response.started)
+        case "choice_finished":
+            return pb.StreamEvent(choice_finished=response.choice_finished)
+        case "finished":
+            return pb.StreamEvent(finished=response.finished)
+        case _:
+            return cast("pb.StreamEvent", response)
 
 
 if __name__ == "__main__":

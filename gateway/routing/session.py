@@ -168,10 +168,9 @@ class Session:
         try:
             return await ask(stub)
         except grpc.aio.AioRpcError as error:
-            raise wire.from_rpc_error(error) from None
+            raise _raised(error) from None
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if wire.cancelled_by_caller():
                 raise
             raise self._gone("was lost") from None  # gRPC cancels what is under way on a channel that is closed
         finally:
@@ -303,7 +302,7 @@ class Session:
             except TimeoutError:
                 raise self._gone(f"did not open the session within {OPEN_LIMIT_SECONDS:g} s") from None
             except grpc.aio.AioRpcError as error:
-                raise wire.from_rpc_error(error) from None
+                raise _raised(error) from None
             finally:
                 self._closed()
 
@@ -437,3 +436,8 @@ class Session:
 
     def _facts(self, **more: object) -> dict[str, object]:
         return kv(worker=self.worker_id, incarnation=self.incarnation, address=self.address, **more)
+
+
+def _raised(error: grpc.aio.AioRpcError) -> BaseException:
+    """What an error of a call is to be raised as."""
+    return asyncio.CancelledError() if wire.cancelled_by_caller() else wire.from_rpc_error(error)

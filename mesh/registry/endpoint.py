@@ -18,9 +18,9 @@ import grpc
 import grpc.aio
 from google.protobuf.message import Message
 
-from mesh.registry.errors import EtcdUnavailable, cancelled_by_caller, from_rpc
+from mesh.registry.errors import EtcdUnavailable, from_rpc
 from mesh.registry.options import EtcdOptions
-from mesh.wire import client_credentials
+from mesh.wire import cancelled_by_caller, client_credentials
 
 R = TypeVar("R", bound=Message)
 Metadata = tuple[tuple[str, str], ...]
@@ -59,6 +59,8 @@ class Endpoint(ABC):
         try:
             answer = await self._unary(method, request, reply, timeout, metadata)
         except grpc.RpcError as error:
+            if cancelled_by_caller():
+                raise asyncio.CancelledError from None
             failure = from_rpc(error, self.target)
             if failure.code is grpc.StatusCode.DEADLINE_EXCEEDED:
                 await self._missed()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import grpc
 
 # The call may succeed on another endpoint or later. CANCELLED is one of them: the server may notice the deadline first.
@@ -66,9 +64,3 @@ def make_error(code: grpc.StatusCode, detail: str, endpoint: str) -> EtcdError:
 def too_slow(what: str, limit: float, endpoint: str) -> EtcdUnavailable:
     """The error of a wait that we gave up."""
     return EtcdUnavailable(grpc.StatusCode.DEADLINE_EXCEEDED, f"{what} not within {limit:g} s", endpoint)
-
-
-def cancelled_by_caller() -> bool:
-    """Whether the current task itself is asked to stop, as opposed to a call inside it that was cancelled."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -16,11 +16,11 @@ from mesh.registry.endpoint import AioEndpoint, Metadata, open_stream
 from mesh.registry.errors import (
     EtcdError,
     EtcdUnavailable,
-    cancelled_by_caller,
     from_rpc,
     make_error,
     too_slow,
 )
+from mesh.wire import cancelled_by_caller
 
 # Makes a member that has lost its cluster end the watch, which would otherwise stay silent and look alive.
 _REQUIRE_LEADER = (("hasleader", "true"),)
@@ -126,6 +126,8 @@ class Watch:
         except StopAsyncIteration:
             raise EtcdUnavailable(grpc.StatusCode.UNAVAILABLE, "the watch ended", target) from None
         except grpc.RpcError as error:
+            if cancelled_by_caller():
+                raise asyncio.CancelledError from None
             raise from_rpc(error, target) from None
         except asyncio.CancelledError:
             if cancelled_by_caller():
