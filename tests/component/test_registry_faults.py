@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from benchmarks.systems.tcp_proxy import TcpProxy
 from mesh.registry import EmbeddedRegistry, EtcdClient, EtcdOptions, encode, key_for
+from mesh.registry.mirror import mirror
 from tests.component.registry_rig import Mirrored, announced, make_record, mirrored, records
 from tests.etcd_server import EtcdServer
 from tests.harness import eventually, free_port
@@ -198,3 +200,16 @@ async def test_an_embedded_registry_that_restarts_is_filled_again() -> None:
         await eventually(lambda: seen.synced and seen.workers == {"w1"}, within=8)
         assert announcer.registered
     await registry.stop()
+
+
+async def test_a_mirror_ends_when_it_is_cancelled_whatever_its_calls_are_at() -> None:
+    """gRPC catches a cancellation that comes when a call fails by itself; at one of these moments it does."""
+    options = EtcdOptions.from_url(f"127.0.0.1:{free_port()}")  # where nobody listens
+    for moment in range(300):
+        async with EtcdClient(options) as client:
+            task = asyncio.create_task(mirror(client, "/mesh/", lambda _key, _value: None))
+            for _ in range(moment):
+                await asyncio.sleep(0)
+            task.cancel()
+            done, _ = await asyncio.wait({task}, timeout=5)
+            assert done, moment
