@@ -314,10 +314,9 @@ class TransformersEngine(Engine):
 
     def load(self) -> Load:
         """See Engine. Counts what the thread has not yet seen as waiting, from its acceptance on."""
-        taken = self._thread.taken
+        load, taken = self._thread.seen
         self._in_transit = [(number, rows) for number, rows in self._in_transit if number > taken]
         unseen = sum(rows for _, rows in self._in_transit) + sum(self._submitting.values())
-        load = self._thread.load
         if self._served is not None and "completion" not in self._served.info.capabilities:
             embeds = self._embeds
             return replace(load, running=embeds.running, waiting=embeds.waiting, steps=embeds.batches)

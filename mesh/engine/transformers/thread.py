@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import NamedTuple
 
 import torch
 
@@ -22,17 +23,23 @@ Command = Callable[[Core], None]
 MOST_BROKEN_STEPS = 5
 
 
+class Seen(NamedTuple):
+    """The load after the last command or step, and how many commands it takes in."""
+
+    load: Load
+    taken: int
+
+
 class EngineThread:
     """Builds a Core on its own thread and keeps it stepping while there is work.
 
-    `build` makes the core; `deliver` gets each report, on the engine's thread. The load after the last command or step
-    may be read from any thread, and the number of commands that were `taken`.
+    `build` makes the core; `deliver` gets each report, on the engine's thread. `seen` may be read from any thread: it
+    is one value, for who adds what was not taken yet to the load must neither miss a request nor count it twice.
     """
 
     def __init__(self, build: Callable[[], Core], deliver: Callable[[Report], None]) -> None:
         self.ready: Future[Core] = Future()
-        self.load = Load()
-        self.taken = 0
+        self.seen = Seen(Load(), 0)
         self.broken = False
         self._build = build
         self._deliver = deliver
@@ -67,13 +74,13 @@ class EngineThread:
             except BaseException as error:
                 self.ready.set_exception(error)
                 return
-            self.load = core.load()
+            self.seen = Seen(core.load(), 0)
             self.ready.set_result(core)
             try:
                 self._serve(core)
             except BaseException as error:
                 # No request can cause this, so it is a fault of ours; whoever waits must not wait for ever.
-                self.load = Load()
+                self.seen = Seen(Load(), self.seen.taken)
                 log.critical("the engine has broken down", exc_info=error)
                 self.broken = True
                 self._deliver(Report(core.counters.steps + 1, time.monotonic(), Load(), broken=True))
@@ -84,14 +91,14 @@ class EngineThread:
             report = core.step()
             busy = report is not None
             if report is not None:
-                self.load = report.load
+                self.seen = Seen(report.load, self.seen.taken)
                 self._deliver(report)
             if core.broken_steps >= MOST_BROKEN_STEPS:
                 raise RuntimeError(f"{core.broken_steps} steps in a row broke")
 
     def _take(self, core: Core, *, wait: bool) -> bool:
         """Run the commands that are there, after waiting for one if need be; False when it is time to end."""
-        taken = self.taken
+        taken = self.seen.taken
         try:
             command = self._inbox.get(timeout=core.patience) if wait else self._inbox.get_nowait()
             while not self._stopping:
@@ -101,9 +108,7 @@ class EngineThread:
                 command = self._inbox.get_nowait()
         except queue.Empty:
             pass
-        # In this order: who adds what was not taken yet to the load must not miss a request for a moment.
-        self.load = core.load()
-        self.taken = taken
+        self.seen = Seen(core.load(), taken)
         return not self._stopping
 
     def _run(self, core: Core, command: Command) -> None:
