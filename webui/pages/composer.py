@@ -49,6 +49,8 @@ def composer(name: str, placeholder: str, folder: Path) -> Composer:
         max_lines=10,
         submit_btn="Send",
         stop_btn=False,
+        # Until the page has been told what goes on: that would come over a prompt which was sent before.
+        interactive=False,
         elem_id=f"{name}-prompt",
         elem_classes="prompt",
     )

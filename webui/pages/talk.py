@@ -102,7 +102,7 @@ class Talk:
             self.battle: battle.record.id if battle else None,
             self.editing: False,
             self.following: answering,
-            self.composer.text: gr.update(**box_buttons(answering)),
+            self.composer.text: gr.update(interactive=True, **box_buttons(answering)),
             self.tools["again"]: gr.update(interactive=phase in (Phase.ANSWERED, Phase.STOPPED, Phase.BROKEN)),
             self.tools["edit"]: gr.update(interactive=phase in (Phase.ANSWERED, Phase.STOPPED, Phase.BROKEN)),
             self.tools["new"]: gr.update(variant="primary" if phase is Phase.VOTED else "secondary"),
