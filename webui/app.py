@@ -18,6 +18,7 @@ from webui.pages import about, benchmark, leaderboard, look, shared, talk
 from webui.pages.composer import MAX_UPLOAD
 from webui.pages.desk import Desk
 from webui.samples import draw_samples
+from webui.streams import Streams
 
 # Files of uploads that nobody sent: looked for and deleted so often, in seconds.
 _SWEEP = (3600, 3600)
@@ -36,6 +37,7 @@ def web_app(desk: Desk, live: LiveLeaderboard) -> fastapi.FastAPI:
     outer = fastapi.FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     outer.add_api_route("/healthz", lambda: "ok")
     config = desk.config
+    outer.add_middleware(Streams)
     outer.add_middleware(Frontier, proxies=config.trusted_proxy, user_header=config.user_header)
     # It says that it does without what we do not ask for.
     warnings.filterwarnings("ignore", "SSR mode is not supported", UserWarning)

@@ -1,0 +1,74 @@
+"""A page's stream of events, of a real Gradio: an event that begins when none is pending is answered in it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+
+import fastapi
+import gradio as gr
+import httpx
+import msgspec
+import pytest
+import uvicorn
+
+from tests.harness import eventually
+from webui.streams import Streams
+
+# Gradio's own, on this Python.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
+PAGE = "a-page"
+
+
+def gradio_app() -> fastapi.FastAPI:
+    outer = fastapi.FastAPI()
+    outer.add_middleware(Streams)
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        box = gr.Textbox()
+        box.submit(str.upper, box, box)
+    return gr.mount_gradio_app(outer, blocks, path="/", ssr_mode=False)
+
+
+@asynccontextmanager
+async def pages() -> AsyncGenerator[httpx.AsyncClient]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(gradio_app(), log_config=None, timeout_graceful_shutdown=1))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        await eventually(lambda: server.started, within=30)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=20) as client:
+            yield client
+        server.should_exit = True
+        await serving
+
+
+async def begin(client: httpx.AsyncClient, text: str) -> None:
+    event = {"data": [text], "fn_index": 0, "session_hash": PAGE, "trigger_id": 1}
+    (await client.post("/gradio_api/queue/join", json=event)).raise_for_status()
+
+
+async def messages(response: httpx.Response) -> AsyncIterator[tuple[str, object]]:
+    async for line in response.aiter_lines():
+        if line.startswith("data: "):
+            message = msgspec.json.decode(line.removeprefix("data: "))
+            yield message["msg"], (message.get("output") or {}).get("data")
+
+
+async def test_events_that_begin_when_none_is_pending_are_answered_in_the_stream_that_is_open() -> None:
+    async with pages() as client:
+        await begin(client, "one")
+        said: list[object] = []
+        last = ""
+        async with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": PAGE}) as stream:
+            async for kind, data in messages(stream):
+                if kind == "process_completed":
+                    said.append(data)
+                    if len(said) < 4:
+                        await begin(client, f"no. {len(said)}")
+                last = kind
+        assert said == [["ONE"], ["NO. 1"], ["NO. 2"], ["NO. 3"]]
+        assert last == "close_stream"  # a page that asks for nothing holds no connection
+        await begin(client, "again")  # and one that comes back is answered in another stream
+        async with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": PAGE}) as stream:
+            assert [data async for kind, data in messages(stream) if kind == "process_completed"] == [["AGAIN"]]
