@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -155,6 +155,36 @@ def bind(server: grpc.aio.Server, host: str, port: int, *, tls: Tls | None = Non
     if not bound:
         raise MeshError(ErrorKind.INVALID_REQUEST, f"cannot listen on {target}: the port is taken or not allowed")
     return bound
+
+
+class Calls(grpc.aio.ServerInterceptor):
+    """The calls that a server is answering, so that it can be stopped with none of them left.
+
+    `Server.stop` returns while cancelled calls still unwind, and a loop that ends then cancels them once more, which
+    gRPC logs as an error with a traceback.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Note the call's task; gRPC asks in it."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return await continuation(handler_call_details)
+
+    async def stop(self, server: grpc.aio.Server, grace: float) -> None:
+        """Stop the server; calls have `grace` seconds to end by themselves, and as many to unwind once cancelled."""
+        await server.stop(grace)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=grace)
+        await asyncio.sleep(0)  # gRPC's own task of a call ends one turn of the loop after it
 
 
 def _status(error: MeshError) -> tuple[grpc.StatusCode, bytes]:

@@ -60,8 +60,9 @@ class WorkerServer:
         self.on_models: Callable[[], None] = lambda: None
         self._tls = tls
         self._health = HealthServicer()
+        self._calls = wire.Calls()
         gate = [CallGate(identity.join)] if identity.join is not None else []
-        self._server = grpc.aio.server(options=wire.SERVER_OPTIONS, interceptors=[*gate, *interceptors])
+        self._server = grpc.aio.server(options=wire.SERVER_OPTIONS, interceptors=[self._calls, *gate, *interceptors])
         self._add_services()
 
     def bind(self, host: str, port: int) -> int:
@@ -103,7 +104,7 @@ class WorkerServer:
     async def stop(self) -> None:
         """End what is left and free everything. Safe to call at any time."""
         self.streams.fail_all(MeshError(ErrorKind.DRAINING, "this worker stops before the answer was complete"))
-        await self._server.stop(_GRACE)
+        await self._calls.stop(self._server, _GRACE)
         await self.engine.stop()
 
     def _add_services(self) -> None:

@@ -166,3 +166,25 @@ async def test_it_stops_under_use_and_starts_again() -> None:
 async def test_status_is_json_for_tools(registry: EmbeddedRegistry) -> None:
     (member,) = json.loads(await ctl(registry, "endpoint", "status", "-w", "json"))
     assert member["Status"]["header"]["revision"] == 1
+
+
+async def _watch(client: EtcdClient, standing: asyncio.Event) -> None:
+    async with client.watch(b"/") as changes:
+        standing.set()
+        await anext(changes)
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_stopped_registry_leaves_no_call_behind(turns: int) -> None:
+    registry = EmbeddedRegistry()
+    await registry.start()
+    async with EtcdClient(EtcdOptions.from_url(registry.address)) as client:
+        standing = asyncio.Event()
+        watched = asyncio.create_task(_watch(client, standing))
+        await standing.wait()
+        watched.cancel()
+        for _ in range(turns):  # of the loop, between the end of the watch and that of the registry
+            await asyncio.sleep(0)
+        await registry.stop()
+        left = {task.get_name() for task in asyncio.all_tasks()}
+    assert not {name for name in left if "Watch" in name or name == "rpc_task"}

@@ -67,6 +67,7 @@ class EmbeddedRegistry:
 
     def __init__(self, store: Store | None = None) -> None:
         self.store = store or Store(Leases())
+        self._calls = wire.Calls()
         self._server: grpc.aio.Server | None = None
         self._expiry: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
@@ -78,7 +79,7 @@ class EmbeddedRegistry:
     async def start(self, host: str = "127.0.0.1", port: int = 0, *, tls: wire.Tls | None = None) -> int:
         """Serve on host:port (0 picks one); returns the port. Raises MeshError if it is taken."""
         self._stopping.clear()
-        server = grpc.aio.server(options=_SERVER_OPTIONS)
+        server = grpc.aio.server(options=_SERVER_OPTIONS, interceptors=[self._calls])
         server.add_generic_rpc_handlers(self._handlers())
         bound = wire.bind(server, host, port, tls=tls)
         await server.start()
@@ -96,7 +97,7 @@ class EmbeddedRegistry:
                 await self._expiry
         self._stopping.set()
         if self._server is not None:
-            await self._server.stop(_GRACE_SECONDS)
+            await self._calls.stop(self._server, _GRACE_SECONDS)
         self._server = self._expiry = None
 
     async def __aenter__(self) -> Self:
