@@ -58,6 +58,7 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
         _module("benchmarks.mt_bench"),
         "Have models answer MT-bench, judge the answers and compare the models.",
     ),
+    "train": (_module("training"), "Tune models: supervised fine-tuning and what belongs to it."),
     "templates": (_templates, "List the built-in chat templates, or print one."),
 }
 

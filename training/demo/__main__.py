@@ -1,4 +1,4 @@
-"""`python -m training.demo`: write the conversations, train, examine, and put the model in its folder."""
+"""`mesh train demo`, `python -m training.demo`: write the conversations, train, examine, and put the model in its folder."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ _USUAL = {"cpu": (36_000, 3000, 2), "cuda": (1_500_000, 5000, 96)}
 """Conversations, steps, and rows of a step: what two cores do in half an hour, and a GPU in five minutes."""
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; see `--help`."""
-    options = _options()
+    options = _options(argv)
     transformers.utils.logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
     folder = options.output or model_path(options.model)
@@ -73,8 +73,8 @@ def main() -> None:
         _write_card(folder, recipe, model, tokenizer, scores, known)
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m training.demo", description=__doc__)
+def _options(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="mesh train demo", description=__doc__)
     parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="which one to make (default: mesh-demo)")
     parser.add_argument("--output", type=Path, help="its folder (default: where the shipped one is)")
     parser.add_argument("--seed", type=int, default=1, help="of conversations and weights (default: 1)")
@@ -92,7 +92,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--questions", type=int, default=80, help="examination: conversations of each writer (default: 80)"
     )
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def _make(options: argparse.Namespace, folder: Path) -> Recipe:

@@ -1,0 +1,52 @@
+"""`mesh train`, `python -m training`: the commands by name. Each is imported when it is called."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from types import ModuleType
+from typing import Final
+
+from mesh.config import fail
+
+_PROG: Final = "mesh train"
+COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
+    "demo": ("training.demo.__main__", "Make a demonstration model from nothing, and examine it."),
+}
+"""What a command is called, the module whose `main(argv)` it is, and what it does."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code. Bad input is one sentence and exit code 2."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if words else 2
+    if words[0] not in COMMANDS:
+        match = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"; did you mean {match[0]}?" if match else f" (see {_PROG} --help)"
+        fail(_PROG, f"unknown command '{words[0]}'{hint}")
+    return _imported(words[0]).main(words[1:]) or 0
+
+
+def _imported(command: str) -> ModuleType:
+    try:
+        return import_module(COMMANDS[command][0])
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("mesh", "training"):
+            raise
+        fail(_PROG, f"{package} is not installed: pip install 'inference-mesh[train]'")
+
+
+def usage() -> str:
+    """The commands, one a line."""
+    lines = [f"usage: {_PROG} COMMAND ...", "", "commands:"]
+    lines += [f"  {name:<8}{about}" for name, (_, about) in COMMANDS.items()]
+    return "\n".join([*lines, "", f"{_PROG} COMMAND --help tells more."])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
