@@ -1,4 +1,4 @@
-"""`mesh train demo`, `python -m training.demo`: write the conversations, train, examine, and put the model in its folder."""
+"""`mesh train demo`: write the conversations, train, examine, and put the model in its folder."""
 
 from __future__ import annotations
 
