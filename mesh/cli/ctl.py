@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import grpc.aio
 from rich.table import Table
@@ -122,33 +122,36 @@ async def _unload_adapter(config: UnloadAdapterConfig) -> None:
     print(f"{config.worker} takes no more requests for {config.adapter}; live streams: {answer.live_streams}")
 
 
+COMMANDS: Final[dict[str, tuple[type[EtcdFlags], Callable[[Any], Coroutine[Any, Any, None]]]]] = {
+    "workers": (RegistryConfig, _workers),
+    "stats": (StatsConfig, _stats),
+    "drain": (DrainConfig, _drain),
+    "top": (TopConfig, top),
+    "adapters list": (AdaptersConfig, _list_adapters),
+    "adapters load": (LoadAdapterConfig, _load_adapter),
+    "adapters unload": (UnloadAdapterConfig, _unload_adapter),
+    **keys.COMMANDS,
+    **routes.COMMANDS,
+    **aliases.COMMANDS,
+}
+"""Every `mesh ctl` command: its settings and what it does."""
+
+
 def main(argv: Sequence[str]) -> int:
     """Run `mesh ctl`; returns the exit code."""
-    commands: dict[str, tuple[type[EtcdFlags], Callable[[Any], Coroutine[Any, Any, None]]]] = {
-        "workers": (RegistryConfig, _workers),
-        "stats": (StatsConfig, _stats),
-        "drain": (DrainConfig, _drain),
-        "top": (TopConfig, top),
-        "adapters list": (AdaptersConfig, _list_adapters),
-        "adapters load": (LoadAdapterConfig, _load_adapter),
-        "adapters unload": (UnloadAdapterConfig, _unload_adapter),
-        **keys.COMMANDS,
-        **routes.COMMANDS,
-        **aliases.COMMANDS,
-    }
     if not argv or argv[0] in ("-h", "--help"):
         print(f"usage: {_PROG} COMMAND ...\n\ncommands:")
-        print("\n".join(f"  {name:<15} {kind.__doc__}" for name, (kind, _) in commands.items()))
+        print("\n".join(f"  {name:<15} {kind.__doc__}" for name, (kind, _) in COMMANDS.items()))
         print(f"\nAll of them ask the registry at --etcd URL; {_PROG} COMMAND --help tells more.")
         return 0 if argv else 2
     words = 2 if argv[0] in ("adapters", "alias", "keys", "routes") else 1
     name = " ".join(argv[:words])
-    if name not in commands:
-        fail(_PROG, f"unknown command '{name}'; there are: {', '.join(commands)}")
-    kind, command = commands[name]
+    if name not in COMMANDS:
+        fail(_PROG, f"unknown command '{name}'; there are: {', '.join(COMMANDS)}")
+    kind, command = COMMANDS[name]
     prog = f"{_PROG} {name}"
     config = parse(
-        kind, prog=prog, env_prefix="MESH_CTL_", argv=argv[words:], siblings=[each for each, _ in commands.values()]
+        kind, prog=prog, env_prefix="MESH_CTL_", argv=argv[words:], siblings=[each for each, _ in COMMANDS.values()]
     )
     if isinstance(config, StatsConfig) and not config.worker:
         fail(prog, "a worker must be named: its id in the registry, or its host:port")
