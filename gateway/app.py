@@ -200,12 +200,12 @@ async def _on_error(config: GatewayConfig, error: Exception) -> Response:
     elif isinstance(error, RequestEntityTooLarge):
         most = config.max_file_bytes if request.path == UPLOAD_PATH else config.max_body_bytes
         error = RequestEntityTooLarge(f"the body must have at most {most} bytes")
-    found = current(request.scope).failed(error)  # pyright: ignore[reportArgumentType]
+    found = current().failed(error)
     return Response(found.body, status=found.status, headers=found.headers)
 
 
 async def _before_request() -> None:
-    exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
+    exchange = current()
     rule = request.url_rule
     if rule is not None:
         exchange.route = rule.rule
@@ -216,7 +216,7 @@ async def _before_request() -> None:
 
 async def _after_request(response: Response) -> Response:
     """What every answer has, and what its exchange must know of it. A stream ends later by itself."""
-    exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
+    exchange = current()
     exchange.status = response.status_code
     exchange.finished = not exchange.streamed or response.status_code != 200
     response.headers.update(exchange.headers)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote
 
+from quart import request
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from gateway import errors
@@ -260,8 +261,9 @@ class Exchange:
             self.permit.end()
 
 
-def current(scope: Scope) -> Exchange:
-    """The exchange of a request, by its ASGI scope."""
+def current() -> Exchange:
+    """The exchange of the request that is being handled."""
+    scope: Any = request.scope
     return scope[_KEY]
 
 

@@ -50,7 +50,7 @@ class Cors:
             if asked:
                 response.headers["access-control-allow-headers"] = asked
             response.headers["access-control-max-age"] = str(_PREFLIGHT_SECONDS)
-        current(request.scope).route = "preflight"  # pyright: ignore[reportArgumentType]
+        current().route = "preflight"
         return response
 
     async def _after_request(self, response: Response) -> Response:

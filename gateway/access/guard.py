@@ -69,7 +69,7 @@ class Guard:
         app.after_request(self._after_request)
 
     async def _before_request(self) -> None:
-        exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
+        exchange = current()
         if exchange.path in self._open:
             return
         inside = exchange.inside
@@ -87,7 +87,7 @@ class Guard:
         return self._book.authenticate(given_key(request.headers))
 
     async def _after_request(self, response: Response) -> Response:
-        permit = current(request.scope).permit  # pyright: ignore[reportArgumentType]
+        permit = current().permit
         if isinstance(permit, Permit):
             response.headers.update(permit.account.headers(self._clock()))
         if response.status_code == 401:

@@ -77,7 +77,7 @@ def message_routes(dispatch: Dispatch, limits: ImageLimits, *, keep_alive: float
 
     @MESSAGES.on(routes)
     async def messages() -> Response:  # pyright: ignore[reportUnusedFunction]
-        exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
+        exchange = current()
         _check_version()
         body = await read_json()
         asked = parse_messages(body)
@@ -106,7 +106,7 @@ def message_routes(dispatch: Dispatch, limits: ImageLimits, *, keep_alive: float
 
     @COUNT_TOKENS.on(routes)
     async def count_tokens() -> Response:  # pyright: ignore[reportUnusedFunction]
-        exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
+        exchange = current()
         _check_version()
         asked = parse_count(await read_json())
         exchange.check_model(asked.model)

@@ -8,7 +8,7 @@ import uuid
 from typing import Final
 
 import msgspec
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
 from gateway.batches.files import checked_seconds
 from gateway.batches.runner import Runner
@@ -81,22 +81,22 @@ def batch_routes(store: Store, runner: Runner) -> Blueprint:
         await _check_input(store, asked.input_file_id)
         body = msgspec.json.encode(batch)
         batches = await store.batches()
-        await batches.add(_tenant(), batch.id, KeptBatch(batch.status, body), asked.metadata or {})
+        await batches.add(current().tenant, batch.id, KeptBatch(batch.status, body), asked.metadata or {})
         runner.wake()
         return _json(body)
 
     @LIST_BATCHES.on(routes)
     async def list_batches() -> Response:  # pyright: ignore[reportUnusedFunction]
-        found, more = await (await store.batches()).list(_tenant(), page_asked())
+        found, more = await (await store.batches()).list(current().tenant, page_asked())
         return listing(found, more=more)
 
     @GET_BATCH.on(routes)
     async def get_batch(batch_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        return _json(await (await store.batches()).read(_tenant(), batch_id))
+        return _json(await (await store.batches()).read(current().tenant, batch_id))
 
     @CANCEL_BATCH.on(routes)
     async def cancel_batch(batch_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        body = await (await store.batches()).edit(_tenant(), batch_id, _cancelled)
+        body = await (await store.batches()).edit(current().tenant, batch_id, _cancelled)
         runner.wake(batch_id)
         return _json(body)
 
@@ -135,7 +135,7 @@ def _window(text: str) -> int:
 
 async def _check_input(store: Store, file_id: str) -> None:
     try:
-        file = msgspec.json.decode(await (await store.files()).read(_tenant(), file_id), type=FileObject)
+        file = msgspec.json.decode(await (await store.files()).read(current().tenant, file_id), type=FileObject)
     except MeshError as error:
         if error.kind.value.http_status != 404:
             raise
@@ -156,7 +156,3 @@ def _cancelled(body: bytes) -> KeptBatch:
 
 def _json(body: bytes) -> Response:
     return Response(body, content_type="application/json")
-
-
-def _tenant() -> str:
-    return current(request.scope).tenant  # pyright: ignore[reportArgumentType]

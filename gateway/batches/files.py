@@ -121,32 +121,32 @@ def file_routes(store: Store, contents: Contents, limit: int) -> Blueprint:
         size = await contents.write(file_id, _pieces(file, limit))
         name = (file.filename or "upload")[:_NAME_LENGTH]
         found = kept_file(file_id, name, purpose, size, seconds)
-        await files.keep(_tenant(), found)
+        await files.keep(current().tenant, found)
         return Response(found.body, content_type="application/json")
 
     @LIST_FILES.on(routes)
     async def list_files() -> Response:  # pyright: ignore[reportUnusedFunction]
         page = page_asked(limit=_MOST, most=_MOST)
-        found, more = await (await store.files()).list(_tenant(), request.args.get("purpose"), page)
+        found, more = await (await store.files()).list(current().tenant, request.args.get("purpose"), page)
         return listing(found, more=more)
 
     @GET_FILE.on(routes)
     async def get_file(file_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        return Response(await (await store.files()).read(_tenant(), file_id), content_type="application/json")
+        return Response(await (await store.files()).read(current().tenant, file_id), content_type="application/json")
 
     @DELETE_FILE.on(routes)
     async def delete_file(file_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         files = await store.files()
-        await files.read(_tenant(), file_id)  # first of all, whether there is one
+        await files.read(current().tenant, file_id)  # first of all, whether there is one
         if file_id in (inputs := await inputs_in_use(store)):
             raise invalid("file_id", f"the file is the input of the batch '{inputs[file_id]}', which has not ended")
-        await files.remove(_tenant(), file_id)
+        await files.remove(current().tenant, file_id)
         await contents.remove(file_id)
         return json_response(Deleted(file_id, "file"))
 
     @GET_CONTENT.on(routes)
     async def get_content(file_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        await (await store.files()).read(_tenant(), file_id)
+        await (await store.files()).read(current().tenant, file_id)
         content = contents.read(file_id)
         first = await anext(content, b"")  # a content that cannot be read is an error with a status of its own
         response = Response(_rest(first, content), content_type="application/octet-stream")
@@ -222,7 +222,3 @@ async def _rest(first: bytes, content: AsyncGenerator[bytes]) -> AsyncIterator[b
     yield first
     async for chunk in content:
         yield chunk
-
-
-def _tenant() -> str:
-    return current(request.scope).tenant  # pyright: ignore[reportArgumentType]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
 from gateway.exchange import current
 from gateway.openai.answers import ChatAnswer, ChatChunk
@@ -60,7 +60,7 @@ def chat_routes(
 
     @CHAT.on(routes)
     async def chat_completions() -> Response:  # pyright: ignore[reportUnusedFunction]
-        exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
+        exchange = current()
         body = await read_json()
         chat = parse_chat(body)
         exchange.check_model(chat.model)

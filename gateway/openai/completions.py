@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
 from gateway.exchange import current
 from gateway.openai.answers import CompletionAnswer, TextChunk
@@ -44,7 +44,7 @@ def completion_routes(dispatch: Dispatch, *, keep_alive: float) -> Blueprint:
 
     @COMPLETIONS.on(routes)
     async def completions() -> Response:  # pyright: ignore[reportUnusedFunction]
-        exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
+        exchange = current()
         data = await read_json()
         body = parse_completion(data)
         reconnect = read_reconnect(exchange, data, stream=body.stream)

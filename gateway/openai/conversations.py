@@ -7,7 +7,7 @@ import time
 from typing import Any, Final
 
 import msgspec
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
 from gateway.exchange import current
 from gateway.openai.bodies import read_json
@@ -128,21 +128,21 @@ def conversation_routes(store: Store) -> Blueprint:
         check_metadata(asked.metadata or {})
         said = _checked(asked.items) if asked.items else []
         talk = Talk(f"conv_{secrets.token_hex(24)}", int(time.time()), asked.metadata or {})
-        await (await store.conversations()).create(_tenant(), talk, said)
+        await (await store.conversations()).create(current().tenant, talk, said)
         return _shown(talk)
 
     @GET.on(routes)
     async def get(conversation_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        return _shown(await (await store.conversations()).read(_tenant(), conversation_id))
+        return _shown(await (await store.conversations()).read(current().tenant, conversation_id))
 
     @UPDATE.on(routes)
     async def update(conversation_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         details = await read_details()
-        return _shown(await (await store.conversations()).update(_tenant(), conversation_id, details))
+        return _shown(await (await store.conversations()).update(current().tenant, conversation_id, details))
 
     @DELETE.on(routes)
     async def delete(conversation_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        await (await store.conversations()).remove(_tenant(), conversation_id)
+        await (await store.conversations()).remove(current().tenant, conversation_id)
         return json_response(Deleted(conversation_id, "conversation.deleted"))
 
     return routes
@@ -154,23 +154,23 @@ def conversation_item_routes(store: Store) -> Blueprint:
 
     @LIST_ITEMS.on(routes)
     async def list_items(conversation_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        found, more = await (await store.conversations()).items(_tenant(), conversation_id, page_asked())
+        found, more = await (await store.conversations()).items(current().tenant, conversation_id, page_asked())
         return listing(found, more=more)
 
     @ADD_ITEMS.on(routes)
     async def add_items(conversation_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         said = _checked(decode(_additions, await read_json()).items)
-        await (await store.conversations()).add(_tenant(), conversation_id, said)
+        await (await store.conversations()).add(current().tenant, conversation_id, said)
         return listing(said, more=False)
 
     @GET_ITEM.on(routes)
     async def get_item(conversation_id: str, item_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        body = await (await store.conversations()).item(_tenant(), conversation_id, item_id)
+        body = await (await store.conversations()).item(current().tenant, conversation_id, item_id)
         return Response(body, content_type="application/json")
 
     @DELETE_ITEM.on(routes)
     async def delete_item(conversation_id: str, item_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        return _shown(await (await store.conversations()).remove_item(_tenant(), conversation_id, item_id))
+        return _shown(await (await store.conversations()).remove_item(current().tenant, conversation_id, item_id))
 
     return routes
 
@@ -195,7 +195,3 @@ def _checked(items: list[Item]) -> list[Entry]:
 
 def _shown(talk: Talk) -> Response:
     return json_response(Conversation(talk.id, talk.created_at, talk.details))
-
-
-def _tenant() -> str:
-    return current(request.scope).tenant  # pyright: ignore[reportArgumentType]

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 import msgspec
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
 from gateway.exchange import current
 from gateway.openai.bodies import read_json
@@ -129,7 +129,7 @@ def decision_routes(dispatch: Dispatch) -> Blueprint:
 
     @DECISIONS.on(routes)
     async def decisions() -> Response:  # pyright: ignore[reportUnusedFunction]
-        exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
+        exchange = current()
         body = await read_json()
         asked = parse_decision(body)
         chats = [to_chat(asked, question) for question in asked.questions]

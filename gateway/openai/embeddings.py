@@ -9,7 +9,7 @@ from base64 import b64encode
 from collections.abc import Iterable
 
 import msgspec
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
 from gateway.exchange import current
 from gateway.openai.bodies import read_json
@@ -66,7 +66,7 @@ def embedding_routes(dispatch: Dispatch) -> Blueprint:
 
     @EMBEDDINGS.on(routes)
     async def embeddings() -> Response:  # pyright: ignore[reportUnusedFunction]
-        exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
+        exchange = current()
         body = parse_embedding(await read_json())
         response = await ask_model(exchange, dispatch, to_embed(body, exchange.request_id), embed_call)
         # Another thread writes them: they can be millions of numbers.

@@ -73,7 +73,7 @@ def listed(served: Sequence[Offer], aliases: Sequence[tuple[str, Alias]]) -> lis
 
 
 def _exchange() -> Exchange:
-    return current(request.scope)  # pyright: ignore[reportArgumentType]
+    return current()
 
 
 def _model(offer: Offer, offers: Sequence[Offer]) -> Model:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from operator import mul
 
 import msgspec
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
 from gateway.exchange import current
 from gateway.openai.bodies import read_json
@@ -101,7 +101,7 @@ def score_routes(dispatch: Dispatch) -> Blueprint:
 
     @SCORE.on(routes)
     async def score() -> Response:  # pyright: ignore[reportUnusedFunction]
-        exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
+        exchange = current()
         body = parse_score(await read_json())
         first, second = texts(body.text_1), texts(body.text_2)
         wire = to_embed(body.model, first, second, exchange.request_id, truncate=body.truncate)
@@ -119,7 +119,7 @@ def score_routes(dispatch: Dispatch) -> Blueprint:
 
     @RERANK.on(routes)
     async def rerank() -> Response:  # pyright: ignore[reportUnusedFunction]
-        exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
+        exchange = current()
         body = parse_rerank(await read_json())
         wire = to_embed(body.model, [body.query], body.documents, exchange.request_id, truncate=body.truncate)
         found = await ask_model(exchange, dispatch, wire, embed_call)

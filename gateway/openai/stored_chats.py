@@ -92,28 +92,28 @@ def stored_chat_routes(store: Store) -> Blueprint:
             if name.startswith("metadata[") and name.endswith("]")
         }
         page = page_asked(order="asc")
-        found, more = await (await store.chats()).list(_tenant(), page, request.args.get("model"), details)
+        found, more = await (await store.chats()).list(current().tenant, page, request.args.get("model"), details)
         return listing([_entry(body, own) for body, own in found], more=more)
 
     @GET.on(routes)
     async def get(chat_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        body, details = await (await store.chats()).read(_tenant(), chat_id)
+        body, details = await (await store.chats()).read(current().tenant, chat_id)
         return Response(_entry(body, details).body, content_type="application/json")
 
     @UPDATE.on(routes)
     async def update(chat_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         details = await read_details()
-        body = await (await store.chats()).update(_tenant(), chat_id, details)
+        body = await (await store.chats()).update(current().tenant, chat_id, details)
         return Response(_entry(body, details).body, content_type="application/json")
 
     @DELETE.on(routes)
     async def delete(chat_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        await (await store.chats()).remove(_tenant(), chat_id)
+        await (await store.chats()).remove(current().tenant, chat_id)
         return json_response(Deleted(chat_id, "chat.completion.deleted"))
 
     @LIST_MESSAGES.on(routes)
     async def list_messages(chat_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        found, more = await (await store.chats()).messages(_tenant(), chat_id, page_asked(order="asc"))
+        found, more = await (await store.chats()).messages(current().tenant, chat_id, page_asked(order="asc"))
         return listing(found, more=more)
 
     return routes
@@ -171,7 +171,3 @@ def _entry(body: bytes, details: dict[str, str]) -> Entry:
     """An answer with the client's own pairs."""
     answer: dict[str, Any] = msgspec.json.decode(body)
     return Entry(answer["id"], _encode({**answer, "metadata": details}))
-
-
-def _tenant() -> str:
-    return current(request.scope).tenant  # pyright: ignore[reportArgumentType]

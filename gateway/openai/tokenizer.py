@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
 from gateway.exchange import current
 from gateway.openai.bodies import read_json
@@ -57,7 +57,7 @@ def tokenizer_routes(dispatch: Dispatch) -> Blueprint:
 
     @TOKENIZE.on(routes)
     async def tokenize() -> Response:  # pyright: ignore[reportUnusedFunction]
-        exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
+        exchange = current()
         wire = parse_tokenize(await read_json())
         found = await ask_model(exchange, dispatch, wire, tokenize_call)
         ids = list(found.token_ids)
@@ -65,7 +65,7 @@ def tokenizer_routes(dispatch: Dispatch) -> Blueprint:
 
     @DETOKENIZE.on(routes)
     async def detokenize() -> Response:  # pyright: ignore[reportUnusedFunction]
-        exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
+        exchange = current()
         wire = parse_detokenize(await read_json())
         return _json(Detokenized((await ask_model(exchange, dispatch, wire, detokenize_call)).text))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import msgspec
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
 from gateway.exchange import Exchange, current
 from gateway.openai.bodies import read_json
@@ -103,7 +103,7 @@ def response_routes(
 
     @CREATE_RESPONSE.on(routes)
     async def create_response() -> Response:  # pyright: ignore[reportUnusedFunction]
-        exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
+        exchange = current()
         made = await _made(exchange, await read_json(), dispatch, store, options)
         asking = made.request
         if made.reconnect.complete(include_usage=False):
@@ -122,7 +122,7 @@ def response_routes(
 
     @COUNT_INPUT.on(routes)
     async def count_input() -> Response:  # pyright: ignore[reportUnusedFunction]
-        exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
+        exchange = current()
         question = parse_question(await read_json())
         exchange.check_model(question.model)
         asked = await ask(question, exchange.tenant, store, ignore_hosted=options.ignore_hosted)

@@ -68,7 +68,7 @@ def stored_response_routes(store: Store, background: BackgroundResponses, *, kee
 
     @GET_RESPONSE.on(routes)
     async def get_response(response_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        exchange = current(request.scope)  # pyright: ignore[reportArgumentType]
+        exchange = current()
         query = _read_query()
         if not query.stream:
             body = await (await store.responses()).read(exchange.tenant, response_id)
@@ -79,17 +79,17 @@ def stored_response_routes(store: Store, background: BackgroundResponses, *, kee
 
     @DELETE_RESPONSE.on(routes)
     async def delete_response(response_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        await (await store.responses()).remove(_tenant(), response_id)
+        await (await store.responses()).remove(current().tenant, response_id)
         return json_response(Deleted(response_id, "response"))
 
     @CANCEL.on(routes)
     async def cancel_response(response_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        body = await (await store.background()).cancel(_tenant(), response_id)
+        body = await (await store.background()).cancel(current().tenant, response_id)
         return Response(body, content_type="application/json")
 
     @LIST_INPUT.on(routes)
     async def list_input_items(response_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
-        found, more = await (await store.responses()).inputs(_tenant(), response_id, page_asked())
+        found, more = await (await store.responses()).inputs(current().tenant, response_id, page_asked())
         return listing(found, more=more)
 
     return routes
@@ -106,7 +106,3 @@ def _read_query() -> GetQuery:
     if after is not None and not (after.isascii() and after.isdigit() and len(after) < 10):
         raise invalid("starting_after", f"'starting_after' must be the number of an event, not '{after[:64]}'")
     return GetQuery(stream == "true", None if after is None else int(after))
-
-
-def _tenant() -> str:
-    return current(request.scope).tenant  # pyright: ignore[reportArgumentType]
