@@ -8,7 +8,7 @@ VENV ?= .venv
 PYTHON3 ?= python3
 BIN := $(VENV)/bin
 PY := $(BIN)/python
-EXTRAS := worker,remote,gateway,webui,bench,train,dev
+EXTRAS := worker,remote,gateway,webui,bench,train,data,dev
 # More arguments for the command behind a target: make up ARGS="--port 9000", make test ARGS="-k failover".
 ARGS ?=
 
