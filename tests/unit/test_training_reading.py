@@ -1,0 +1,102 @@
+"""Files of conversations, read piece by piece."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from training.conversations import Conversation
+from training.reading import BadFile, BadRecord, chunks, parse, read_conversations
+
+RECORDS: list[dict[str, Any]] = [
+    {"id": str(number), "conversations": [{"from": "human", "value": f"Question {number}, ä"}]} for number in range(50)
+]
+
+
+def _write(path: Path) -> Path:
+    """All records in the format that the name asks for."""
+    match path.name:
+        case "lines.jsonl" | "lines.json":
+            path.write_text("\n\n".join(map(json.dumps, RECORDS)) + "\n")
+        case "array.json":
+            path.write_text(json.dumps(RECORDS, indent=2))
+        case "array_in_a_line.jsonl":
+            path.write_text(json.dumps(RECORDS))
+        case "values.json":
+            path.write_text("\n".join(json.dumps(record, indent=2) for record in RECORDS))
+        case "bom.jsonl":
+            path.write_text("\ufeff" + "\n".join(map(json.dumps, RECORDS)))
+        case _:
+            table = cast("Any", pyarrow).Table.from_pylist(RECORDS)
+            cast("Any", parquet).write_table(table, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["lines.jsonl", "lines.json", "array.json", "array_in_a_line.jsonl", "values.json", "bom.jsonl", "table.parquet"],
+)
+def test_every_format_in_small_pieces(tmp_path: Path, name: str) -> None:
+    path = _write(tmp_path / name)
+    found = list(chunks(path, size=200))
+    assert len(found) > 3
+    ids = [one.id for chunk in found for one in map(parse, chunk.records) if isinstance(one, Conversation)]
+    assert ids == [record["id"] for record in RECORDS]
+    positions = [chunk.position for chunk in found]
+    assert positions == sorted(positions)
+    assert positions[-1] == path.stat().st_size
+
+
+def test_a_bad_line_is_told_and_the_others_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    good = json.dumps(RECORDS[0])
+    path.write_text(f'{good}\n{{"id": \n\n{{"messages": 5}}\n"\\ud800"\n{good}\n')
+    bad: list[BadRecord] = []
+    assert len(list(read_conversations([path], bad.append))) == 2
+    assert [str(one).replace(str(path), "FILE") for one in bad] == [
+        "FILE:2: broken JSON: Input data was truncated",
+        "FILE:4: messages: must be a list of messages, not a number",
+        "FILE:5: broken JSON: Input data was truncated",
+    ]
+
+
+def test_rows_lack_what_they_do_not_say(tmp_path: Path) -> None:
+    """A column that another row has is null in this one, which is no mistake and not written out."""
+    path = tmp_path / "table.parquet"
+    rows = [{"messages": [{"role": "user", "content": "a", "name": "Eve"}], "model": "x"},
+            {"messages": [{"role": "user", "content": "b", "name": None}], "model": None}]  # fmt: skip
+    cast("Any", parquet).write_table(cast("Any", pyarrow).Table.from_pylist(rows), path)
+    first, second = read_conversations([path], lambda bad: pytest.fail(str(bad)))
+    assert (first.extra, first.messages[0].extra) == ({"model": "x"}, {"name": "Eve"})
+    assert (second.extra, second.messages[0].extra) == ({}, {})
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'[{"id": 1}, {"id": 2}, {"id', "broken JSON after item 2, the rest cannot be read"),
+        (b"\x1f\x8b\x08", "is compressed; unpack it into a pipe"),
+        (b"PAR1 no parquet", "(?i)parquet"),
+    ],
+)
+def test_files_that_cannot_be_read_to_their_end(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "chats.json"
+    path.write_bytes(content)
+    with pytest.raises(BadFile, match=message):
+        list(chunks(path))
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(BadFile, match=r"missing.jsonl: No such file"):
+        list(chunks(tmp_path / "missing.jsonl"))
+
+
+def test_an_empty_file_has_no_records(tmp_path: Path) -> None:
+    path = tmp_path / "empty.jsonl"
+    path.touch()
+    assert [record for chunk in chunks(path) for record in chunk.records] == []
