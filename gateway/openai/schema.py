@@ -14,6 +14,7 @@ import msgspec
 
 from gateway.openai import keys
 from gateway.openai.keys import no_json
+from gateway.openai.whole_numbers import with_whole_numbers
 from mesh.errors import MeshError, invalid, out_of_range, unsupported
 
 Body = TypeVar("Body")
@@ -125,13 +126,23 @@ _NAMED = re.compile(r"(?:unknown field|required field) `(?P<field>[^`]*)`")
 def decode(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
     """The typed body. Raises MeshError (invalid_request, unsupported) naming the field."""
     try:
-        found = decoder.decode(body)
+        found = _decoded(decoder, body)
     except msgspec.ValidationError as error:
         raise _mistake(str(error)) from None
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise no_json(error) from None
     if len(body) <= keys.AT_ONCE:
         keys.check_once(body)  # those of larger ones have been looked at before
+    return found
+
+
+def _decoded(decoder: msgspec.json.Decoder[Body], body: bytes) -> Body:
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        found = with_whole_numbers(decoder, body, error)
+    if isinstance(found, msgspec.ValidationError):
+        raise found
     return found
 
 

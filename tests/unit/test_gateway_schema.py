@@ -264,3 +264,25 @@ def test_the_page_of_the_fields_is_current() -> None:
 @pytest.mark.parametrize("field", WITHOUT_EFFECT)
 def test_what_is_without_effect_is_a_field(field: str) -> None:
     assert field in FIELDS
+
+
+def test_a_whole_number_may_be_written_with_a_fraction_of_nothing() -> None:
+    request = parse(max_tokens=16.0, n=2.0, seed=-3e2, stop_token_ids=[1, 2.0], temperature=1)
+    assert (request.max_tokens, request.n, request.seed, request.stop_token_ids) == (16, 2, -300, [1, 2])
+    assert all(type(number) is int for number in (request.max_tokens, request.n, request.seed))
+    assert to_generate(request, "r").sampling.max_tokens == 16
+
+
+def test_a_schema_keeps_its_numbers_where_another_field_is_a_whole_one() -> None:
+    schema = {"type": "number", "multipleOf": 1.0}
+    tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+    request = parse(max_tokens=16.0, tools=[tool])
+    assert request.tools is not None
+    assert '"multipleOf":1.0' in to_generate(request, "r").chat.tools[0].parameters_json
+
+
+@pytest.mark.parametrize("value", [1.5, -0.5, 1e300, "16", True])
+def test_other_numbers_are_no_whole_ones(value: Any) -> None:
+    error = refusal(max_tokens=value, n=2.0)
+    assert error.param == "max_tokens"
+    assert "expected int" in error.message
