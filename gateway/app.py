@@ -33,6 +33,7 @@ from gateway.openai.decisions import decision_routes
 from gateway.openai.embeddings import embedding_routes
 from gateway.openai.images import ImageLimits
 from gateway.openai.models import model_routes
+from gateway.openai.respond import StreamTimes
 from gateway.openai.responses.background import BackgroundResponses
 from gateway.openai.responses.routes import ResponseOptions, response_routes
 from gateway.openai.responses.stored import stored_response_routes
@@ -83,9 +84,14 @@ def image_limits(config: GatewayConfig) -> ImageLimits:
     )
 
 
+def stream_times(config: GatewayConfig) -> StreamTimes:
+    """The part of the settings that streams need."""
+    return StreamTimes(config.stream_keep_alive, config.stream_begin_after)
+
+
 def response_options(config: GatewayConfig) -> ResponseOptions:
     """The part of the settings that responses need."""
-    return ResponseOptions(image_limits(config), config.hosted_tools == "ignore", config.stream_keep_alive)
+    return ResponseOptions(image_limits(config), config.hosted_tools == "ignore", stream_times(config))
 
 
 def make_balancer(config: GatewayConfig, metrics: GatewayMetrics) -> Balancer:
@@ -149,21 +155,19 @@ def create_app(
     app.asgi_app = exchanges  # type: ignore[method-assign]  # Quart's own way to add middleware
     dispatch = make_dispatch(config, directory, balancer, aliases, metrics)
     app.register_blueprint(
-        chat_routes(
-            dispatch, store, image_limits(config), reasoning_fields(config), keep_alive=config.stream_keep_alive
-        )
+        chat_routes(dispatch, store, image_limits(config), reasoning_fields(config), stream_times(config))
     )
     for routes in (stored_chat_routes, conversation_routes, conversation_item_routes):
         app.register_blueprint(routes(store))
     background = BackgroundResponses(store, dispatch, exchanges, ignore_hosted=config.hosted_tools == "ignore")
     app.register_blueprint(response_routes(dispatch, store, background, response_options(config)))
     app.register_blueprint(stored_response_routes(store, background, keep_alive=config.stream_keep_alive))
-    app.register_blueprint(completion_routes(dispatch, keep_alive=config.stream_keep_alive))
+    app.register_blueprint(completion_routes(dispatch, stream_times(config)))
     app.register_blueprint(embedding_routes(dispatch))
     app.register_blueprint(score_routes(dispatch))
     app.register_blueprint(decision_routes(dispatch))
     app.register_blueprint(tokenizer_routes(dispatch))
-    app.register_blueprint(message_routes(dispatch, image_limits(config), keep_alive=config.stream_keep_alive))
+    app.register_blueprint(message_routes(dispatch, image_limits(config), stream_times(config)))
     runner = _add_batches(config, app, exchanges, store)
     app.register_blueprint(model_routes(directory, aliases, anthropic_page=model_page, anthropic_one=model_info))
     app.register_blueprint(health_routes(directory, exchanges, metrics, book, seat))

@@ -141,6 +141,12 @@ class GatewayConfig:
         "do not take its connection for dead; 0 is never.",
         low=0,
     )
+    stream_begin_after: float = option(
+        45.0,
+        "Seconds after which a stream that no worker has begun yet, as where requests wait long, begins with such a "
+        "comment; an error is then an event of it. Until then an error is an answer with its own status. 0 is never.",
+        low=0,
+    )
     reasoning_field: Literal["both", "reasoning_content", "reasoning"] = option(
         "both",
         "Name of the reasoning in chat answers: reasoning_content (as of DeepSeek and SGLang), reasoning (as of vLLM), "

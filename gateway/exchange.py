@@ -174,6 +174,7 @@ class Exchange:
         self.status = CLIENT_CLOSED
         self.error = ""
         self.generation: Work | None = None
+        self.opening: asyncio.Task[Any] | None = None  # starts the generation of a stream
         self.finished = False
         self.detached = False  # goes on when its client has been answered, until `Exchanges.end`
         self.began_at = time.monotonic()
@@ -255,6 +256,8 @@ class Exchange:
         """Let go of everything."""
         if self._timer is not None:
             self._timer.cancel()
+        if self.opening is not None:
+            self.opening.cancel()
         if self.generation is not None:
             self.generation.close()
         if self.permit is not None:

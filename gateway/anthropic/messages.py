@@ -28,7 +28,7 @@ from gateway.exchange import current
 from gateway.openai.bodies import read_json
 from gateway.openai.images import ImageLimits, read_images
 from gateway.openai.parts import PartOptions
-from gateway.openai.respond import NOTHING_LEFT, begin, collected, read_reconnect, streamed
+from gateway.openai.respond import NOTHING_LEFT, StreamTimes, begin, collected, read_reconnect, streamed
 from gateway.openai.translate import to_generate
 from gateway.openai.ways import ask_model
 from gateway.operation import OF_WORKERS, Operation
@@ -71,8 +71,8 @@ COUNT_TOKENS = Operation(
 _SIGHT = frozenset({pb.CAPABILITY_VISION})
 
 
-def message_routes(dispatch: Dispatch, limits: ImageLimits, *, keep_alive: float) -> Blueprint:
-    """The routes of the Messages API. `keep_alive`: see KeepAlive."""
+def message_routes(dispatch: Dispatch, limits: ImageLimits, times: StreamTimes) -> Blueprint:
+    """The routes of the Messages API."""
     routes = Blueprint("messages", __name__)
 
     @MESSAGES.on(routes)
@@ -96,12 +96,13 @@ def message_routes(dispatch: Dispatch, limits: ImageLimits, *, keep_alive: float
         wire.chat.template_hints.update(hints(asked))
         wire.output.markup = options.wanted
         ids = reconnect.ids(1)
-        generation, first = await begin(exchange, dispatch, chat, [wire], reconnect)
+        work = begin(exchange, dispatch, chat, [wire], reconnect)
         answer_id = f"msg_{reconnect.identity.nonce.hex()}"
         blocks = Blocks(answer_id, asked, options)
         if chat.stream:
             events = MessageEvents(answer_id, chat.model, blocks, ids)
-            return streamed(exchange, generation, first, events, keep_alive=keep_alive)
+            return await streamed(exchange, work, events, times)
+        generation, first = await work
         return await collected(exchange, generation, first, MessageCollector(answer_id, chat.model, blocks))
 
     @COUNT_TOKENS.on(routes)

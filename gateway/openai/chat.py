@@ -15,7 +15,7 @@ from gateway.openai.chat_schema import CHAT_RANGES, WITHOUT_EFFECT, ChatRequest,
 from gateway.openai.images import ImageLimits, read_images
 from gateway.openai.logprobs import ChatLogprobs
 from gateway.openai.parts import PartOptions
-from gateway.openai.respond import NOTHING_LEFT, begin, collected, prompt_reader, read_reconnect, streamed
+from gateway.openai.respond import NOTHING_LEFT, StreamTimes, begin, collected, prompt_reader, read_reconnect, streamed
 from gateway.openai.schema import RANGES, VALUES
 from gateway.openai.stored_chats import Gathering, chat_keeper
 from gateway.openai.translate import to_generate
@@ -52,10 +52,9 @@ _SIGHT = frozenset({pb.CAPABILITY_VISION})
 
 
 def chat_routes(
-    dispatch: Dispatch, store: Store, limits: ImageLimits, reasoning_fields: Sequence[str], *, keep_alive: float
+    dispatch: Dispatch, store: Store, limits: ImageLimits, reasoning_fields: Sequence[str], times: StreamTimes
 ) -> Blueprint:
-    """The routes of the chat API. `reasoning_fields`: the names by which reasoning goes in answers; `keep_alive`: see
-    KeepAlive."""
+    """The routes of the chat API. `reasoning_fields`: the names by which reasoning goes in answers."""
     routes = Blueprint("chat", __name__)
 
     @CHAT.on(routes)
@@ -78,9 +77,8 @@ def chat_routes(
         options = PartOptions.of(chat)
         wire = to_generate(chat, exchange.request_id, images=images, draw=reconnect.identity.seed)
         wire.output.markup = options.wanted
-        generation, first = await begin(exchange, dispatch, chat, [wire], reconnect)
         identity = (reconnect.identity.name("chatcmpl"), reconnect.identity.created, chat.model, choices)
-        prompt = prompt_reader(generation, chat.prompt_logprobs)
+        prompt = prompt_reader(exchange, chat.prompt_logprobs)
         collector = ChatCollector(
             *identity,
             logprobs=_logprobs(chat),
@@ -89,7 +87,9 @@ def chat_routes(
             reasoning_fields=reasoning_fields,
         )
         keep = chat_keeper(store, exchange.tenant, chat, collector) if chat.store else None
+        work = begin(exchange, dispatch, chat, [wire], reconnect)
         if not chat.stream:
+            generation, first = await work
             return await collected(exchange, generation, first, collector, keep=keep)
         chunks = ChatEvents(
             *identity,
@@ -101,7 +101,7 @@ def chat_routes(
             reasoning_fields=reasoning_fields,
         )
         telling = Gathering(chunks, collector) if chat.store else chunks
-        return streamed(exchange, generation, first, telling, keep_alive=keep_alive, keep=keep)
+        return await streamed(exchange, work, telling, times, keep=keep)
 
     return routes
 

@@ -6,21 +6,27 @@ from functools import partial
 
 from quart import Blueprint, Response
 
-from gateway.exchange import current
+from gateway.exchange import Exchange, current
 from gateway.openai.answers import CompletionAnswer, TextChunk
 from gateway.openai.bodies import read_json
 from gateway.openai.collect import CompletionCollector
 from gateway.openai.completion_schema import COMPLETION_RANGES, CompletionRequest, parse_completion
-from gateway.openai.logprobs import CompletionLogprobs, with_top
-from gateway.openai.respond import NOTHING_LEFT, begin, collected, prompt_reader, read_reconnect, streamed
+from gateway.openai.logprobs import CompletionLogprobs
+from gateway.openai.respond import (
+    NOTHING_LEFT,
+    StreamTimes,
+    begin,
+    collected,
+    entries_of_prompt,
+    prompt_reader,
+    read_reconnect,
+    streamed,
+)
 from gateway.openai.schema import RANGES, VALUES
 from gateway.openai.sse import CompletionEvents
 from gateway.openai.translate import to_generates
 from gateway.operation import OF_WORKERS, Operation
 from gateway.routing.dispatch import Dispatch
-from gateway.routing.generation import Generation
-from gateway.routing.group import GenerationGroup
-from mesh.v1 import inference_pb2 as pb
 
 COMPLETIONS = Operation(
     method="POST",
@@ -38,7 +44,7 @@ COMPLETIONS = Operation(
 )
 
 
-def completion_routes(dispatch: Dispatch, *, keep_alive: float) -> Blueprint:
+def completion_routes(dispatch: Dispatch, times: StreamTimes) -> Blueprint:
     """The routes of the text completion API."""
     routes = Blueprint("completions", __name__)
 
@@ -53,9 +59,9 @@ def completion_routes(dispatch: Dispatch, *, keep_alive: float) -> Blueprint:
         choices = len(body.prompts) * (body.n or 1)
         ids = reconnect.ids(choices)
         wires = to_generates(body, exchange.request_id, draw=reconnect.identity.seed)
-        generation, first = await begin(exchange, dispatch, body, wires, reconnect)
+        work = begin(exchange, dispatch, body, wires, reconnect)
         identity = (reconnect.identity.name("cmpl"), reconnect.identity.created, body.model, choices)
-        logprobs = _logprobs(body, generation, choices)
+        logprobs = _logprobs(body, exchange, choices)
         if body.stream:
             chunks = CompletionEvents(
                 *identity,
@@ -64,25 +70,21 @@ def completion_routes(dispatch: Dispatch, *, keep_alive: float) -> Blueprint:
                 logprobs=logprobs,
                 ids=ids,
             )
-            return streamed(exchange, generation, first, chunks, keep_alive=keep_alive)
-        prompt = prompt_reader(generation, body.prompt_logprobs)
+            return await streamed(exchange, work, chunks, times)
+        generation, first = await work
+        prompt = prompt_reader(exchange, body.prompt_logprobs)
         collector = CompletionCollector(*identity, logprobs=logprobs, prompt_logprobs=prompt)
         return await collected(exchange, generation, first, collector)
 
     return routes
 
 
-def _logprobs(
-    body: CompletionRequest, generation: Generation | GenerationGroup, choices: int
-) -> list[CompletionLogprobs] | None:
-    """A buffer for each choice; an echoed prompt has log probabilities too."""
+def _logprobs(body: CompletionRequest, exchange: Exchange, choices: int) -> list[CompletionLogprobs] | None:
+    """A buffer for each choice; an echoed prompt has log probabilities too, once the exchange has its generation."""
     top = body.logprobs
     if top is None:
         return None
     if not body.echo:
         return [CompletionLogprobs() for _ in range(choices)]
 
-    def echo(choice: int) -> list[pb.TokenLogprob]:
-        return with_top(generation.prompt_logprobs(choice), top)
-
-    return [CompletionLogprobs(partial(echo, choice)) for choice in range(choices)]
+    return [CompletionLogprobs(partial(entries_of_prompt, exchange, choice, top)) for choice in range(choices)]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
@@ -12,7 +14,7 @@ from quart import Response, request
 from gateway.errors import ErrorAnswer
 from gateway.exchange import Connection, Exchange
 from gateway.openai.answers import PromptLogprobs
-from gateway.openai.keep_alive import KeepAlive
+from gateway.openai.keep_alive import COMMENT, KeepAlive
 from gateway.openai.logprobs import prompt_logprobs, with_top
 from gateway.openai.schema import GenerationRequest
 from gateway.openai.ways import claim_of, follow, note_model, way_of
@@ -39,6 +41,16 @@ NOTHING_LEFT = {204: "The client had the whole answer already, by its Last-Event
 
 # Keeps an answer in the store.
 Keep = Callable[[], Awaitable[None]]
+# What a request has started, and its first events.
+Begun = tuple[Generation | GenerationGroup, list[Event]]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTimes:
+    """Seconds: `keep_alive` see KeepAlive, `begin_after` see `begun_or_late`."""
+
+    keep_alive: float
+    begin_after: float
 
 
 class Collector(Protocol):
@@ -83,7 +95,7 @@ async def begin(
     body: GenerationRequest,
     wires: Sequence[pb.GenerateRequest],
     reconnect: Reconnect,
-) -> tuple[Generation | GenerationGroup, list[Event]]:
+) -> Begun:
     """Start what the body asks for, one generation for each of `wires`, and return it with its first events. An error
     up to here is an answer with its own status."""
     note_model(exchange, dispatch, body.model)
@@ -118,11 +130,18 @@ def _note_return(dispatch: Dispatch, generation: Generation | GenerationGroup) -
     log.info("client came back", extra=kv(model=model, kept=kept))
 
 
-def prompt_reader(generation: Generation | GenerationGroup, top: int | None) -> Callable[[int], PromptLogprobs] | None:
+def entries_of_prompt(exchange: Exchange, choice: int, top: int) -> list[pb.TokenLogprob]:
+    """The log probabilities of a choice's prompt, once its generation has begun."""
+    generation = exchange.generation
+    assert isinstance(generation, Generation | GenerationGroup)
+    return with_top(generation.prompt_logprobs(choice), top)
+
+
+def prompt_reader(exchange: Exchange, top: int | None) -> Callable[[int], PromptLogprobs] | None:
     """What an answer reports of the prompt of a choice, if the client asked for it."""
     if top is None:
         return None
-    return lambda choice: prompt_logprobs(with_top(generation.prompt_logprobs(choice), top))
+    return lambda choice: prompt_logprobs(entries_of_prompt(exchange, choice, top))
 
 
 async def collected(
@@ -145,18 +164,30 @@ async def collected(
     return Response(msgspec.json.encode(collector.answer()), content_type="application/json")
 
 
-def streamed(
+async def begun_or_late(exchange: Exchange, work: Coroutine[Any, Any, Begun], seconds: float) -> asyncio.Task[Begun]:
+    """Wait until the work for a stream has begun, but no longer than `seconds` (0: until it has).
+
+    An error until then is an answer with its own status; a later one is an event of the stream.
+    """
+    task = exchange.opening = asyncio.create_task(work)
+    await asyncio.wait({task}, timeout=seconds or None)
+    if task.done():
+        task.result()
+    return task
+
+
+async def streamed(
     exchange: Exchange,
-    generation: Generation | GenerationGroup,
-    events: Sequence[Event],
+    work: Coroutine[Any, Any, Begun],
     chunks: Chunks,
+    times: StreamTimes,
     *,
-    keep_alive: float,
     keep: Keep | None = None,
 ) -> Response:
-    """The answer as a stream. `events` are the first. `keep_alive`: see KeepAlive; `keep` is called before the client
-    hears that the answer is whole, so that it can be asked for then."""
-    response = Response(_body(exchange, generation, events, chunks, keep_alive, keep), headers=SSE_HEADERS)
+    """The answer of `work` as a stream. `keep` is called before the client hears that the answer is whole, so that it
+    can be asked for then."""
+    begun = await begun_or_late(exchange, work, times.begin_after)
+    response = Response(_body(exchange, begun, chunks, times.keep_alive, keep), headers=SSE_HEADERS)
     response.timeout = None  # Quart ends a response after 60 s otherwise
     return response
 
@@ -189,17 +220,19 @@ def _render(generation: Generation | GenerationGroup, chunks: Chunks, events: Se
 
 async def _body(
     exchange: Exchange,
-    generation: Generation | GenerationGroup,
-    events: Sequence[Event],
+    begun: asyncio.Task[Begun],
     chunks: Chunks,
     keep_alive: float,
     keep: Keep | None,
 ) -> AsyncIterator[bytes]:
     """The stream. Between two yields the client has taken what came before, or a buffer of bounded size has."""
     silence = KeepAlive(exchange, keep_alive)
-    if exchange.connection is not None and isinstance(generation, Generation):
-        generation.follow(_Follower(exchange, exchange.connection, generation, chunks))
     try:
+        if not begun.done():
+            yield COMMENT
+        generation, events = await begun
+        if exchange.connection is not None and isinstance(generation, Generation):
+            generation.follow(_Follower(exchange, exchange.connection, generation, chunks))
         while True:
             data = _render(generation, chunks, events)
             if keep is not None and generation.done:

@@ -33,7 +33,8 @@ _HTTP: Final = """## HTTP
   until its headers were ready. An unknown path is a 404, another method a 405 with `allow`, both in the envelope of
   errors.
 - A stream that is silent for `--stream-keep-alive` seconds (15), as while a long prompt is read, gets a comment
-  (`: keep-alive`), which clients skip. It begins when a worker has begun with the request; until then an error is an
+  (`: keep-alive`), which clients skip. It begins when a worker has begun with the request, or after
+  `--stream-begin-after` seconds (45, longer than requests wait in the gateway by default); until then an error is an
   answer with its own status.
 - `GET /openapi.json` tells this API to programs, and `GET /docs` in a browser to people; neither needs a key
   (`--open-routes`). `GET /version` and `GET /` tell the version. GET routes answer HEAD, and all routes OPTIONS.

@@ -112,6 +112,8 @@ class ResponseEvents:
         """The last event of a response that failed."""
         self._parts.clear()
         self.ids = None  # nothing follows, and what is left out is not asked for again
+        if not self._begun:
+            self._tell_state("response.created")
         self.response.status = "failed"
         self.response.error = response_error(failure)
         self._tell_state("response.failed", last=True)

@@ -12,7 +12,7 @@ from gateway.exchange import Exchange, current
 from gateway.openai.bodies import read_json
 from gateway.openai.images import ImageLimits
 from gateway.openai.pages import json_response
-from gateway.openai.respond import Keep, begin, collected, read_reconnect, streamed
+from gateway.openai.respond import Begun, Keep, StreamTimes, begin, collected, read_reconnect, streamed
 from gateway.openai.responses.answer import ResponseBody, ResponseEvent, begun
 from gateway.openai.responses.ask import Asked, ask, events_of, kept_of
 from gateway.openai.responses.background import BackgroundResponses, told
@@ -88,11 +88,11 @@ COUNT_INPUT: Final = Operation(
 
 @dataclass(frozen=True, slots=True)
 class ResponseOptions:
-    """`images`: limits of images; `ignore_hosted`: leave out tools that cannot be run; `keep_alive`: see KeepAlive."""
+    """`images`: limits of images; `ignore_hosted`: leave out tools that cannot be run; `times` of streams."""
 
     images: ImageLimits
     ignore_hosted: bool
-    keep_alive: float
+    times: StreamTimes
 
 
 def response_routes(
@@ -111,13 +111,13 @@ def response_routes(
         if asking.background:
             await _begin_background(exchange, made, dispatch, background)
             if asking.stream:
-                return told(exchange, background, made.events.response.id, -1, options.keep_alive)
+                return told(exchange, background, made.events.response.id, -1, options.times.keep_alive)
             return json_response(made.events.response)
-        with made.asked.origins.told():
-            generation, first = await begin(exchange, dispatch, made.asked.chat, [made.wire], made.reconnect)
+        work = _begin(exchange, dispatch, made)
         keep = _keeper(store, exchange.tenant, made) if made.events.response.store else None
         if asking.stream:
-            return streamed(exchange, generation, first, made.events, keep_alive=options.keep_alive, keep=keep)
+            return await streamed(exchange, work, made.events, options.times, keep=keep)
+        generation, first = await work
         return await collected(exchange, generation, first, made.events, keep=keep)
 
     @COUNT_INPUT.on(routes)
@@ -167,6 +167,12 @@ async def _made(exchange: Exchange, body: bytes, dispatch: Dispatch, store: Stor
     wire = to_generate(asked.chat, exchange.request_id, images=images, draw=identity.seed)
     wire.output.markup = events.options.wanted
     return _Made(body, asking, asked, reconnect, wire, events)
+
+
+async def _begin(exchange: Exchange, dispatch: Dispatch, made: _Made) -> Begun:
+    """Start it. Raises MeshError with the request's own names of fields."""
+    with made.asked.origins.told():
+        return await begin(exchange, dispatch, made.asked.chat, [made.wire], made.reconnect)
 
 
 async def _begin_background(
