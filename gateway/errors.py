@@ -22,7 +22,7 @@ DEFAULT_RETRY_AFTER = 1.0
 _SHOWN = 2000
 
 # Errors of HTTP itself, which the mesh's table does not know: status -> (type, code).
-_HTTP = {
+HTTP_ERRORS = {
     404: ("invalid_request_error", "unknown_url"),
     405: ("invalid_request_error", "method_not_supported"),
     408: ("timeout_error", "request_timeout"),
@@ -76,7 +76,7 @@ class AnthropicEnvelope(msgspec.Struct, kw_only=True):
 
 # In Anthropic's API: codes with a status of their own, the types of errors by status, and details by parameter. A
 # client of threads that is told so sends the whole conversation instead.
-_ANTHROPIC_STATUS = {"overloaded": 529}
+ANTHROPIC_STATUS = {"overloaded": 529}
 _ANTHROPIC_TYPES = {
     401: "authentication_error",
     403: "permission_error",
@@ -102,7 +102,7 @@ def answer(error: Exception) -> ErrorAnswer:
 
 def anthropic(failure: ErrorAnswer, request_id: str) -> ErrorAnswer:
     """The same answer as Anthropic's API has it."""
-    status = _ANTHROPIC_STATUS.get(failure.code, failure.status)
+    status = ANTHROPIC_STATUS.get(failure.code, failure.status)
     kind = _ANTHROPIC_TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
     error = AnthropicError(
         kind, failure.error.message, _ANTHROPIC_DETAILS.get(failure.error.param or "", msgspec.UNSET)
@@ -128,7 +128,7 @@ def _retry_after(seconds: float) -> dict[str, str]:
 
 def _http(error: HTTPException) -> ErrorAnswer:
     status = error.code or 500
-    type_, code = _HTTP.get(status, ("invalid_request_error" if status < 500 else "server_error", None))
+    type_, code = HTTP_ERRORS.get(status, ("invalid_request_error" if status < 500 else "server_error", None))
     headers = {"content-type": "application/json"}
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         headers["allow"] = ", ".join(sorted(error.valid_methods))

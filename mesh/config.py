@@ -178,6 +178,40 @@ def _help(spec: Field[Any], option_: _Option, env_prefix: str) -> str:
     return f"{option_.help}{shown} [{env_prefix}{spec.name.upper()}]".replace("%", "%%")
 
 
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """A field as documentation shows it. `flag` is a bare name where it is given by its place."""
+
+    field: str
+    flag: str
+    variable: str
+    values: str
+    default: Any
+    help: str
+
+
+def settings(cls: type[Any], env_prefix: str) -> list[Setting]:
+    """What a command can be told, in the order of its help. The default is None where there is none."""
+    hints = get_type_hints(cls)
+    return [_setting(spec, hints[spec.name], env_prefix) for spec in _specs(cls)]
+
+
+def _setting(spec: Field[Any], hint: Any, env_prefix: str) -> Setting:
+    option_: _Option = spec.metadata["option"]
+    scalar, many = _scalar(hint)
+    flag = spec.name if option_.positional else "--" + spec.name.replace("_", "-")
+    default = None if spec.default in (MISSING, "", ()) else spec.default
+    values = _values(scalar, option_) + ("; may be repeated" if many else "")
+    return Setting(spec.name, flag, env_prefix + spec.name.upper(), values, default, option_.help)
+
+
+def _values(scalar: Any, option_: _Option) -> str:
+    if get_origin(scalar) is Literal:
+        return ", ".join(get_args(scalar))
+    kind = {bool: "yes or no", int: "whole number", float: "number", Path: "path", ByteSize: "size"}.get(scalar, "text")
+    return kind if option_.low is None and option_.high is None else f"{kind}, {_limits(option_)}"
+
+
 def _scalar(hint: Any) -> tuple[Any, bool]:
     """The element type of a hint, and whether the option may be repeated."""
     origin = get_origin(hint)
@@ -253,4 +287,4 @@ def _closest(name: str, known: list[str]) -> str:
     return f"; did you mean {match[0]}?" if match else ""
 
 
-__all__ = ["ByteSize", "ConfigError", "Path", "add_options", "fail", "from_namespace", "option", "parse"]
+__all__ = ["ByteSize", "ConfigError", "Path", "add_options", "fail", "from_namespace", "option", "parse", "settings"]
