@@ -8,7 +8,7 @@ VENV ?= .venv
 PYTHON3 ?= python3
 BIN := $(VENV)/bin
 PY := $(BIN)/python
-EXTRAS := worker,remote,gateway,webui,bench,train,data,dev
+EXTRAS := worker,remote,gateway,webui,bench,train,data,docs,dev
 # More arguments for the command behind a target: make up ARGS="--port 9000", make test ARGS="-k failover".
 ARGS ?=
 
@@ -119,12 +119,18 @@ baseline: $(BUF) ## Promise the protos as they are now: later changes must be co
 	$(BUF) build --exclude-source-info --output $(BASELINE)
 
 .PHONY: docs
-docs: protos ## Write docs/metrics.md and docs/api.md from the code
+docs: protos ## Write the pages of docs/ that are made from the code: settings, API, messages, errors, metrics
 	@mkdir -p build
 	$(PY) -m mesh.cli.metrics_page > build/metrics.md
 	mv build/metrics.md docs/metrics.md
 	$(PY) -m gateway.openapi.fields_page > build/api.md
 	mv build/api.md docs/api.md
+	for page in settings protos errors; do \
+	  PYTHONPATH=. $(PY) .ci/reference/$$page.py > build/$$page.md && mv build/$$page.md docs/$$page.md; done
+
+.PHONY: site
+site: $(INSTALLED) $(BUF) ## Build the documentation in build/site, to be opened from there; every link is checked
+	$(PY) .ci/site.py
 
 .PHONY: bench
 bench: protos ## Measure gateway and worker CPU per token (benchmarks/RESULTS.md tells how to read it)
@@ -177,7 +183,7 @@ demo-model: protos ## Make a demonstration model again: half an hour on a core, 
 constraints: $(INSTALLED) ## Resolve all dependencies anew and write constraints.txt
 	@mkdir -p build
 	$(PY) -m pip install --quiet --dry-run --ignore-installed --report build/resolved.json \
-	  'torch==$(TORCH)' '.[all,kernels,dev]'
+	  'torch==$(TORCH)' '.[all,kernels,docs,dev]'
 	$(PY) .ci/constraints.py build/resolved.json > build/constraints.txt
 	mv build/constraints.txt constraints.txt
 
