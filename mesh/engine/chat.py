@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from mesh.dialects import AUTO, Dialect, choose
 from mesh.engine.base import Chat, Image, Message, Request, Tool
-from mesh.engine.chat_template import Stops
 from mesh.engine.text import Tokenizer
 from mesh.errors import MeshError, invalid, unsupported
+from mesh.templates.choice import Stops
 
 NO_STOPS: Final = Stops()
 _PROBE: Final = "qzx probe qzx"

@@ -10,10 +10,10 @@ import pytest
 
 from mesh.engine.base import Chat, Message
 from mesh.engine.chat import ChatRenderer
-from mesh.engine.chat_template import choose_template, find_stops, read_template
 from mesh.engine.text import Tokenizer
 from mesh.errors import MeshError
 from mesh.templates import Template, builtin, find, guess, parse
+from mesh.templates.choice import choose_template, find_stops, read_template
 from tests.unit.tokenizers import byte_level, metaspace
 
 SYSTEM, QUESTION, ANSWER, NEXT = (

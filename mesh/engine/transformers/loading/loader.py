@@ -16,7 +16,6 @@ from transformers.models.auto import modeling_auto
 
 from mesh.dialects import AUTO
 from mesh.engine.chat import NO_STOPS, ChatRenderer
-from mesh.engine.chat_template import choose_template, find_stops
 from mesh.engine.text import Tokenizer
 from mesh.engine.transformers.layers import int8
 from mesh.engine.transformers.loading.bars import Report, reported
@@ -36,6 +35,7 @@ from mesh.engine.transformers.loading.source import Hub, Source
 from mesh.engine.transformers.vision.processor import find_processor, sees
 from mesh.errors import MeshError, invalid
 from mesh.templates import Template
+from mesh.templates.choice import choose_template, find_stops
 
 _DTYPES: Final = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # Up to here float32 is affordable on a CPU, and it makes answers equal in the last bit whatever the batch.
