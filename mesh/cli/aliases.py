@@ -10,10 +10,13 @@ from rich.table import Table
 
 from mesh.cli.etcd import EtcdFlags
 from mesh.cli.show import show
+from mesh.cli.values import Values
 from mesh.config import option
 from mesh.errors import MeshError, invalid
-from mesh.registry import ALIASES_PREFIX, EtcdClient, check_alias, decode_alias, encode_value, prefix_end, probe
+from mesh.registry import ALIASES_PREFIX, check_alias, decode_alias
 from mesh.v1.registry_pb2 import Alias, Share
+
+_ALIASES = Values(ALIASES_PREFIX, "name", "the alias must have a name")
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,8 @@ async def _list(config: ListConfig) -> None:
     table = Table(box=None, header_style="bold")
     for name in ("name", "model", "split", "fallbacks", "shadows"):
         table.add_column(name)
-    prefix = ALIASES_PREFIX.encode()
-    await probe(config.etcd_options(), ALIASES_PREFIX)
-    async with EtcdClient(config.etcd_options()) as etcd:
-        listed = (await etcd.range(prefix, prefix_end(prefix))).kvs
-    for item in listed:
-        table.add_row(item.key.decode(errors="backslashreplace").removeprefix(ALIASES_PREFIX), *_cells(item.value))
+    for name, value in await _ALIASES.listed(config):
+        table.add_row(name, *_cells(value))
     show(table if table.row_count else "no aliases")
 
 
@@ -83,11 +82,8 @@ async def _set(config: SetConfig) -> None:
         fallback_after=config.fallback_after,
         shadows=_shares("shadow", config.shadow),
     )
-    key = _key(config.name)
     check_alias(alias)
-    await probe(config.etcd_options(), ALIASES_PREFIX, write=True)
-    async with EtcdClient(config.etcd_options()) as etcd:
-        await etcd.put(key, encode_value(alias))
+    await _ALIASES.put(config, config.name, alias)
     print(f"{config.name} stands for {config.model}")
 
 
@@ -101,19 +97,9 @@ def _shares(flag: str, given: Sequence[str]) -> Iterator[Share]:
 
 
 async def _remove(config: RemoveConfig) -> None:
-    key = _key(config.name)
-    await probe(config.etcd_options(), ALIASES_PREFIX, write=True)
-    async with EtcdClient(config.etcd_options()) as etcd:
-        gone = await etcd.delete_range(key)
-    if not gone:
+    if not await _ALIASES.remove(config, config.name):
         raise invalid("name", f"'{config.name}' is no alias")
     print(f"{config.name} stands for nothing any more")
-
-
-def _key(name: str) -> bytes:
-    if not name:
-        raise invalid("name", "the alias must have a name")
-    return (ALIASES_PREFIX + name).encode()
 
 
 COMMANDS: dict[str, tuple[type[EtcdFlags], Callable[[Any], Coroutine[Any, Any, None]]]] = {

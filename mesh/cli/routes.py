@@ -10,12 +10,14 @@ from rich.table import Table
 
 from mesh.cli.etcd import EtcdFlags
 from mesh.cli.show import show
+from mesh.cli.values import Values
 from mesh.config import option
 from mesh.errors import MeshError, invalid
 from mesh.policy import MAX_HEDGE_AFTER, MAX_LOAD_FACTOR, PolicyName
-from mesh.registry import ROUTES_PREFIX, EtcdClient, decode_route, encode_value, prefix_end, probe
+from mesh.registry import ROUTES_PREFIX, decode_route
 from mesh.v1.registry_pb2 import Route
 
+_ROUTES = Values(ROUTES_PREFIX, "model", "a model must be named")
 _DEFAULT = "(the gateway's)"
 
 
@@ -49,12 +51,8 @@ async def _list(config: ListConfig) -> None:
     table = Table(box=None, header_style="bold")
     for name in ("model", "policy", "load factor", "zones", "hedge after"):
         table.add_column(name)
-    prefix = ROUTES_PREFIX.encode()
-    await probe(config.etcd_options(), ROUTES_PREFIX)
-    async with EtcdClient(config.etcd_options()) as etcd:
-        listed = (await etcd.range(prefix, prefix_end(prefix))).kvs
-    for item in listed:
-        table.add_row(item.key.decode(errors="backslashreplace").removeprefix(ROUTES_PREFIX), *_cells(item.value))
+    for name, value in await _ROUTES.listed(config):
+        table.add_row(name, *_cells(value))
     show(table if table.row_count else "no routes")
 
 
@@ -75,27 +73,14 @@ async def _set(config: SetConfig) -> None:
         any_zone=config.any_zone,
         hedge_after=config.hedge_after,
     )
-    key = _key(config.model)
-    await probe(config.etcd_options(), ROUTES_PREFIX, write=True)
-    async with EtcdClient(config.etcd_options()) as etcd:
-        await etcd.put(key, encode_value(route))
+    await _ROUTES.put(config, config.model, route)
     print(f"{config.model} is balanced by {config.policy or 'the policy of each gateway'}")
 
 
 async def _unset(config: UnsetConfig) -> None:
-    key = _key(config.model)
-    await probe(config.etcd_options(), ROUTES_PREFIX, write=True)
-    async with EtcdClient(config.etcd_options()) as etcd:
-        gone = await etcd.delete_range(key)
-    if not gone:
+    if not await _ROUTES.remove(config, config.model):
         raise invalid("model", f"nothing is set for the model '{config.model}'")
     print(f"{config.model} is balanced by the policy of each gateway")
-
-
-def _key(model: str) -> bytes:
-    if not model:
-        raise invalid("model", "a model must be named")
-    return (ROUTES_PREFIX + model).encode()
 
 
 COMMANDS: dict[str, tuple[type[EtcdFlags], Callable[[Any], Coroutine[Any, Any, None]]]] = {
