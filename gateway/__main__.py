@@ -20,7 +20,7 @@ _PROG = "mesh-gateway"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run until SIGTERM or SIGINT; exit code 0, or 2 with one sentence if it cannot start."""
-    config = parse(GatewayConfig, prog=_PROG, env_prefix="MESH_GATEWAY_", argv=argv)
+    config = parse(GatewayConfig, prog=_PROG, env_prefix="MESH_GATEWAY_", argv=argv, check=_check)
     setup("gateway")
     # gRPC reads it when it is imported. What it would print (a worker went away, a port is taken) we say ourselves.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -33,6 +33,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(Supervisor(config, _run_gateway, _run_registry).run())
     except MeshError as error:
         fail(_PROG, error.message)
+
+
+def _check(config: GatewayConfig) -> None:
+    from gateway.access.exposure import check_exposure
+
+    check_exposure(config)
 
 
 def _run_gateway(config: GatewayConfig, seat: Seat | None = None) -> None:

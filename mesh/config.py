@@ -24,6 +24,8 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from mesh.errors import MeshError
+
 T = TypeVar("T")
 
 
@@ -97,22 +99,32 @@ def parse(
     environ: Mapping[str, str] | None = None,
     description: str | None = None,
     siblings: Sequence[type[Any]] = (),
+    check: Callable[[T], object] | None = None,
 ) -> T:
     """Build `cls` from flags and environment, or end the process with exit code 2 and one sentence.
 
-    `siblings` are the settings of commands with the same prefix, whose variables may be set as well.
+    `siblings` are the settings of commands with the same prefix, whose variables may be set as well. With `check`,
+    which may raise MeshError, there is a flag --check-settings that ends the process with code 0 if all is well.
     """
     parser = _Parser(prog=prog, description=description or cls.__doc__, allow_abbrev=False)
     environ = os.environ if environ is None else environ
     add_options(parser, cls, env_prefix)
+    if check is not None:
+        parser.add_argument("--check-settings", action="store_true", help="Check the settings, and end.")
     namespace, unknown = parser.parse_known_args(argv)
     if unknown:
         flags = [string for action in parser._actions for string in action.option_strings]  # pyright: ignore[reportPrivateUsage]
         parser.error(f"unknown argument '{unknown[0]}'{_closest(unknown[0].split('=')[0], flags)}")
     try:
-        return from_namespace(cls, namespace, env_prefix, environ, siblings)
+        config = from_namespace(cls, namespace, env_prefix, environ, siblings)
+        if check is not None and namespace.check_settings:
+            check(config)
+            raise SystemExit(0)
     except ConfigError as error:
         fail(prog, str(error))
+    except MeshError as error:
+        fail(prog, error.message)
+    return config
 
 
 def add_options(parser: argparse.ArgumentParser, cls: type[Any], env_prefix: str) -> None:

@@ -15,7 +15,7 @@ _PROG = "mesh-webui"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run until SIGTERM or SIGINT; exit code 0, or 2 with one sentence if it cannot start."""
-    config = parse(WebConfig, prog=_PROG, env_prefix="MESH_WEBUI_", argv=argv)
+    config = parse(WebConfig, prog=_PROG, env_prefix="MESH_WEBUI_", argv=argv, check=lambda _: None)
     setup("webui")
     for chatty in ("httpx", "httpx2", "alembic"):  # each request to the gateway, each step of a migration
         logging.getLogger(chatty).setLevel(logging.WARNING)

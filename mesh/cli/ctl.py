@@ -15,7 +15,7 @@ from mesh import wire
 from mesh.cli import aliases, keys, routes
 from mesh.cli.admin import RegistryConfig, admin
 from mesh.cli.etcd import EtcdFlags
-from mesh.cli.show import show
+from mesh.cli.show import duration, show
 from mesh.cli.top import TopConfig, top
 from mesh.cli.workers import list_workers
 from mesh.config import fail, option, parse
@@ -73,7 +73,7 @@ async def _workers(config: RegistryConfig) -> None:
     for record in await list_workers(config.etcd_options()):
         state = registry_pb2.WorkerState.Name(record.state).removeprefix("WORKER_STATE_").lower()
         models = ", ".join(model.name for model in record.models)
-        up = _duration(time.time() - record.started_at.ToNanoseconds() / 1e9)
+        up = duration(time.time() - record.started_at.ToNanoseconds() / 1e9)
         table.add_row(
             *(record.worker_id, state, record.address, models, str(record.slots)),
             *(record.engine, record.zone, up, record.version),
@@ -193,10 +193,3 @@ def _flatten(stats: admin_pb2.GetStatsResponse) -> list[tuple[str, str]]:
     rows += [(name, str(getattr(stats, name))) for name in _COUNTERS]
     rows += [(f"load.{field.name}", f"{getattr(stats.load, field.name):g}") for field in stats.load.DESCRIPTOR.fields]
     return rows + [(f"engine.{name}", f"{value:g}") for name, value in sorted(stats.engine.items())]
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{max(seconds, 0):.0f} s"

@@ -14,7 +14,25 @@ _PROG = "mesh"
 
 
 def _up(argv: Sequence[str]) -> int:
-    from mesh.cli.up import main
+    from mesh.cli.up.command import main
+
+    return main(argv)
+
+
+def _status(argv: Sequence[str]) -> int:
+    from mesh.cli.up.status import main
+
+    return main(argv)
+
+
+def _down(argv: Sequence[str]) -> int:
+    from mesh.cli.up.down import main
+
+    return main(argv)
+
+
+def _config(argv: Sequence[str]) -> int:
+    from mesh.cli.up.config_check import main
 
     return main(argv)
 
@@ -51,6 +69,9 @@ def _module(name: str) -> Callable[[Sequence[str]], int]:
 
 _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "up": (_up, "Run a whole mesh on this machine: registry, gateway and workers."),
+    "status": (_status, "Show the meshes that `mesh up` runs on this machine."),
+    "down": (_down, "Stop one of them."),
+    "config": (_config, "Check a file for `mesh up --config`."),
     "chat": (_chat, "Talk with a model in the terminal."),
     "ctl": (_ctl, "Look at workers and operate them, and see to the API keys."),
     "arena": (_module("webui.data"), "Take the arena's votes out and in, count them, and write the leaderboard."),

@@ -14,3 +14,11 @@ def show(what: Table | str) -> None:
     """Print it; what reads a pipe gets whole words, however long the line."""
     console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
     console.print(what)
+
+
+def duration(seconds: float) -> str:
+    """A time in its largest unit."""
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

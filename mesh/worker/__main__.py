@@ -17,7 +17,7 @@ _PROG = "mesh-worker"
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a worker. What keeps it from starting is one sentence and exit code 2."""
     try:
-        config = parse(WorkerConfig, prog=_PROG, env_prefix="MESH_WORKER_", argv=argv)
+        config = parse(WorkerConfig, prog=_PROG, env_prefix="MESH_WORKER_", argv=argv, check=_check)
     except ConfigError as error:
         fail(_PROG, str(error))
     log.setup("worker")
@@ -32,6 +32,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(_PROG, error.message)
     if code:
         raise SystemExit(code)
+
+
+def _check(config: WorkerConfig) -> None:
+    config.etcd_options()
+    if config.port:
+        config.advertised(config.port)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

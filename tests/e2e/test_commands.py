@@ -153,7 +153,8 @@ class Up(Process):
 
     def __init__(self, folder: Path, name: str, *args: str, env: dict[str, str] | None = None) -> None:
         given = ports()
-        super().__init__(folder, name, [*UP, *given, *args], env={"MESH_LOG": "text", **(env or {})})
+        noted = {"MESH_UP_STATE_DIR": str(folder / "state")}  # and not in the user's own folder
+        super().__init__(folder, name, [*UP, *given, *args], env={"MESH_LOG": "text", **noted, **(env or {})})
         self.registry = f"127.0.0.1:{given[given.index('--registry-port') + 1]}"
         self.curl = ""
         self.url = ""
@@ -296,14 +297,17 @@ def test_nothing_outlives_a_killed_up(tmp_path: Path) -> None:
         wait_until(lambda: not [child for child in children if alive(child)], within=5)
 
 
-def test_a_gateway_that_dies_ends_up_with_a_word(tmp_path: Path) -> None:
+def test_a_gateway_that_dies_comes_back_and_one_that_is_stopped_ends_up(tmp_path: Path) -> None:
     with Up(tmp_path, "up", "--engine", "scripted") as up:
         up.wait_ready()
+        gateway(up).send_signal(signal.SIGKILL)
+        up.wait(lambda: "gateway has ended with SIGKILL: starting it again in 1 s" in up.output)
+        with openai.OpenAI(base_url=f"{up.url}/v1", api_key="none", max_retries=0) as client:
+            up.wait(lambda: lists_a_model(client))
         children = up.children()
-        gateway = next(child for child in children if not up.worker_id(child))
-        gateway.send_signal(signal.SIGKILL)
-        assert up.wait_exit(within=10) == 1
-        assert "gateway has ended with SIGKILL" in up.output
+        gateway(up).send_signal(signal.SIGTERM)
+        assert up.wait_exit(within=10) == 0
+        assert "gateway has ended with exit code 0: stopping the others" in up.output
         assert not [child for child in children if alive(child)]
 
 
@@ -373,6 +377,19 @@ def test_drained_workers_are_left_out_until_none_is_left(tmp_path: Path) -> None
         up.drain("worker-2")
         assert up.wait_exit(within=10) == 0, up.tail()
         assert "worker-2 has ended with exit code 0: stopping the others" in up.output
+
+
+def gateway(up: Up) -> psutil.Process:
+    """Its gateway."""
+    return next(child for child in up.children() if not up.worker_id(child))
+
+
+def lists_a_model(client: openai.OpenAI) -> bool:
+    """Whether there is a gateway that lists a model."""
+    try:
+        return bool(client.models.list().data)
+    except openai.APIConnectionError:
+        return False
 
 
 def alive(process: psutil.Process) -> bool:

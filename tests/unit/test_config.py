@@ -10,9 +10,11 @@ from typing import Any, Literal
 import pytest
 
 from gateway.config import GatewayConfig
-from mesh.cli.up import UpConfig, banner, loads_of
+from mesh.cli.up.banner import banner
+from mesh.cli.up.plan import loads_of, plan_of
+from mesh.cli.up.settings import UpConfig
 from mesh.config import ByteSize, ConfigError, option, parse
-from mesh.errors import MeshError
+from mesh.errors import MeshError, invalid
 from mesh.worker.config import WorkerConfig
 
 
@@ -220,9 +222,30 @@ def test_mesh_up_refuses_ports_beyond_the_last():
 
 
 def test_the_banner_names_where_a_client_connects():
-    assert "http://127.0.0.1:8000/v1" in banner(UpConfig(host="0.0.0.0"), ["m"])
-    assert "http://[::1]:8000/v1" in banner(UpConfig(host="::1"), ["m"])
-    assert "http://gpu1:81/v1" in banner(UpConfig(host="gpu1", port=81), ["m"])
+    assert "http://127.0.0.1:8000/v1" in banner(plan_of(UpConfig(host="0.0.0.0")), "Ctrl-C")
+    assert "http://[::1]:8000/v1" in banner(plan_of(UpConfig(host="::1")), "Ctrl-C")
+    assert "http://gpu1:81/v1" in banner(plan_of(UpConfig(host="gpu1", port=81)), "Ctrl-C")
+
+
+def test_a_file_excludes_the_flags_that_it_replaces():
+    assert UpConfig(config=Path("mesh.yaml"), name="a", detach=True, echo=False).config
+    with pytest.raises(ConfigError, match=r"--worker-port has no effect with --config mesh\.yaml"):
+        UpConfig(config=Path("mesh.yaml"), worker_port=7)
+
+
+def test_settings_are_checked_without_running(capsys: pytest.CaptureFixture[str]):
+    def check(given: Settings) -> None:
+        if given.count == 4:
+            raise invalid("count", "4 is not to be had")
+
+    def ask(*argv: str) -> object:
+        with pytest.raises(SystemExit) as caught:
+            parse(Settings, prog="test", env_prefix="T_", argv=[*argv, "--check-settings"], environ={}, check=check)
+        return caught.value.code
+
+    assert ask("--name", "x") == 0
+    assert ask("--name", "x", "--count", "4") == 2
+    assert "4 is not to be had" in capsys.readouterr().err
 
 
 def test_secrets_are_not_shown_with_the_rest_of_a_configuration():

@@ -1,0 +1,37 @@
+"""What a person needs to know once everything runs."""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+from mesh.cli.up.plan import Kind, Plan
+from mesh.version import version
+
+_WIDTH = 12
+
+
+def banner(plan: Plan, stop: str) -> str:
+    """The addresses, the models, a line to try, and how it is stopped."""
+    rows = _addresses(plan, "gateway", "OpenAI API", "/v1")
+    if plan.models:
+        rows.append(("models", ", ".join(plan.models)))
+    if plan.aliases:
+        rows.append(("also called", ", ".join(f"{name} → {model}" for name, model in plan.aliases.items())))
+    if plan.of("gateway") and plan.models:
+        url = plan.of("gateway")[0].address
+        rows += [("try", _curl(url, plan.models[0])), ("talk", f"mesh chat --url {url}")]
+    rows += _addresses(plan, "webui", "arena", "/direct" if len(plan.models) == 1 else "/")
+    rows.append(("stop", stop))
+    lines = [f"  {name:<{_WIDTH}}{value}" for name, value in rows]
+    return "\n".join(["", f"  mesh {version()} is ready", "", *lines, ""])
+
+
+def _addresses(plan: Plan, kind: Kind, title: str, path: str) -> list[tuple[str, str]]:
+    return [(title if number == 0 else "", each.address + path) for number, each in enumerate(plan.of(kind))]
+
+
+def _curl(url: str, model: str) -> str:
+    message = {"role": "user", "content": "Hello! What can you do?"}
+    body = json.dumps({"model": model, "messages": [message], "stream": True})
+    return f"curl -N {url}/v1/chat/completions -H 'content-type: application/json' -d {shlex.quote(body)}"
