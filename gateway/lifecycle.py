@@ -19,11 +19,11 @@ from gateway.app import connection_limits, create_app, make_balancer, stall_limi
 from gateway.config import GatewayConfig
 from gateway.processes import Seat, watch_end
 from gateway.routing.aliases import Aliases
-from gateway.routing.dial import dialler
 from gateway.routing.directory import Directory
 from gateway.server import HttpServer
 from gateway.sockets import limit_sends, listen
 from gateway.store.store import Store
+from mesh.dial import dialler
 from mesh.errors import invalid
 from mesh.join import JoinToken
 from mesh.keys import EtcdKeys, FileKeys

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 
 from benchmarks.table import markdown
 from gateway.routing.balancer import Balancer, Settings
-from gateway.routing.dial import dialler
 from gateway.routing.pace import StallLimits
 from gateway.routing.prefix import Prefix, Prompt
 from gateway.routing.session import Session
+from mesh.dial import dialler
 from mesh.metrics import GatewayMetrics
 from mesh.policy import POLICIES, PolicyName
 from mesh.v1 import inference_pb2 as pb

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from gateway.anthropic.answers import BlockOut, Message, TextOut, ThinkingOut
 from gateway.anthropic.blocks import Blocks, Step, arguments_of
-from gateway.routing.answer import Event
+from mesh.answer import Event
 from mesh.v1 import inference_pb2 as pb
 
 

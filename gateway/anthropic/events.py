@@ -28,7 +28,7 @@ from gateway.anthropic.answers import (
 from gateway.anthropic.blocks import Blocks, Step, usage
 from gateway.errors import ErrorAnswer
 from gateway.reconnect import EventIds
-from gateway.routing.answer import Event
+from mesh.answer import Event
 from mesh.v1 import inference_pb2 as pb
 
 _encode = msgspec.json.encode

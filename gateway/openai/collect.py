@@ -10,7 +10,7 @@ import msgspec
 from gateway.openai.answers import CompletionAnswer, PromptLogprobs, TextChoice
 from gateway.openai.logprobs import CompletionLogprobs, LogprobBuffer
 from gateway.openai.sse import finish_reason, system_fingerprint, usage
-from gateway.routing.answer import Event
+from mesh.answer import Event
 from mesh.v1 import inference_pb2 as pb
 
 Buffer = TypeVar("Buffer", bound=LogprobBuffer)

@@ -29,8 +29,8 @@ from gateway.openai.decision_schema import (
 from gateway.openai.respond import begin, read_reconnect
 from gateway.openai.translate import to_generate
 from gateway.operation import OF_WORKERS, Operation
-from gateway.routing.answer import Event
 from gateway.routing.dispatch import Dispatch
+from mesh.answer import Event
 from mesh.v1 import inference_pb2 as pb
 
 # Models that can think should not: they are asked for one letter.

@@ -19,11 +19,11 @@ from gateway.openai.logprobs import prompt_logprobs, with_top
 from gateway.openai.schema import GenerationRequest
 from gateway.openai.ways import claim_of, follow, note_model, way_of
 from gateway.reconnect import EventIds, Reconnect
-from gateway.routing.answer import Event
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.generation import Generation
 from gateway.routing.group import GenerationGroup
 from gateway.routing.shadow import shadow
+from mesh.answer import Event
 from mesh.log import kv
 from mesh.v1 import inference_pb2 as pb
 

@@ -16,7 +16,7 @@ from gateway.errors import ErrorAnswer
 from gateway.openai.answers import CompletionTokensDetails, PromptTokensDetails, Usage
 from gateway.openai.logprobs import LogprobBuffer
 from gateway.reconnect import EventIds
-from gateway.routing.answer import Event
+from mesh.answer import Event
 from mesh.v1 import inference_pb2 as pb
 
 DONE = b"data: [DONE]\n\n"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from gateway.routing.answer import Answer
 from gateway.routing.capability import needs
 from gateway.routing.claim import Claim
 from gateway.routing.dispatch import Dispatch
@@ -16,6 +15,7 @@ from gateway.routing.run import Run
 from gateway.routing.session import Session
 from gateway.routing.stream import Stream, Trouble
 from gateway.routing.trail import Attempt
+from mesh.answer import Answer
 from mesh.errors import ErrorKind, MeshError
 from mesh.trace import Span
 from mesh.v1 import inference_pb2 as pb

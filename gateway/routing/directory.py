@@ -14,10 +14,10 @@ from functools import partial
 
 from gateway.routing import clock
 from gateway.routing.capability import refusal
-from gateway.routing.dial import Dial, dialler
 from gateway.routing.keeping import tag
 from gateway.routing.pace import StallLimits
 from gateway.routing.session import Session
+from mesh.dial import Dial, dialler
 from mesh.errors import ErrorKind, MeshError, unsupported
 from mesh.join import JoinToken
 from mesh.log import kv

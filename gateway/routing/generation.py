@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from gateway.routing import clock
-from gateway.routing.answer import Answer, Event, Violation, WrongModel
 from gateway.routing.attempts import Attempts
 from gateway.routing.claim import Claim
 from gateway.routing.dispatch import Dispatch
@@ -30,8 +29,9 @@ from gateway.routing.quarantine import PROVEN_TOKENS
 from gateway.routing.race import Race
 from gateway.routing.run import Run
 from gateway.routing.session import Session
-from gateway.routing.stream import Stream, Trouble, error_of
+from gateway.routing.stream import Stream, Trouble
 from gateway.routing.trail import Attempt
+from mesh.answer import Answer, Event, Violation, WrongModel, error_of
 from mesh.errors import ErrorKind, MeshError
 from mesh.log import kv
 from mesh.trace import Span

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from gateway.routing.answer import Event
 from gateway.routing.generation import Generation
 from gateway.routing.hedge import Hedge
 from gateway.routing.keeping import NOWHERE
 from gateway.routing.trail import Attempt
+from mesh.answer import Event
 from mesh.errors import MeshError
 from mesh.v1 import inference_pb2 as pb
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 
 from gateway.routing import clock
-from gateway.routing.answer import Answer
 from gateway.routing.attempts import Attempts
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.hedge import Hedge
 from gateway.routing.run import Run
 from gateway.routing.session import Session
-from gateway.routing.stream import Stream, Trouble, error_of
+from gateway.routing.stream import Stream, Trouble
+from mesh.answer import Answer, error_of
 from mesh.errors import ErrorKind, MeshError
 
 

@@ -17,11 +17,11 @@ from typing import TypeVar
 import grpc.aio
 
 from gateway.routing import clock
-from gateway.routing.dial import Dial, Outbox
 from gateway.routing.keeping import tag
 from gateway.routing.pace import Pace, StallLimits, mean_of
 from gateway.routing.stream import Stream, Trouble
 from mesh import wire
+from mesh.dial import Dial, Outbox
 from mesh.errors import ErrorKind, MeshError
 from mesh.join import JoinToken, new_nonce
 from mesh.log import kv

@@ -6,10 +6,10 @@ import logging
 import time
 from collections.abc import Sequence
 
-from gateway.routing.answer import Event
 from gateway.routing.claim import Claim
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.generation import Generation
+from mesh.answer import Event
 from mesh.errors import MeshError
 from mesh.log import kv
 from mesh.v1 import inference_pb2 as pb

@@ -156,13 +156,3 @@ class Stream(Generic[Place]):
     def starved(self) -> bool:
         """It waits for its reader, not for the worker."""
         return bool(self.events) or (self.credit is not None and self.credit <= 0)
-
-
-def error_of(failure: pb.Failure) -> MeshError:
-    """What a worker says of an attempt that it could not serve."""
-    return MeshError.from_code(
-        failure.code,
-        failure.message,
-        param=failure.param or None,
-        retry_after=failure.retry_after if failure.HasField("retry_after") else None,
-    )

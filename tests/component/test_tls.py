@@ -13,8 +13,8 @@ import pytest
 from gateway.access.exposure import check_exposure
 from gateway.access.tls import HttpTls
 from gateway.config import GatewayConfig
-from gateway.routing.dial import dialler
 from mesh import wire
+from mesh.dial import dialler
 from mesh.engine.scripted import ScriptedEngine, ScriptedOptions
 from mesh.errors import MeshError
 from mesh.v1 import admin_pb2, admin_pb2_grpc

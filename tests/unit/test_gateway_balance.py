@@ -10,10 +10,10 @@ import pytest
 
 from gateway.routing import balance
 from gateway.routing.balance import least_loaded, prefer_zone, prefix_aware, random_choice, round_robin
-from gateway.routing.dial import dialler
 from gateway.routing.pace import StallLimits
 from gateway.routing.prefix import Prefix, PrefixTable
 from gateway.routing.session import Session
+from mesh.dial import dialler
 from mesh.v1 import inference_pb2 as pb
 from mesh.v1.registry_pb2 import WorkerRecord
 

@@ -15,7 +15,7 @@ from gateway.openai.completion_schema import CompletionRequest, parse_completion
 from gateway.openai.logprobs import CompletionLogprobs, prompt_logprobs, with_top
 from gateway.openai.sse import CompletionEvents
 from gateway.openai.translate import to_generates
-from gateway.routing.answer import Event
+from mesh.answer import Event
 from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import inference_pb2 as pb
 

@@ -17,7 +17,7 @@ from gateway.openai.responses.events import ResponseEvents
 from gateway.openai.responses.items import Item, kept, sealed, unsealed
 from gateway.openai.responses.schema import ResponseRequest
 from gateway.openai.responses.tools import Toolbox
-from gateway.routing.answer import Event
+from mesh.answer import Event
 from mesh.v1 import inference_pb2 as pb
 
 TOOLS: list[dict[str, Any]] = [{"type": "function", "name": "f"}]

@@ -12,7 +12,7 @@ from gateway.openai.chat_collect import ChatCollector
 from gateway.openai.chat_events import ChatEvents
 from gateway.openai.logprobs import ChatLogprobs
 from gateway.openai.parts import PartOptions
-from gateway.routing.answer import Event
+from mesh.answer import Event
 from mesh.v1 import inference_pb2 as pb
 
 PLAIN: dict[str, Any] = {"options": PartOptions(None, reasoned=False, hidden=False), "reasoning_fields": ()}

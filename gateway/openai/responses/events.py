@@ -22,7 +22,7 @@ from gateway.openai.responses.items import sealed
 from gateway.openai.responses.tools import Toolbox
 from gateway.openai.sse import finish_reason
 from gateway.reconnect import EventIds
-from gateway.routing.answer import Event
+from mesh.answer import Event
 from mesh.dialects import Arguments, Call, Content, Part, Reasoning
 from mesh.v1 import inference_pb2 as pb
 

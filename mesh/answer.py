@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from mesh.errors import MeshError
 from mesh.v1 import inference_pb2 as pb
 
 Event = pb.Started | pb.Delta | pb.ChoiceFinished | pb.Finished
@@ -123,7 +124,7 @@ class Answer:
         events.append(delta)
         return count
 
-    def take(self, event: pb.StreamEvent, events: list[Event]) -> None:
+    def take(self, event: pb.StreamEvent | pb.GenerateResponse, events: list[Event]) -> None:
         """The same for any other event but a failure. Raises WrongModel too."""
         match event.WhichOneof("event"):
             case "started":
@@ -213,3 +214,13 @@ class Answer:
             return []
         self.done = True
         return [self._with_usage(pb.Finished())]
+
+
+def error_of(failure: pb.Failure) -> MeshError:
+    """What a worker says of an attempt that it could not serve."""
+    return MeshError.from_code(
+        failure.code,
+        failure.message,
+        param=failure.param or None,
+        retry_after=failure.retry_after if failure.HasField("retry_after") else None,
+    )
