@@ -18,6 +18,7 @@ from mesh.cli.up import UpConfig
 from mesh.config import Setting, settings
 from mesh.worker.config import WorkerConfig
 from mesh.worker.flags import Flags
+from training.weights import config as weights
 from webui.config import WebConfig, default_store
 from webui.data import config as arena
 
@@ -48,6 +49,7 @@ FAMILIES: Sequence[tuple[str, dict[str, type[Any]], str]] = [
     ("mesh ctl", {name: kind for name, (kind, _) in ctl.COMMANDS.items()}, "MESH_CTL_"),
     ("mesh mtbench", mtbench.COMMANDS, mtbench.ENV_PREFIX),
     ("mesh arena", arena.COMMANDS, arena.ENV_PREFIX),
+    ("mesh weights", weights.COMMANDS, weights.ENV_PREFIX),
 ]
 
 

@@ -80,6 +80,10 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
         "Have models answer MT-bench, judge the answers and compare the models.",
     ),
     "train": (_module("training"), "Tune models: supervised fine-tuning and what belongs to it."),
+    "weights": (
+        _module("training.weights"),
+        "Merge adapters, make and apply deltas, convert, shard and publish the weights of a model.",
+    ),
     "templates": (_templates, "List the built-in chat templates, or print one."),
 }
 
