@@ -14,7 +14,7 @@ from gateway.config import GatewayConfig
 from mesh.cli import ctl
 from mesh.cli.chat import ChatConfig
 from mesh.cli.templates import TemplatesConfig
-from mesh.cli.up import UpConfig
+from mesh.cli.up.settings import UpConfig
 from mesh.config import Setting, settings
 from mesh.worker.config import WorkerConfig
 from mesh.worker.flags import Flags
