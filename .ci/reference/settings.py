@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.mt_bench import config as mtbench
 from gateway.config import GatewayConfig
 from mesh.cli import ctl
-from mesh.cli.chat import ChatConfig
+from mesh.cli.chat.config import ChatConfig
 from mesh.cli.templates import TemplatesConfig
 from mesh.cli.up.settings import UpConfig
 from mesh.config import Setting, settings

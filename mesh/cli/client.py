@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
 from urllib.parse import urlsplit
 
+from mesh.cli.answering.endpoint import Body, End, Event, Piece
 from mesh.errors import MeshError, invalid
 
 # An answer can take long, a connection cannot.
@@ -15,7 +16,7 @@ _CONNECT_LIMIT = 5.0
 
 
 class GatewayClient:
-    """The gateway at a URL such as http://127.0.0.1:8000; each call is a connection of its own.
+    """The gateway at a URL such as http://127.0.0.1:8000, an Endpoint; each call is a connection of its own.
 
     `patience` is how many seconds of silence end a call.
     """
@@ -33,6 +34,11 @@ class GatewayClient:
         if api_key:
             self._headers["authorization"] = f"Bearer {api_key}"
 
+    @property
+    def where(self) -> str:
+        """Its address."""
+        return self.url
+
     def models(self) -> list[str]:
         """Names of the served models, adapters last.
 
@@ -41,25 +47,25 @@ class GatewayClient:
         answer = self._request("GET", "/v1/models", None)
         try:
             body: dict[str, Any] = json.loads(answer.read())
+        except (ValueError, OSError, HTTPException) as error:
+            raise ConnectionError(f"what answers there is no gateway: {error}") from None
         finally:
             answer.close()
         return [str(model["id"]) for model in sorted(body["data"], key=lambda model: model.get("parent") is not None)]
 
-    def stream_chat(self, body: Mapping[str, Any]) -> Generator[str]:
-        """The pieces of text of an answer as they come. Closing the iterator hangs up, which ends the generation."""
-        answer = self._request("POST", "/v1/chat/completions", {**body, "stream": True})
+    def answer(self, body: Body) -> Generator[Event]:
+        """The answer to a chat as it comes. Closing the iterator hangs up, which ends the generation."""
+        asked = {**body, "stream": True, "stream_options": {"include_usage": True}}
+        answer = self._request("POST", "/v1/chat/completions", asked)
         try:
-            for line in answer:
-                data = line.strip()
-                if data == b"data: [DONE]":
-                    return
-                if data.startswith(b"data: "):
-                    yield _text(json.loads(data.removeprefix(b"data: ")))
-            raise ConnectionError("the answer broke off")
-        except HTTPException as error:
+            yield from _events(answer)
+        except (HTTPException, OSError) as error:
             raise ConnectionError(f"the answer broke off: {error}") from None
         finally:
             answer.close()
+
+    def close(self) -> None:
+        """Nothing is kept open."""
 
     def _request(self, method: str, path: str, body: Mapping[str, Any] | None) -> HTTPResponse:
         kind = HTTPSConnection if self._secure else HTTPConnection
@@ -74,23 +80,50 @@ class GatewayClient:
         except (OSError, HTTPException) as error:
             connection.close()
             raise ConnectionError(str(error)) from None
+        except BaseException:  # a Ctrl-C while the answer is awaited
+            connection.close()
+            raise
         if answer.status >= 400:
             with answer:
-                raise _refusal(answer.status, answer.read())
+                raise _refusal(answer)
         return answer
 
 
-def _text(chunk: dict[str, Any]) -> str:
-    if "error" in chunk:
-        raise _error(chunk["error"])
-    return "".join(choice["delta"].get("content") or "" for choice in chunk.get("choices", ()))
+def _events(lines: Iterable[bytes]) -> Generator[Event]:
+    reason, usage = "stop", dict[str, Any]()
+    for line in lines:
+        data = line.strip()
+        if data == b"data: [DONE]":
+            yield End(reason, usage.get("prompt_tokens"), usage.get("completion_tokens"))
+            return
+        if not data.startswith(b"data: "):
+            continue
+        chunk: dict[str, Any] = json.loads(data.removeprefix(b"data: "))
+        if "error" in chunk:
+            raise _error(chunk["error"])
+        usage = chunk.get("usage") or usage
+        for choice in chunk.get("choices", ()):
+            yield from _pieces(choice["delta"])
+            reason = choice.get("finish_reason") or reason
+    raise ConnectionError("no end was sent")
 
 
-def _refusal(status: int, body: bytes) -> MeshError:
+def _pieces(delta: Mapping[str, Any]) -> Generator[Piece]:
+    reasoning = delta.get("reasoning_content") or delta.get("reasoning")  # one text by two names
+    if reasoning:
+        yield Piece(reasoning, reasoning=True)
+    if delta.get("content"):
+        yield Piece(delta["content"])
+
+
+def _refusal(answer: HTTPResponse) -> MeshError:
     try:
-        return _error(json.loads(body)["error"])
-    except (ValueError, LookupError, TypeError):
-        return MeshError.from_code("engine_failed", f"the gateway answers with HTTP status {status}")
+        error = _error(json.loads(answer.read())["error"])
+    except (ValueError, LookupError, TypeError, OSError, HTTPException):
+        return MeshError.from_code("engine_failed", f"the gateway answers with HTTP status {answer.status}")
+    retry = answer.getheader("retry-after") or ""
+    error.retry_after = float(retry) if retry.isdigit() else None
+    return error
 
 
 def _error(error: dict[str, Any]) -> MeshError:

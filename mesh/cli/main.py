@@ -38,7 +38,7 @@ def _config(argv: Sequence[str]) -> int:
 
 
 def _chat(argv: Sequence[str]) -> int:
-    from mesh.cli.chat import main
+    from mesh.cli.chat.main import main
 
     return main(argv)
 

@@ -18,6 +18,7 @@ from mesh.version import version
 from tests.harness import ROOT, Mesh, free_port, wait_until
 
 WORDS = 40
+SEEDED = ("--set", "seed=1")  # what differs then differs by the prompt
 
 
 @pytest.fixture(scope="module")
@@ -99,50 +100,62 @@ class Terminal:
 
 
 def test_chat_answers_each_line_of_a_pipe(mesh: Mesh):
-    done = run("chat", "--url", mesh.gateway.url, given="Hello!\n\nAnd now?\n")
+    done = run("chat", "--url", mesh.gateway.url, *SEEDED, given="Hello!\n\nAnd now?\n")
     assert done.returncode == 0, done.stderr
     answers = done.stdout.splitlines()
     assert [len(answer.split()) for answer in answers] == [WORDS, WORDS]
     # The second one answers the whole conversation, so it differs from what the question alone would get.
-    alone = run("chat", "--url", mesh.gateway.url, given="And now?\n")
+    alone = run("chat", "--url", mesh.gateway.url, *SEEDED, given="And now?\n")
     assert alone.stdout.splitlines() != answers[1:]
 
 
 def test_chat_sends_the_system_message(mesh: Mesh):
-    plain = run("chat", "--url", mesh.gateway.url, given="Hello!\n")
-    told = run("chat", "--url", mesh.gateway.url, "--system", "Be brief.", given="Hello!\n")
+    plain, again = (run("chat", "--url", mesh.gateway.url, *SEEDED, given="Hello!\n") for _ in range(2))
+    told = run("chat", "--url", mesh.gateway.url, *SEEDED, "--system", "Be brief.", given="Hello!\n")
     assert plain.returncode == told.returncode == 0
+    assert plain.stdout == again.stdout
     assert plain.stdout != told.stdout
 
 
-def test_ctrl_c_ends_the_answer_and_not_the_program(tmp_path: Path):
-    args = ("--engine", "scripted", "--script-step-ms", "20", "--script-tokens", "2000")
-    with Mesh(tmp_path, worker_args=args) as mesh, Terminal("chat", "--url", mesh.gateway.url) as terminal:
-        terminal.wait_for("Ctrl-C stops an answer")
-        terminal.wait_for("> ")
-        terminal.type("Hello!\n")
-        wait_until(lambda: mesh.workers[0].stats().load.running == 1)
-        terminal.interrupt()
-        terminal.wait_for("[stopped]")
-        # The hang-up has reached the engine.
-        wait_until(lambda: mesh.workers[0].stats().load.running == 0)
-        terminal.wait_for("> ", times=2)
-        terminal.interrupt()
-        terminal.wait_for("Ctrl-D leaves", times=2)
-        terminal.type("/reset\n")
-        terminal.wait_for("A new conversation.")
-        terminal.type("\x04")
-        assert terminal.wait_exit() == 0
-        assert "Traceback" not in terminal.screen
+def test_chat_answers_one_message_of_words_and_a_pipe(mesh: Mesh):
+    def answer(*argv: str, given: str = "") -> str:
+        done = run("chat", "--url", mesh.gateway.url, *SEEDED, "--max-tokens", "9", *argv, given=given)
+        assert (done.returncode, done.stderr) == (0, "[cut off at the limit of tokens]\n")
+        return done.stdout
+
+    alone = answer("What", "is it?")
+    assert len(alone.split()) == 9
+    assert answer("What is it?") == alone
+    assert answer("-", given="What is it?\n") == alone
+    both = answer("What is it?", "-", given="two\nlines\n")
+    assert both == answer("-", given="What is it?\n\ntwo\nlines")
+    assert both != alone
 
 
-def test_quit_leaves(mesh: Mesh):
-    with Terminal("chat", "--url", mesh.gateway.url) as terminal:
-        terminal.wait_for("> ")
-        terminal.type("/help\n")
-        terminal.wait_for("/reset starts over", times=2)
-        terminal.type("/quit\n")
-        assert terminal.wait_exit() == 0
+def test_chat_speaks_json_with_programs(mesh: Mesh):
+    lines = ["Hello!", '{"content": "two\\nlines"}', "/set max_tokens 3", "again", "/bogus", "{"]
+    done = run("chat", "--url", mesh.gateway.url, "--style", "programmatic", given="\n".join(lines) + "\n")
+    assert (done.returncode, done.stderr) == (1, "")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["event"] for event in events if event["event"] != "text"] == [
+        *("answer", "answer", "note", "answer", "error", "error")
+    ]
+    answers = [event for event in events if event["event"] == "answer"]
+    assert "".join(event["text"] for event in events if event["event"] == "text") == "".join(
+        answer["content"] for answer in answers
+    )
+    assert [answer["completion_tokens"] for answer in answers][2] == 3
+    assert [answer["finish_reason"] for answer in answers] == ["stop", "stop", "length"]
+    assert all(0 <= answer["first_token_seconds"] <= answer["seconds"] for answer in answers)
+
+
+def test_chat_without_a_message_or_a_gateway(mesh: Mesh):
+    done = run("chat", "--url", mesh.gateway.url, "-", given="\n")
+    assert (done.returncode, done.stderr) == (2, "mesh chat: there is no message: it is empty\n")
+    nobody = f"http://127.0.0.1:{free_port()}"
+    done = run("chat", "--url", nobody, "hello")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"no gateway answers at {nobody}" in done.stderr
 
 
 def test_chat_names_the_models_there_are(mesh: Mesh):
@@ -259,7 +272,7 @@ def test_nobody_reads_the_output(tmp_path: Path, argv: tuple[str, ...]):
         (("up", "--engine", "scripted", "--model-path", "m"), ["--model-path has no effect"]),
         (("up", "--worker-port", "65530", "--workers", "9"), ["65535"]),
         (("chat", "--url", "ftp://x"), ["http://host:port", "ftp://x"]),
-        (("chat", "extra"), ["extra"]),
+        (("chat", "--set", "temprature=1", "x"), ["temprature", "did you mean temperature?"]),
     ],
 )
 def test_bad_input_is_one_sentence(argv: tuple[str, ...], words: list[str]):

@@ -1,0 +1,1 @@
+"""`mesh chat`: conversations in the terminal, through pipes, and for programs."""
