@@ -6,13 +6,11 @@ import asyncio
 import functools
 import os
 import re
-import shlex
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import takewhile
 from pathlib import Path
 
 import openai
@@ -26,7 +24,6 @@ from tests.harness import ROOT, Process, free_port, wait_until
 WORKER = ("-m", "mesh.worker")
 GATEWAY = ("-m", "gateway")
 UP = ("-m", "mesh.cli", "up")
-README = ROOT / "README.md"
 
 
 def run(*argv: str, given: str = "", env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -227,35 +224,6 @@ def test_the_openai_sdk_streams_and_does_not(demo: Up) -> None:
     assert whole
     assert len(pieces) > 3
     assert "".join(pieces) == whole
-
-
-def test_the_readmes_python_runs_as_it_stands(demo: Up, tmp_path: Path) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.S)
-    assert blocks
-    for number, block in enumerate(blocks):
-        script = tmp_path / f"block-{number}.py"
-        script.write_text(block.replace("http://127.0.0.1:8000", demo.url))
-        done = run(str(script))
-        assert done.returncode == 0, done.stderr
-        assert len(done.stdout.split()) > 3, done.stdout
-
-
-def test_the_readmes_commands_have_the_flags_that_it_shows() -> None:
-    modules = {"mesh-worker": WORKER, "mesh-gateway": GATEWAY, "mesh": ("-m", "mesh.cli")}
-    shown = 0
-    for block in re.findall(r"```(?:sh|bash|shell|console)\n(.*?)```", README.read_text(), re.S):
-        for line in block.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            name = Path(words[0]).name if words else ""
-            if name not in modules:
-                continue
-            command = [*modules[name], *takewhile(lambda word: not word.startswith("-"), words[1:])]
-            usage = run(*command, "--help")
-            assert usage.returncode == 0, usage
-            for flag in (word.split("=")[0] for word in words if word.startswith("--")):
-                assert re.search(rf"{flag}\b", usage.stdout), f"{line}: {flag}"
-            shown += 1
-    assert shown
 
 
 def test_chat_answers_what_is_piped_into_it(demo: Up) -> None:
