@@ -14,7 +14,10 @@ from gateway.config import GatewayConfig
 from mesh.cli import ctl
 from mesh.cli.chat.config import ChatConfig
 from mesh.cli.templates import TemplatesConfig
+from mesh.cli.up.config_check import CheckConfig
+from mesh.cli.up.down import DownConfig
 from mesh.cli.up.settings import UpConfig
+from mesh.cli.up.status import StatusConfig
 from mesh.config import Setting, settings
 from mesh.worker.config import WorkerConfig
 from mesh.worker.flags import Flags
@@ -39,6 +42,9 @@ Command = tuple[str, type[Any], str]
 
 ALONE: Sequence[Command] = [
     ("mesh up", UpConfig, "MESH_UP_"),
+    ("mesh status", StatusConfig, "MESH_STATUS_"),
+    ("mesh down", DownConfig, "MESH_DOWN_"),
+    ("mesh config check", CheckConfig, "MESH_CONFIG_"),
     ("mesh chat", ChatConfig, "MESH_CHAT_"),
     ("mesh-gateway", GatewayConfig, "MESH_GATEWAY_"),
     ("mesh-worker", WorkerConfig, "MESH_WORKER_"),
