@@ -20,7 +20,7 @@ from webui.data.judge import NoLabel, read
 from webui.records import Flag
 from webui.store import archive
 from webui.store.store import SqlStore, open_store
-from webui.store.tallies import SqlVotes
+from webui.store.tallies import DISTINCT, SqlVotes
 
 
 class Arena(Protocol):
@@ -132,9 +132,25 @@ def test_lines_of_its_logs_that_are_no_votes_are_told(arena: Arena, tmp_path: Pa
 
 
 def test_preferences_for_training(arena: Arena, store: SqlStore, tmp_path: Path) -> None:
-    del store
     out = tmp_path / "out.jsonl"
-    assert "3 votes" in arena("export", str(out), "--for-training")  # no ties, no void votes
+    fill(store, [("red", "blue", "a")], voter="robot", prefix="r")
+    SqlVotes(store.database).exclude({"robot": "votes unlike all others'"})
+    store.open_battle(battle("known", mode="named"))
+    store.save_turn("known", turn(prompt="Known?"))
+    store.vote(vote("known"))
+    store.open_battle(battle("same"))
+    store.save_turn("same", turn(prompt="Same?", a="Yes.", b="Yes."))
+    store.vote(vote("same"))
+    said = arena("export", str(out), "--for-training")
+    assert "3 votes" in said
+    for reason in (
+        "2 left out: neither side preferred",
+        "1 left out: the voter is left out of the ratings",
+        "1 left out: the models' names were shown",
+        "1 left out: both answered the same",
+        "1 left out: an answer said which model it is",
+    ):
+        assert reason in said
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [(row["chosen_model"], row["rejected_model"]) for row in rows] == [
         ("red", "blue"),
@@ -144,6 +160,16 @@ def test_preferences_for_training(arena: Arena, store: SqlStore, tmp_path: Path)
     assert rows[2]["prompt"] == [{"role": "user", "content": "What is a fox?"}]
     assert [m["role"] for m in rows[2]["rejected"]] == ["assistant", "user", "assistant"]
     assert rows[2]["rejected"][2]["content"].startswith("```")
+
+
+def test_a_prompt_in_fashion_is_trained_on_so_often_and_no_more(arena: Arena, store: SqlStore, tmp_path: Path) -> None:
+    for number in range(DISTINCT + 2):
+        store.open_battle(battle(f"fox-{number}", voter=f"voter-{number}"))
+        store.save_turn(f"fox-{number}", turn(prompt="A fashion?"))
+        store.vote(vote(f"fox-{number}", voter=f"voter-{number}"))
+    said = arena("export", str(tmp_path / "out"), "--for-training")
+    assert f"{DISTINCT + 3} votes" in said
+    assert f"2 left out: {DISTINCT} earlier votes had the same prompts" in said
 
 
 def test_parquet(arena: Arena, store: SqlStore, tmp_path: Path) -> None:

@@ -41,16 +41,20 @@ from webui.trust.voters import suspicions
 
 def export(config: ExportConfig) -> int:
     """Write votes to a file."""
+    left_out: Counter[str] = Counter()
     with _open(config.store) as store, _replaced(config.out) as target:
         ballots = archive.ballots(store.database)
         if config.form == "parquet":
             written = parquet.write(target, ballots, texts=config.texts)
         elif config.form == "battles":
             written = _write_list(target, map(fastchat.battle, ballots))
+        elif config.form == "log":
+            written = _write_lines(target, map(fastchat.log_line, ballots))
         else:
-            lines = map(fastchat.log_line, ballots) if config.form == "log" else preferences(ballots)
-            written = _write_lines(target, lines)
+            excluded = SqlVotes(store.database).excluded()
+            written = _write_lines(target, preferences(ballots, excluded, left_out))
     _say(f"{written:,} votes to {config.out}")
+    _say_left_out(left_out)
     return 0
 
 
@@ -60,8 +64,7 @@ def import_(config: ImportConfig) -> int:
     with _open(config.store) as store:
         added, known = archive.add(store.database, _conversations(config.file, store, left_out))
     _say(f"{added:,} votes taken in, {known:,} were there before")
-    for reason, lines in left_out.most_common():
-        _say(f"{lines:,} left out: {reason}")
+    _say_left_out(left_out)
     return 0 if added or known else 1
 
 
@@ -223,6 +226,11 @@ def _objects(path: Path, left_out: Counter[str]) -> Iterator[dict[str, Any]]:
                     left_out["no JSON object"] += 1
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read: {error}") from error
+
+
+def _say_left_out(left_out: Counter[str]) -> None:
+    for reason, number in left_out.most_common():
+        _say(f"{number:,} left out: {reason}")
 
 
 def _text_table(board: Board) -> str:

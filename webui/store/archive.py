@@ -22,7 +22,10 @@ _BATCH: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """A vote with what it was about: the turns as they were then, and what was found out about them."""
+    """A vote with what it was about: the turns as they were then, and what was found out about them.
+
+    `blind`: the models were hidden. `repeats`: how many earlier votes had the same prompts.
+    """
 
     number: int
     battle: Battle
@@ -33,6 +36,8 @@ class Ballot:
     marks: frozenset[str]
     a: Style
     b: Style
+    blind: bool
+    repeats: int
 
 
 def ballots(database: Database, *, after: int = 0) -> Iterator[Ballot]:
@@ -129,4 +134,6 @@ def _ballot(session: Session, vote: VoteRow, battle: BattleRow) -> Ballot:
         unpacked(vote.marks),
         Style(vote.length_a, vote.headers_a, vote.lists_a, vote.bold_a),
         Style(vote.length_b, vote.headers_b, vote.lists_b, vote.bold_b),
+        vote.blind,
+        vote.repeats,
     )
