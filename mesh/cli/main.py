@@ -37,6 +37,12 @@ def _config(argv: Sequence[str]) -> int:
     return main(argv)
 
 
+def _doctor(argv: Sequence[str]) -> int:
+    from mesh.cli.doctor.command import main
+
+    return main(argv)
+
+
 def _chat(argv: Sequence[str]) -> int:
     from mesh.cli.chat.main import main
 
@@ -72,6 +78,7 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "status": (_status, "Show the meshes that `mesh up` runs on this machine."),
     "down": (_down, "Stop one of them."),
     "config": (_config, "Check a file for `mesh up --config`."),
+    "doctor": (_doctor, "Tell what is wrong with this installation, and what to do about it."),
     "chat": (_chat, "Talk with a model in the terminal."),
     "ctl": (_ctl, "Look at workers and operate them, and see to the API keys."),
     "arena": (_module("webui.data"), "Take the arena's votes out and in, count them, and write the leaderboard."),

@@ -61,6 +61,7 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
             session_messages=self._inference.session_messages + sum(session.messages for session in sessions),
             engine=self._streams.engine.stats(),
         )
+        response.now.GetCurrentTime()
         fill_load(response.load, self._streams.engine.load())
         return response
 

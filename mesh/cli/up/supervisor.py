@@ -28,7 +28,7 @@ from mesh.cli.up.process import identity
 from mesh.cli.up.runner import Runner, describe
 from mesh.cli.workers import list_workers
 from mesh.errors import MeshError
-from mesh.registry import ALIASES_PREFIX, EmbeddedRegistry, EtcdClient, encode_value, probe
+from mesh.registry import ALIASES_PREFIX, EmbeddedRegistry, EtcdClient, EtcdError, encode_value, probe
 from mesh.v1.registry_pb2 import Alias, WorkerRecord, WorkerState
 from mesh.version import version
 
@@ -122,7 +122,7 @@ class Supervisor:
         """See what has become ready. A model may take long to load, and a process that dies is noticed elsewhere."""
         try:
             listed = {each.worker_id: each for each in await list_workers(self._plan.registry)}
-        except MeshError:
+        except (EtcdError, MeshError):
             listed = None
         for runner in self._runners:
             if runner.service.kind == "worker" and listed is not None:
@@ -154,8 +154,8 @@ class Supervisor:
             async with EtcdClient(self._plan.registry) as etcd:
                 for name, model in self._plan.aliases.items():
                     await etcd.put((ALIASES_PREFIX + name).encode(), encode_value(Alias(model=model)))
-        except MeshError as error:
-            self._say(f"{error.message}: stopping")
+        except (EtcdError, MeshError) as error:
+            self._say(f"{error}: stopping")
             self._code = 2
             self._stopping.set()
 

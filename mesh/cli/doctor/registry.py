@@ -1,0 +1,161 @@
+"""The registry and who is in it: reach, space, clocks, workers that do not answer, models that differ."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import grpc.aio
+
+from mesh.cli.admin import RegistryConfig, admin
+from mesh.cli.doctor.finding import Finding
+from mesh.cli.workers import list_workers
+from mesh.errors import MeshError
+from mesh.registry import WORKERS_PREFIX, EtcdClient, EtcdError, EtcdOptions
+from mesh.v1 import admin_pb2
+from mesh.v1.registry_pb2 import WorkerRecord
+
+_LIMIT = 3.0
+_ASKED = 5
+_SLOW = 0.1
+# etcd refuses writes beyond its quota, which is 2 GiB unless it is told otherwise.
+_QUOTA = 2 * 1024**3
+_OLDEST = (3, 4)
+_SKEW_WARN, _SKEW_FAIL = 1.0, 5.0
+
+
+async def etcd(options: EtcdOptions) -> list[Finding]:
+    """Each endpoint by itself: a client goes to the next one, so that nobody notices that one is away."""
+    found = await asyncio.gather(*(_endpoint(replace(options, endpoints=(each,))) for each in options.endpoints))
+    return [finding for each in found for finding in each]
+
+
+async def _endpoint(options: EtcdOptions) -> list[Finding]:
+    options = replace(options, timeout=_LIMIT)
+    try:
+        async with EtcdClient(options) as client:
+            status = await client.status()
+            took = [await _timed(client) for _ in range(_ASKED)]
+    except (EtcdError, MeshError) as error:
+        remedy = "see that etcd runs there, that its name and port are right, and that no firewall is between"
+        return [Finding("etcd", "fail", str(error), remedy)]
+    middle = statistics.median(took)
+    said = f"{options.where}: etcd {status.version}, {middle * 1000:.1f} ms a read, {status.db_size / 1024**2:.0f} MiB"
+    found = [Finding("etcd", "fail", f"{options.where}: {error}", _space_remedy(error)) for error in status.errors]
+    if middle > _SLOW:
+        found.append(Finding("etcd", "warn", said, "a faster disk for etcd, and a nearer one"))
+    if status.db_size > 0.75 * _QUOTA:
+        found.append(Finding("etcd", "warn", said, "etcdctl compact and defrag, or a larger --quota-backend-bytes"))
+    if _version(status.version) < _OLDEST:
+        found.append(Finding("etcd", "warn", said, "tested with 3.5"))
+    if not status.leader and "embedded" not in status.version:
+        found.append(Finding("etcd", "fail", f"{options.where} has no leader", "bring the majority of members back"))
+    return found or [Finding("etcd", "ok", said)]
+
+
+async def _timed(client: EtcdClient) -> float:
+    began = time.perf_counter()
+    await client.range(WORKERS_PREFIX.encode(), count_only=True)
+    return time.perf_counter() - began
+
+
+def _space_remedy(error: str) -> str:
+    return "etcdctl compact, defrag, then alarm disarm" if "NOSPACE" in error else "etcdctl alarm list, endpoint status"
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.partition("+")[0].partition("-")[0].split(".") if part.isdigit())
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a worker said: the seconds by which its clock is ahead of ours (None: it is too old to tell), or why it did
+    not answer."""
+
+    record: WorkerRecord
+    ahead: float | None = None
+    error: str = ""
+
+
+async def ask_workers(config: RegistryConfig, options: EtcdOptions) -> list[Answer]:
+    """Ask each worker in that registry for its statistics; raises MeshError if the registry is away."""
+    records = await list_workers(options)
+    return list(await asyncio.gather(*(_ask(config, record) for record in records)))
+
+
+async def _ask(config: RegistryConfig, record: WorkerRecord) -> Answer:
+    try:
+        async with admin(config, record.address) as service:
+            before = time.time()
+            stats = await service.GetStats(admin_pb2.GetStatsRequest(), timeout=_LIMIT)
+            after = time.time()
+    except (grpc.aio.AioRpcError, MeshError) as error:
+        said = error.details() if isinstance(error, grpc.aio.AioRpcError) else error.message
+        return Answer(record, error=said or "no answer")
+    if stats.incarnation != record.incarnation:
+        return Answer(record, error=f"another process answers there, worker '{stats.worker_id}'")
+    if not stats.HasField("now"):
+        return Answer(record)
+    # It told the time between our two looks at the clock.
+    told = stats.now.ToNanoseconds() / 1e9
+    return Answer(record, ahead=told - after if told > after else min(0.0, told - before))
+
+
+def workers(answers: Sequence[Answer]) -> list[Finding]:
+    """Records without a worker that answers."""
+    found = [
+        Finding(
+            "workers", "fail", f"{each.record.worker_id} at {each.record.address}: {each.error}", _remedy(each.error)
+        )
+        for each in answers
+        if each.error
+    ]
+    if found:
+        return found
+    if not answers:
+        return [Finding("workers", "warn", "the registry lists no worker", "start one: mesh-worker --etcd URL")]
+    return [Finding("workers", "ok", f"{len(answers)} workers answer at the addresses that they announce")]
+
+
+def _remedy(error: str) -> str:
+    if "another process" in error:
+        return "two workers announce one address: look at --advertise, and at ports that were given again"
+    if "join token" in error or "unauthorized" in error.lower():
+        return "give the --join-token that the workers have (MESH_DOCTOR_JOIN_TOKEN)"
+    return "if it is dead, its record goes within its --ttl; else see --advertise, firewalls and --tls-ca"
+
+
+def clocks(answers: Iterable[Answer]) -> list[Finding]:
+    """Clocks of workers beside ours."""
+    told = [(each.record.worker_id, each.ahead) for each in answers if each.ahead is not None]
+    if not told:
+        return [Finding("clocks", "skip", "no worker told its time")]
+    worst, ahead = max(told, key=lambda each: abs(each[1]))
+    found = f"the clock of {worst} is {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} this machine's"
+    if abs(ahead) < _SKEW_WARN:
+        return [Finding("clocks", "ok", f"{len(told)} workers' clocks are within {_SKEW_WARN:g} s of this machine's")]
+    status = "fail" if abs(ahead) >= _SKEW_FAIL else "warn"
+    return [Finding("clocks", status, found, "synchronize all clocks: chronyd or systemd-timesyncd")]
+
+
+def fingerprints(records: Iterable[WorkerRecord]) -> list[Finding]:
+    """Models that are not the same on all of their workers, which cannot take answers over from each other."""
+    by_model: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for record in records:
+        for model in record.models:
+            by_model[model.name][model.fingerprint].append(record.worker_id)
+    found = [
+        Finding(
+            "models",
+            "warn",
+            f"{name} differs: " + "; ".join(f"{print_} on {', '.join(ids)}" for print_, ids in prints.items()),
+            "the same weights, tokenizer, template and --dtype on all; else an answer ends with its worker",
+        )
+        for name, prints in sorted(by_model.items())
+        if len(prints) > 1
+    ]
+    return found or [Finding("models", "ok", f"each of {len(by_model)} models is the same on all of its workers")]
