@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from mesh.dialects import AUTO, Dialect, choose
+from mesh.engine import tool_prompt
 from mesh.engine.base import Chat, Image, Message, Request, Tool
 from mesh.engine.text import Tokenizer
 from mesh.errors import MeshError, invalid, unsupported
@@ -78,18 +79,25 @@ class ChatRenderer:
     def dialect(self) -> Dialect:
         """How answers mark calls and reasoning."""
         try:
-            text = self._template(None, [{}])
+            return self._dialect(self._template(None, [{}]))
         except MeshError:
-            text = ""
-        return choose(text, *self._parsers)
+            return choose("", *self._parsers)
+
+    def _dialect(self, template: str) -> Dialect:
+        """That of a template; one that presents no tools is given them in words, in a dialect of ours."""
+        found = choose(template, *self._parsers)
+        return found if found.tools or _mentions_tools(template) else replace(found, tools=tool_prompt.DIALECT)
 
     @property
     def supports_tools(self) -> bool:
-        """Whether the template presents tools (capability `tools`)."""
+        """Whether chats may have tools (capability `tools`)."""
         try:
-            return _mentions_tools(self._template(None, [{}]))
+            return self._presents_tools(self._template(None, [{}]))
         except MeshError:
             return False
+
+    def _presents_tools(self, template: str) -> bool:
+        return _mentions_tools(template) or self._dialect(template).tools == tool_prompt.DIALECT
 
     def render(self, chat: Chat) -> list[int]:
         """Token ids of `text(chat)`: the template has written all special tokens itself, none is added.
@@ -112,9 +120,20 @@ class ChatRenderer:
         """
         tools = [_tool(tool) for tool in chat.tools] or None
         template = self._template(chat.chat_template, tools)
-        if tools and not _mentions_tools(template):
+        if tools and not self._presents_tools(template):
             raise unsupported("tools", "'tools' cannot be used: the model's chat template does not present tools")
         self._check(chat)
+        if not tools or _mentions_tools(template):
+            return self._rendered(chat, template, tools)
+        try:
+            text = self._rendered(tool_prompt.in_words(chat, system=True), template, None)
+            if tool_prompt.tool_prompt(chat.tools) in text:
+                return text
+        except MeshError:
+            pass  # it takes no system message; what else it refuses, it refuses again
+        return self._rendered(tool_prompt.in_words(chat, system=False), template, None)
+
+    def _rendered(self, chat: Chat, template: str, tools: list[dict[str, Any]] | None) -> str:
         parts = self._takes_parts(template)
         messages = [_message(message, parts) for message in chat.messages]
         try:

@@ -125,7 +125,8 @@ def test_a_requests_template_that_is_none() -> None:
 
 
 def test_capabilities() -> None:
-    assert (renderer(PLAIN).has_template, renderer(PLAIN).supports_tools) == (True, False)
+    assert (renderer(PLAIN).has_template, renderer(PLAIN).supports_tools) == (True, True)  # in words
+    assert not ChatRenderer(Tokenizer(byte_level()), PLAIN, tool_parser="none").supports_tools
     assert (renderer(TOOLS).has_template, renderer(TOOLS).supports_tools) == (True, True)
     assert (renderer(None).has_template, renderer(None).supports_tools) == (False, False)
 
@@ -181,7 +182,6 @@ def test_what_a_template_cannot_render_is_the_clients_error(
     ("template", "conversation", "param", "sentence"),
     [
         (None, chat(), "messages", "no chat template; use /v1/completions"),
-        (PLAIN, chat(tools=(TOOL,)), "tools", "does not present tools"),
         (PLAIN, chat(Message("user", ("see", IMAGE))), "messages", "holds an image"),
     ],
 )
@@ -247,5 +247,6 @@ def test_the_parsers_come_from_the_template_unless_they_are_named() -> None:
     assert named.dialect == Dialect("none", "mistral")
     assert named.with_template(PLAIN).dialect == Dialect("none", "mistral")
     assert named.facts != ChatRenderer(tokenizer, template).facts
-    assert renderer(PLAIN).dialect == Dialect()
+    assert renderer(PLAIN).dialect == Dialect("hermes"), "tools in words"
+    assert renderer(None).dialect == Dialect()
     assert ChatRenderer(tokenizer).dialect == Dialect()
