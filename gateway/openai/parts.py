@@ -31,12 +31,13 @@ class PartOptions:
 
     @classmethod
     def of(cls, chat: ChatRequest) -> PartOptions:
-        """What a request asks for. An answer that is held to a grammar has neither calls nor reasoning."""
+        """What a request asks for. An answer that is held to a grammar has no calls; workers are told by what is wanted
+        here whether reasoning may come before it."""
         may_call = allowed(chat.tools, chat.tool_choice)
         tools = {each.name: each.parameters or {} for each in may_call.functions}
         return cls(
             tools=tools if tools and may_call.mode != "none" and not chat.is_constrained else None,
-            reasoned=chat.separate_reasoning is not False and not chat.is_constrained,
+            reasoned=chat.separate_reasoning is not False,
             hidden=chat.include_reasoning is False,
             functions=chat.functions is not None,
         )

@@ -1,4 +1,5 @@
-"""Grammars of answers that must hold calls, or whose calls must keep to their schemas, in the way of each dialect.
+"""Grammars of answers that must hold calls, whose calls must keep to their schemas, or that keep to another grammar
+after the reasoning; each in the way of the model's dialect.
 
 The notation is llguidance's: Lark with `%json` for what a schema describes, `<[id]>` for special tokens, and `[lazy]`
 for text that ends with the first occurrence of what follows.
@@ -37,50 +38,30 @@ _BEYOND: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class CallGrammar:
-    """What is asked: calls of `tools` (schema by name; None is any object), at least one if `required`, at most one if
-    `single`. `special` gives the id of a text that is a special token. `prompt_end` is the end of the prompt."""
+_TERMINALS: Final = ("TEXT: /(.|\\n)*/", "GAP: /[ \\n]{0,4}/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReasonedGrammar:
+    """An answer after the reasoning of a model. `special` gives the id of a text that is a special token. `prompt_end`
+    is the end of the prompt."""
 
     dialect: Dialect
-    tools: Mapping[str, Mapping[str, Any] | None]
-    required: bool
-    single: bool
     special: Callable[[str], int | None]
     prompt_end: str
 
-    def lark(self) -> str:
-        """The grammar. Raises unsupported naming what the dialect cannot be held to."""
-        build = _STYLES.get(self.dialect.tools)
-        if build is None:
-            raise unsupported("tool_choice", "'tool_choice' cannot be kept to: how the model writes calls is not known")
-        style = build(self)
-        rules = [*self._start(style), "TEXT: /(.|\\n)*/", "GAP: /[ \\n]{0,4}/", f"call: {style.call}", *style.rules]
-        return "\n".join(rules)
+    def around(self, answer: str) -> str:
+        """The grammar of the whole, with this for the answer; empty if that is the whole."""
+        thought = " ".join(self.thought(rules := list[str]()))
+        if not thought:
+            return ""
+        if self.dialect.reasoning == HARMONY:
+            thought += f' {self.mark(_harmony.CHANNEL)} "final" {self.mark(_harmony.MESSAGE)}'
+        return "\n".join([*rules, f"start: {thought} {answer}", *_TERMINALS])
 
-    def _start(self, style: _Style) -> Iterator[str]:
-        thought = " ".join(self._thought(rules := list[str]()))
-        yield from rules
-        single = self.single or style.between is None
-        # `call` comes after the mark that begins it, and after nothing if there is none.
-        more = "" if single else f" ({style.between or ''} {self.mark(style.begin)} call)*"
-        calls = f"{self.mark(style.begin)} call{more} {style.end}"
-        if self.required:
-            yield f"start: {thought} {calls}"
-        elif not style.begin:
-            yield f"start: {thought} (OTHER | {calls})"
-            yield "OTHER: /[^{\\[](.|\\n)*/"
-        else:
-            yield f"start: {thought} " + ("(TEXT | marked)" if single else "marked* TEXT")
-            if self.special(style.begin) is None:
-                yield f"trigger[lazy]: TEXT {_text(style.begin)}"
-                yield f"marked: trigger call {style.end}"
-            else:
-                yield f"marked: TEXT {self.mark(style.begin)} call {style.end}"
-
-    def _thought(self, rules: list[str]) -> Iterator[str]:
+    def thought(self, rules: list[str]) -> Iterator[str]:
         """What may or must come before: the rest of the reasoning that the prompt has begun, or reasoning."""
-        if self.dialect.tools == self.dialect.reasoning == HARMONY:
+        if self.dialect.reasoning == HARMONY:
             channel, message, end, start = map(
                 self.mark, (_harmony.CHANNEL, _harmony.MESSAGE, _harmony.END, _harmony.START)
             )
@@ -101,6 +82,45 @@ class CallGrammar:
         """A mark of the dialect: a special token, or text; nothing for no mark."""
         token = self.special(text) if text else None
         return f"<[{token}]>" if token is not None else _text(text) if text else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallGrammar(ReasonedGrammar):
+    """What is asked: calls of `tools` (schema by name; None is any object), at least one if `required`, at most one if
+    `single`."""
+
+    tools: Mapping[str, Mapping[str, Any] | None]
+    required: bool
+    single: bool
+
+    def lark(self) -> str:
+        """The grammar. Raises unsupported naming what the dialect cannot be held to."""
+        build = _STYLES.get(self.dialect.tools)
+        if build is None:
+            raise unsupported("tool_choice", "'tool_choice' cannot be kept to: how the model writes calls is not known")
+        style = build(self)
+        rules = [*self._start(style), *_TERMINALS, f"call: {style.call}", *style.rules]
+        return "\n".join(rules)
+
+    def _start(self, style: _Style) -> Iterator[str]:
+        thought = " ".join(self.thought(rules := list[str]()))
+        yield from rules
+        single = self.single or style.between is None
+        # `call` comes after the mark that begins it, and after nothing if there is none.
+        more = "" if single else f" ({style.between or ''} {self.mark(style.begin)} call)*"
+        calls = f"{self.mark(style.begin)} call{more} {style.end}"
+        if self.required:
+            yield f"start: {thought} {calls}"
+        elif not style.begin:
+            yield f"start: {thought} (OTHER | {calls})"
+            yield "OTHER: /[^{\\[](.|\\n)*/"
+        else:
+            yield f"start: {thought} " + ("(TEXT | marked)" if single else "marked* TEXT")
+            if self.special(style.begin) is None:
+                yield f"trigger[lazy]: TEXT {_text(style.begin)}"
+                yield f"marked: trigger call {style.end}"
+            else:
+                yield f"marked: TEXT {self.mark(style.begin)} call {style.end}"
 
     def marks(self, text: str) -> str:
         """A text in which there may be marks of the dialect."""

@@ -161,10 +161,16 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """A grammar for the output. `value`: schema JSON, regex, Lark grammar (of `tools` too), or the tuple of choices."""
+    """A grammar for the output. `value`: schema JSON, regex, Lark grammar (of `tools` too), or the tuple of choices.
+
+    `reasoned`: the model may reason first, in its own way; `around` is then the Lark grammar of the whole output, with
+    `@answer` for what this says, once an engine has found it out.
+    """
 
     kind: Literal["json_object", "json_schema", "regex", "grammar", "choice", "tools"]
     value: str | tuple[str, ...] = ""
+    reasoned: bool = False
+    around: str = ""
 
 
 @dataclass(frozen=True, slots=True)

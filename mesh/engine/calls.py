@@ -1,12 +1,14 @@
-"""What an answer must hold of calls: made into a grammar, or refused by engines that have none."""
+"""What an answer must hold of calls, and what may come before it: made into grammars, or refused by engines that have
+none."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from mesh.dialects import Dialect
-from mesh.dialects.grammar import CallGrammar
+from mesh.dialects.grammar import CallGrammar, ReasonedGrammar
 from mesh.engine.base import Chat, Constraint, Prompt, Request
 from mesh.errors import unsupported
 
@@ -42,7 +44,7 @@ def call_constraint(chat: Chat, dialect: Dialect, tokenizer: MarkedTokenizer, pr
     """
     rule = chat.call_rule
     grammar = CallGrammar(
-        dialect,
+        dialect=dialect,
         tools={
             tool.name: tool.parameters if rule.required or tool.strict else None
             for tool in chat.tools
@@ -51,9 +53,23 @@ def call_constraint(chat: Chat, dialect: Dialect, tokenizer: MarkedTokenizer, pr
         required=rule.required,
         single=rule.single,
         special=tokenizer.special_id,
-        prompt_end=tokenizer.decode(prompt_ids[-_PROMPT_END:], keep_special_tokens=True),
+        prompt_end=_end_of(prompt_ids, tokenizer),
     )
     return Constraint("tools", grammar.lark())
+
+
+def after_reasoning(
+    constraint: Constraint, dialect: Dialect, tokenizer: MarkedTokenizer, prompt_ids: Sequence[int]
+) -> Constraint:
+    """The constraint of a model that may reason first: with the grammar of the whole output, if it reasons at all."""
+    if not constraint.reasoned:
+        return constraint
+    grammar = ReasonedGrammar(dialect=dialect, special=tokenizer.special_id, prompt_end=_end_of(prompt_ids, tokenizer))
+    return replace(constraint, around=grammar.around("@answer"))
+
+
+def _end_of(prompt_ids: Sequence[int], tokenizer: MarkedTokenizer) -> str:
+    return tokenizer.decode(prompt_ids[-_PROMPT_END:], keep_special_tokens=True)
 
 
 def refuse_call_rule(prompt: Prompt) -> None:

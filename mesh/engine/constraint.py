@@ -20,7 +20,7 @@ from llguidance import LLMatcher, LLParserLimits, LLTokenizer, regex_to_lark
 
 from mesh.dialects import Dialect
 from mesh.engine.base import Chat, Constraint
-from mesh.engine.calls import MarkedTokenizer, call_constraint
+from mesh.engine.calls import MarkedTokenizer, after_reasoning, call_constraint
 from mesh.errors import MeshError, invalid, unsupported
 
 MAX_CHARACTERS: Final = 128 * 1024
@@ -107,6 +107,10 @@ class Grammars:
         """The constraint of an answer to a chat that demands something of its calls. Raises unsupported."""
         return call_constraint(chat, dialect, self._tokenizer, prompt_ids)
 
+    def after_reasoning(self, constraint: Constraint, dialect: Dialect, prompt_ids: Sequence[int]) -> Constraint:
+        """The constraint for the whole output of a model that may reason first."""
+        return after_reasoning(constraint, dialect, self._tokenizer, prompt_ids)
+
     def compile(self, constraint: Constraint) -> Matcher:
         """A matcher at the beginning of the grammar.
 
@@ -152,6 +156,8 @@ class _DeepThread:
 
 def _compile(constraint: Constraint, trie: LLTokenizer) -> LLMatcher:
     grammar = _grammar(constraint)
+    if constraint.around:
+        grammar = _placed(grammar, constraint.around)
     matcher = LLMatcher(trie, grammar, log_level=0, limits=_LIMITS)
     # The first mask shows grammars that no text satisfies.
     if not matcher.is_error():
@@ -186,6 +192,14 @@ def _grammar(constraint: Constraint) -> str:
         case "choice":
             # Lark's strings are JSON's.
             return LLMatcher.grammar_from_lark("start: " + " | ".join(map(json.dumps, texts)))
+
+
+def _placed(answer: str, around: str) -> str:
+    """A grammar within another one, which calls it `@answer`."""
+    inner: dict[str, object] = {"lark_grammar": answer}
+    if answer.startswith("{"):  # the notation for several grammars, of which there is one
+        inner = json.loads(answer)["grammars"][0]
+    return json.dumps({"grammars": [{"lark_grammar": around}, {**inner, "name": "answer"}]})
 
 
 def _json_grammar(schema: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
-from mesh.dialects import Dialect
+from mesh.dialects import REASONING, Dialect
+from mesh.dialects.harmony import CHANNEL
 from mesh.engine.base import Chat, Constraint, Request
 from mesh.engine.constraint import Grammars
 from mesh.engine.script import END, VOCAB_SIZE, Script, ScriptCodec, ScriptOfIds
@@ -19,6 +21,7 @@ _BRACE, _QUOTE = b'{"'
 _AFTER_BRACE: Final = (*b"}", *_WAY_OUT)
 _ANY_TEXT: Final = frozenset(b"aZ0 &\xc3\xe4")
 _TEXT_TOKENS: Final = 64
+_HARMONY_BEGIN: Final = f"{CHANNEL}analysis"
 
 
 class ScriptGrammars:
@@ -31,12 +34,23 @@ class ScriptGrammars:
     def constraint(self, request: Request, prompt_ids: list[int]) -> Constraint:
         """What the answer must keep to: the request's constraint, or what it demands of the calls."""
         if request.constraint is not None:
-            return request.constraint
+            return self._grammars.after_reasoning(request.constraint, self._dialect, prompt_ids)
         assert isinstance(request.prompt, Chat), "only chats demand calls"
         return self._grammars.of_calls(request.prompt, self._dialect, prompt_ids)
 
+    def _reasons(self, script: Script) -> bool:
+        style = REASONING.get(self._dialect.reasoning)
+        begin = _HARMONY_BEGIN if style is None else style.begin
+        ids = [script.token(place) for place in range(len(begin))]
+        return ids == list(begin.encode())
+
     def hold(self, script: Script, constraint: Constraint, limit: int) -> Script:
-        """The script under a constraint, of at most `limit` tokens. Raises invalid_request like Grammars.compile."""
+        """The script under a constraint, of at most `limit` tokens. Raises invalid_request like Grammars.compile.
+
+        Only a script that reasons does so before what the constraint says.
+        """
+        if constraint.around and not self._reasons(script):
+            constraint = replace(constraint, around="")
         matcher = self._grammars.compile(constraint)
         ids: list[int] = []
         wanted = map(script.token, range(limit))

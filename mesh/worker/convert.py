@@ -82,7 +82,7 @@ def to_request(wire: pb.GenerateRequest, model: ModelInfo, *, key: int, credit: 
         prompt=prompt,
         sampling=sampling,
         output=replace(_output(wire.output), prompt_end=marked is not None),
-        constraint=_constraint(wire.constraint) if wire.HasField("constraint") else None,
+        constraint=_constraint(wire.constraint, reasoned=marked is not None) if wire.HasField("constraint") else None,
         resume=_resume(wire.resume, sampling.n, model),
         priority=_priority(wire),
         tenant=wire.tenant,
@@ -404,7 +404,11 @@ def _logprobs(param: str, value: int) -> int:
     return value
 
 
-def _constraint(wire: pb.Constraint) -> Constraint:
+def _constraint(wire: pb.Constraint, *, reasoned: bool) -> Constraint:
+    return replace(_grammar(wire), reasoned=reasoned)
+
+
+def _grammar(wire: pb.Constraint) -> Constraint:
     match wire.WhichOneof("kind"):
         case "json_object" if wire.json_object:
             return Constraint("json_object")

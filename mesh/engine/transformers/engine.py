@@ -164,7 +164,7 @@ class TransformersEngine(Engine):
             prompt, pictures = await self._encode(served, request.prompt)
             _check_prompt_logprobs(served, request, len(prompt))
             digests = await self._digests(served, every, pictures.keys if pictures else prompt)
-            matchers = await self._matchers(served, _held_to_calls(served, every, prompt) if held else every)
+            matchers = await self._matchers(served, _held(served, every, prompt, calls=held))
             if request.key not in self._submitting:
                 return  # cancelled meanwhile
         finally:
@@ -441,11 +441,16 @@ def _check_resume(request: Request, limit: int) -> None:
         _check_ids("resume", progress.token_ids, limit)
 
 
-def _held_to_calls(served: Served, request: Request, prompt_ids: Sequence[int]) -> Request:
-    chat = request.prompt
+def _held(served: Served, request: Request, prompt_ids: Sequence[int], *, calls: bool) -> Request:
+    """The request with the constraint that its output keeps to, given the prompt; `calls`: one on these."""
+    chat, dialect = request.prompt, served.info.dialect
+    if not calls:
+        if request.constraint is None or served.grammars is None:
+            return request
+        return replace(request, constraint=served.grammars.after_reasoning(request.constraint, dialect, prompt_ids))
     if served.grammars is None or not isinstance(chat, Chat):
         raise unsupported("tool_choice", "'tool_choice' cannot be kept to: this model's tokenizer takes no grammars")
-    return replace(request, constraint=served.grammars.of_calls(chat, served.info.dialect, prompt_ids))
+    return replace(request, constraint=served.grammars.of_calls(chat, dialect, prompt_ids))
 
 
 def _make_matchers(grammars: Grammars, request: Request, constraint: Constraint) -> dict[int, Matcher]:

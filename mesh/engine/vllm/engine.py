@@ -160,7 +160,12 @@ class VllmEngine(Engine):
         request, stops = with_template_stops(request, side.chat)
         if request.constraint is not None:
             # The grammar alone says when it is complete, and an answer that is has no other token than the end.
-            request = replace(request, sampling=replace(request.sampling, min_tokens=0, ignore_eos=False))
+            # Nor is there any reasoning, so that nobody must look for it.
+            request = replace(
+                request,
+                sampling=replace(request.sampling, min_tokens=0, ignore_eos=False),
+                output=replace(request.output, prompt_end=False),
+            )
         prompt = _encode(side, request)
         if not prompt or not 0 <= min(prompt) <= max(prompt) < info.vocab_size:
             raise invalid("prompt", f"'prompt' must be token ids from 0 to {info.vocab_size - 1}, at least one")
