@@ -97,6 +97,7 @@ class Choice(msgspec.Struct):
     message: AnswerMessage
     logprobs: Logprobs | None
     finish_reason: str
+    token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatAnswer(msgspec.Struct, kw_only=True):
@@ -110,6 +111,7 @@ class ChatAnswer(msgspec.Struct, kw_only=True):
     choices: list[Choice]
     usage: Usage
     prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
+    prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class DeltaFunction(msgspec.Struct, kw_only=True):
@@ -147,6 +149,7 @@ class ChunkChoice(msgspec.Struct):
     delta: Delta
     logprobs: Logprobs | None
     finish_reason: str | None
+    token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class ChatChunk(msgspec.Struct, kw_only=True):
@@ -159,6 +162,7 @@ class ChatChunk(msgspec.Struct, kw_only=True):
     system_fingerprint: str
     choices: list[ChunkChoice]
     usage: Usage | msgspec.UnsetType | None = msgspec.UNSET
+    prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class TextLogprobs(msgspec.Struct):
@@ -179,6 +183,8 @@ class TextChoice(msgspec.Struct):
     logprobs: TextLogprobs | None
     finish_reason: str
     prompt_logprobs: PromptLogprobs | msgspec.UnsetType = msgspec.UNSET
+    token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class CompletionAnswer(msgspec.Struct, kw_only=True):
@@ -200,6 +206,8 @@ class TextChunkChoice(msgspec.Struct):
     text: str
     logprobs: TextLogprobs | None
     finish_reason: str | None
+    token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
+    prompt_token_ids: list[int] | msgspec.UnsetType = msgspec.UNSET
 
 
 class TextChunk(msgspec.Struct, kw_only=True):

@@ -15,7 +15,16 @@ from gateway.openai.chat_schema import CHAT_RANGES, WITHOUT_EFFECT, ChatRequest,
 from gateway.openai.images import ImageLimits, read_images
 from gateway.openai.logprobs import ChatLogprobs
 from gateway.openai.parts import PartOptions
-from gateway.openai.respond import NOTHING_LEFT, StreamTimes, begin, collected, prompt_reader, read_reconnect, streamed
+from gateway.openai.respond import (
+    NOTHING_LEFT,
+    StreamTimes,
+    begin,
+    collected,
+    prompt_reader,
+    read_reconnect,
+    streamed,
+    token_ids,
+)
 from gateway.openai.schema import RANGES, VALUES
 from gateway.openai.stored_chats import Gathering, chat_keeper
 from gateway.openai.translate import to_generate
@@ -83,6 +92,7 @@ def chat_routes(
             *identity,
             logprobs=_logprobs(chat),
             prompt_logprobs=prompt,
+            token_ids=token_ids(exchange, chat, choices),
             options=options,
             reasoning_fields=reasoning_fields,
         )
@@ -96,6 +106,7 @@ def chat_routes(
             include_usage=chat.include_usage,
             running_usage=chat.running_usage,
             logprobs=_logprobs(chat),
+            token_ids=token_ids(exchange, chat, choices),
             ids=ids,
             options=options,
             reasoning_fields=reasoning_fields,

@@ -18,6 +18,7 @@ from gateway.openai.collect import Collector
 from gateway.openai.logprobs import ChatLogprobs
 from gateway.openai.parts import ChoiceReader, PartOptions, choice_readers
 from gateway.openai.sse import usage
+from gateway.openai.token_ids import TokenIds
 from mesh.dialects import Call, Content, Part, Reasoning
 from mesh.v1 import inference_pb2 as pb
 
@@ -55,11 +56,20 @@ class ChatCollector(Collector[ChatLogprobs]):
         *,
         logprobs: Sequence[ChatLogprobs] | None = None,
         prompt_logprobs: Callable[[int], PromptLogprobs] | None = None,
+        token_ids: TokenIds | None = None,
         options: PartOptions,
         reasoning_fields: Sequence[str],
     ) -> None:
         """`reasoning_fields`: the names by which reasoning goes."""
-        super().__init__(answer_id, created, model, choices, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
+        super().__init__(
+            answer_id,
+            created,
+            model,
+            choices,
+            logprobs=logprobs,
+            prompt_logprobs=prompt_logprobs,
+            token_ids=token_ids,
+        )
         self._options = options
         self._reasoning_fields = reasoning_fields
         self._readers: list[ChoiceReader] | None = None
@@ -84,6 +94,7 @@ class ChatCollector(Collector[ChatLogprobs]):
             choices=choices,
             usage=usage(self._counts, sum(reader.reasoning_tokens for reader in self._readers or ())),
             prompt_logprobs=self.prompt_logprobs(0),
+            prompt_token_ids=self.prompt_token_ids(0),
         )
 
     def _choice(self, index: int) -> Choice:
@@ -102,6 +113,7 @@ class ChatCollector(Collector[ChatLogprobs]):
             message=self._message(message, calls),
             logprobs=self._logprobs[index].take() if self._logprobs is not None else None,
             finish_reason=reason,
+            token_ids=self.token_ids(index),
         )
 
     def _message(self, message: _Message, calls: list[AnswerCall]) -> AnswerMessage:

@@ -11,6 +11,7 @@ from gateway.openai.answers import Usage
 from gateway.openai.logprobs import ChatLogprobs
 from gateway.openai.parts import ChoiceReader, PartOptions, choice_readers
 from gateway.openai.sse import AnswerEvents, finish_reason, usage
+from gateway.openai.token_ids import TokenIds
 from gateway.reconnect import EventIds
 from mesh.dialects import Arguments, Call, Content, Part
 from mesh.v1 import inference_pb2 as pb
@@ -40,6 +41,7 @@ class ChatEvents(AnswerEvents):
         include_usage: bool,
         running_usage: bool = False,
         logprobs: Sequence[ChatLogprobs] | None = None,
+        token_ids: TokenIds | None = None,
         ids: EventIds | None = None,
         options: PartOptions,
         reasoning_fields: Sequence[str],
@@ -53,6 +55,7 @@ class ChatEvents(AnswerEvents):
             include_usage=include_usage,
             running_usage=running_usage,
             logprobs=logprobs,
+            token_ids=token_ids,
             ids=ids,
         )
         self._options = options
@@ -71,6 +74,8 @@ class ChatEvents(AnswerEvents):
             return
         if self._logprobs is not None:
             self._logprobs[event.choice].add(event.logprobs)
+        if self._token_ids is not None:
+            self._token_ids.add(event)
         found = self._readers[event.choice].take(event)
         self._note_usage(len(event.token_ids))
         self._tell(event.choice, found, parts)
@@ -83,7 +88,7 @@ class ChatEvents(AnswerEvents):
             reason = reader.finish_reason(reason)
         parts = self._chunk(event.choice, parts)
         parts += (self._heads[event.choice], self.LAST)
-        self._end_with_logprobs(event.choice, reason, parts)
+        self._end_chunk(event.choice, reason, parts)
 
     def _tell(self, choice: int, found: Sequence[Part], parts: list[bytes]) -> None:
         for part in found:
@@ -91,7 +96,7 @@ class ChatEvents(AnswerEvents):
             fields = _encode(self._fields(choice, part))[1:-1]
             chunk = self._chunk(choice, parts, fields)
             chunk += (self._heads[choice], fields)
-            self._end_with_logprobs(choice, None, chunk)
+            self._end_chunk(choice, None, chunk)
 
     def _fields(self, choice: int, part: Part) -> dict[str, Any]:
         if isinstance(part, Content):

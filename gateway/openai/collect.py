@@ -10,6 +10,7 @@ import msgspec
 from gateway.openai.answers import CompletionAnswer, PromptLogprobs, TextChoice
 from gateway.openai.logprobs import CompletionLogprobs, LogprobBuffer
 from gateway.openai.sse import finish_reason, system_fingerprint, usage
+from gateway.openai.token_ids import TokenIds
 from mesh.answer import Event
 from mesh.v1 import inference_pb2 as pb
 
@@ -19,7 +20,8 @@ Buffer = TypeVar("Buffer", bound=LogprobBuffer)
 class Collector(Generic[Buffer]):
     """Gathers the events of one request; subclasses say what the answer looks like.
 
-    `logprobs`, one for each choice, and `prompt_logprobs`, of a choice's prompt, if the client asked for them.
+    `logprobs`, one for each choice, `prompt_logprobs`, of a choice's prompt, and `token_ids`: if the client asked for
+    them.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class Collector(Generic[Buffer]):
         *,
         logprobs: Sequence[Buffer] | None = None,
         prompt_logprobs: Callable[[int], PromptLogprobs] | None = None,
+        token_ids: TokenIds | None = None,
     ) -> None:
         self._id = answer_id
         self._created = created
@@ -39,6 +42,7 @@ class Collector(Generic[Buffer]):
         self._texts: list[list[str]] = [[] for _ in range(choices)]
         self._logprobs = logprobs
         self._prompt_logprobs = prompt_logprobs
+        self._token_ids = token_ids
         self._reasons = ["stop"] * choices
         self._counts: pb.Usage | None = None
 
@@ -47,6 +51,8 @@ class Collector(Generic[Buffer]):
         for event in events:
             if isinstance(event, pb.Delta):
                 self._take(event)
+                if self._token_ids is not None:
+                    self._token_ids.add(event)
                 if self._logprobs is not None:
                     self._logprobs[event.choice].add(event.logprobs)
             elif isinstance(event, pb.Started):
@@ -67,6 +73,14 @@ class Collector(Generic[Buffer]):
         """Those of a choice's prompt, for the answer."""
         return msgspec.UNSET if self._prompt_logprobs is None else self._prompt_logprobs(choice)
 
+    def token_ids(self, choice: int) -> list[int] | msgspec.UnsetType:
+        """Those of a choice, for the answer."""
+        return msgspec.UNSET if self._token_ids is None else self._token_ids.take(choice)
+
+    def prompt_token_ids(self, choice: int) -> list[int] | msgspec.UnsetType:
+        """Those of a choice's prompt, for the answer."""
+        return msgspec.UNSET if self._token_ids is None else self._token_ids.prompt(choice)
+
 
 class CompletionCollector(Collector[CompletionLogprobs]):
     """Gathers a text completion."""
@@ -81,6 +95,8 @@ class CompletionCollector(Collector[CompletionLogprobs]):
                 logprobs=self._logprobs[index].take() if self._logprobs is not None else None,
                 finish_reason=self._reasons[index],
                 prompt_logprobs=self.prompt_logprobs(index),
+                token_ids=self.token_ids(index),
+                prompt_token_ids=self.prompt_token_ids(index),
             )
             for index, texts in enumerate(self._texts)
         ]

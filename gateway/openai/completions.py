@@ -21,6 +21,7 @@ from gateway.openai.respond import (
     prompt_reader,
     read_reconnect,
     streamed,
+    token_ids,
 )
 from gateway.openai.schema import RANGES, VALUES
 from gateway.openai.sse import CompletionEvents
@@ -62,18 +63,20 @@ def completion_routes(dispatch: Dispatch, times: StreamTimes) -> Blueprint:
         work = begin(exchange, dispatch, body, wires, reconnect)
         identity = (reconnect.identity.name("cmpl"), reconnect.identity.created, body.model, choices)
         logprobs = _logprobs(body, exchange, choices)
+        told = token_ids(exchange, body, choices)
         if body.stream:
             chunks = CompletionEvents(
                 *identity,
                 include_usage=body.include_usage,
                 running_usage=body.running_usage,
                 logprobs=logprobs,
+                token_ids=told,
                 ids=ids,
             )
             return await streamed(exchange, work, chunks, times)
         generation, first = await work
         prompt = prompt_reader(exchange, body.prompt_logprobs)
-        collector = CompletionCollector(*identity, logprobs=logprobs, prompt_logprobs=prompt)
+        collector = CompletionCollector(*identity, logprobs=logprobs, prompt_logprobs=prompt, token_ids=told)
         return await collected(exchange, generation, first, collector)
 
     return routes

@@ -17,6 +17,7 @@ from gateway.openai.answers import PromptLogprobs
 from gateway.openai.keep_alive import COMMENT, KeepAlive
 from gateway.openai.logprobs import prompt_logprobs, with_top
 from gateway.openai.schema import GenerationRequest
+from gateway.openai.token_ids import TokenIds
 from gateway.openai.ways import claim_of, follow, note_model, way_of
 from gateway.reconnect import EventIds, Reconnect
 from gateway.routing.dispatch import Dispatch
@@ -130,11 +131,23 @@ def _note_return(dispatch: Dispatch, generation: Generation | GenerationGroup) -
     log.info("client came back", extra=kv(model=model, kept=kept))
 
 
-def entries_of_prompt(exchange: Exchange, choice: int, top: int) -> list[pb.TokenLogprob]:
-    """The log probabilities of a choice's prompt, once its generation has begun."""
+def _prompt_of(exchange: Exchange, choice: int) -> pb.Started:
+    """What is known of a choice's prompt, once its generation has begun."""
     generation = exchange.generation
     assert isinstance(generation, Generation | GenerationGroup)
-    return with_top(generation.prompt_logprobs(choice), top)
+    return generation.started_of(choice)
+
+
+def entries_of_prompt(exchange: Exchange, choice: int, top: int) -> list[pb.TokenLogprob]:
+    """The log probabilities of a choice's prompt, once its generation has begun."""
+    return with_top(_prompt_of(exchange, choice).prompt_logprobs, top)
+
+
+def token_ids(exchange: Exchange, body: GenerationRequest, choices: int) -> TokenIds | None:
+    """Those of an answer and its prompts, if the client asked for them."""
+    if not body.return_token_ids:
+        return None
+    return TokenIds(choices, lambda choice: list(_prompt_of(exchange, choice).prompt_token_ids))
 
 
 def prompt_reader(exchange: Exchange, top: int | None) -> Callable[[int], PromptLogprobs] | None:

@@ -15,6 +15,7 @@ import msgspec
 from gateway.errors import ErrorAnswer
 from gateway.openai.answers import CompletionTokensDetails, PromptTokensDetails, Usage
 from gateway.openai.logprobs import LogprobBuffer
+from gateway.openai.token_ids import TokenIds
 from gateway.reconnect import EventIds
 from mesh.answer import Event
 from mesh.v1 import inference_pb2 as pb
@@ -30,7 +31,8 @@ class AnswerEvents:
     """Renders one answer; subclasses say what a chunk looks like.
 
     `include_usage` and `running_usage`: as `include_usage` and `continuous_usage_stats` of `stream_options`;
-    `logprobs`: one for each choice, if the client asked for them; `ids`: if it wants to be able to reconnect.
+    `logprobs` (one for each choice) and `token_ids`: if the client asked for them; `ids`: if it wants to be able to
+    reconnect.
     """
 
     KIND: ClassVar[bytes]
@@ -41,6 +43,8 @@ class AnswerEvents:
     FIRST: ClassVar[bytes]
     LAST: ClassVar[bytes]
     CLOSE: ClassVar[bytes]
+    # Whether the token ids of its prompt are the choice's own, and not the chunk's.
+    OWN_PROMPT: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -52,6 +56,7 @@ class AnswerEvents:
         include_usage: bool,
         running_usage: bool = False,
         logprobs: Sequence[LogprobBuffer] | None = None,
+        token_ids: TokenIds | None = None,
         ids: EventIds | None = None,
     ) -> None:
         self.ids = ids
@@ -67,8 +72,10 @@ class AnswerEvents:
         self._tail = b',"usage":null}\n\n' if include_usage else b"}\n\n"
         self._text_end = self.CLOSE + b',"logprobs":null,"finish_reason":null}]' + self._tail
         self._running = pb.Usage() if running_usage else None
-        # Log probabilities, also of tokens whose text is held back.
+        # Also of tokens whose text is held back.
         self._logprobs = logprobs
+        self._token_ids = token_ids
+        self._text_alone = logprobs is None and token_ids is None
 
     def render(self, events: Sequence[Event]) -> bytes:
         """The bytes of these events, to be sent at once; may be empty."""
@@ -107,13 +114,16 @@ class AnswerEvents:
         if self._first:
             for choice, head in enumerate(self._heads):
                 chunk = self._chunk(choice, parts)
-                chunk += (head, self._first, self._text_end)
+                chunk += (head, self._first)
+                self._end_chunk(choice, None, chunk)
 
     def _delta(self, event: pb.Delta, parts: list[bytes]) -> None:
         text = event.text
         choice = event.choice
         if self._logprobs is not None:
             self._logprobs[choice].add(event.logprobs)
+        if self._token_ids is not None:
+            self._token_ids.add(event)
         if self._running is not None:
             self._note_usage(len(event.token_ids))
         if not text:
@@ -121,21 +131,28 @@ class AnswerEvents:
         encoded = _encode(text)
         if self.ids is not None:
             parts = self._chunk(choice, parts, encoded)
-        if self._logprobs is None:
+        if self._text_alone:
             parts += (self._text_heads[choice], encoded, self._text_end)
         else:
             parts += (self._text_heads[choice], encoded)
-            self._end_with_logprobs(choice, None, parts)
+            self._end_chunk(choice, None, parts)
 
     def _choice_finished(self, event: pb.ChoiceFinished, parts: list[bytes]) -> None:
         parts = self._chunk(event.choice, parts)
         parts += (self._heads[event.choice], self.LAST)
-        self._end_with_logprobs(event.choice, finish_reason(event.reason), parts)
+        self._end_chunk(event.choice, finish_reason(event.reason), parts)
 
-    def _end_with_logprobs(self, choice: int, reason: str | None, parts: list[bytes]) -> None:
+    def _end_chunk(self, choice: int, reason: str | None, parts: list[bytes]) -> None:
+        """What comes behind the text of a choice."""
         waiting = self._logprobs[choice] if self._logprobs is not None else None
         logprobs = _encode(waiting.take()) if waiting else b"null"
-        parts += (self.CLOSE, b',"logprobs":', logprobs, b',"finish_reason":', _encode(reason), b"}]", self._tail)
+        parts += (self.CLOSE, b',"logprobs":', logprobs, b',"finish_reason":', _encode(reason))
+        prompt = b""
+        if self._token_ids is not None:
+            own, prompt = self._token_ids.fields(choice)
+            parts.append(own)
+        parts += (prompt, b"}]") if self.OWN_PROMPT else (b"}]", prompt)
+        parts.append(self._tail)
 
     def _finished(self, event: pb.Finished, parts: list[bytes]) -> None:
         if self._include_usage:
@@ -173,6 +190,7 @@ class CompletionEvents(AnswerEvents):
     FIRST = b""
     LAST = b'"text":""'
     CLOSE = b""
+    OWN_PROMPT = True
 
 
 def finish_reason(reason: pb.FinishReason) -> str:

@@ -103,16 +103,18 @@ accordingly:
   it in the content. Its tokens are counted in `usage.completion_tokens_details.reasoning_tokens`, those of its
   marks too.
 - Log probabilities are those of all tokens, marks and reasoning included.
-- With `response_format` or `structured_outputs` the whole answer is what they say: it has no calls and no
-  reasoning.
+- With `response_format` or `structured_outputs` the content is what they say, and there are no calls. A model that
+  reasons does so before, as it always does, and the schema or grammar begins behind its reasoning; with
+  `separate_reasoning: false` the whole answer is what they say. vLLM's engine has no reasoning before.
 - `tool_choice` that demands a call, `parallel_tool_calls: false` and functions with `strict: true` are kept to by a
   grammar, which the default engine has; other engines refuse them. The format of gpt-oss is held to `tool_choice`
   alone; those of GLM and of Qwen's coders to arguments of one type each, strings without patterns or lengths.
 - `functions` and `function_call`, the form before tools, are presented as tools and answered as `function_call`, one
   call at a time as with `parallel_tool_calls: false`; messages of that form are taken as well.
 - `tool_choice` of type `allowed_tools` shows the model the allowed tools alone.
-- A template that presents no tools refuses `tools`; one that does not read them refuses `reasoning_effort` and
-  variables of `chat_template_kwargs`. Templates with a switch (`enable_thinking`, `thinking`) are given it: off for
+- A template that has no place for tools is given them in words, in the system message (`mesh-worker --tool-parser none`:
+  `tools` is refused then). One that does not read them refuses `reasoning_effort` and variables of
+  `chat_template_kwargs`. Templates with a switch (`enable_thinking`, `thinking`) are given it: off for
   the efforts none and minimal, on for the others.
 """
 

@@ -12,6 +12,7 @@ _REFUSALS: Mapping[pb.Capability, tuple[str, str]] = {
     pb.CAPABILITY_COMPLETION: ("model", "does not complete text"),
     pb.CAPABILITY_CHAT: ("messages", "has no chat template: it does not answer conversations"),
     pb.CAPABILITY_EMBED: ("model", "does not embed"),
+    pb.CAPABILITY_RESUME: ("return_token_ids", "tells no token ids"),
     pb.CAPABILITY_LOGPROBS: ("logprobs", "tells no log probabilities"),
     pb.CAPABILITY_CONSTRAINT: ("constraint", "cannot be held to a schema or grammar"),
     pb.CAPABILITY_VISION: ("messages", "cannot see, and 'messages' holds an image"),
@@ -44,6 +45,8 @@ def needs(request: pb.GenerateRequest) -> frozenset[pb.Capability]:
         found.add(pb.CAPABILITY_LOGPROBS)
     if request.output.HasField("prompt_logprobs"):
         found.add(pb.CAPABILITY_PROMPT_LOGPROBS)
+    if request.output.prompt_token_ids:
+        found.add(pb.CAPABILITY_RESUME)  # which takes those of the answer
     return frozenset(found)
 
 

@@ -137,9 +137,10 @@ class Generation:
         """The tag of the worker that keeps it for a client that may come back, if one does."""
         return self._stream.session.tag if self._stream is not None and self._stream.kept else NOWHERE
 
-    def prompt_logprobs(self, choice: int) -> Sequence[pb.TokenLogprob]:
-        """Those of the prompt of a choice, when they were asked for; it must have started."""
-        return self.started.prompt_logprobs if self.started is not None else ()
+    def started_of(self, choice: int) -> pb.Started:
+        """The facts about the prompt of a choice, which must have started."""
+        assert self.started is not None
+        return self.started
 
     async def next(self) -> list[Event]:
         """The next events, at least one. The first is Started, the last Finished. Raises MeshError when all is lost."""

@@ -81,9 +81,9 @@ class GenerationGroup:
         """As `Generation.kept_at`: several are not kept."""
         return NOWHERE
 
-    def prompt_logprobs(self, choice: int) -> Sequence[pb.TokenLogprob]:
-        """As `Generation.prompt_logprobs`."""
-        return self._members[choice // self._choices].prompt_logprobs(0)
+    def started_of(self, choice: int) -> pb.Started:
+        """As `Generation.started_of`."""
+        return self._members[choice // self._choices].started_of(0)
 
     async def next(self) -> list[Event]:
         """The next events, at least one, of whichever members have some. Raises MeshError when one member has failed:

@@ -81,6 +81,8 @@ class Row:
             if self.request.output.HasField("prompt_logprobs") and not self.request.HasField("resume"):
                 for place, character in enumerate(self.request.text):
                     started.prompt_logprobs.add(token_id=place, logprob=-place, token=character.encode())
+            if self.request.output.prompt_token_ids:
+                started.prompt_token_ids.extend(range(PROMPT_TOKENS))
             events.append(pb.StreamEvent(stream_id=self.id, started=started))
         for choice, tokens in enumerate(self.tokens):
             if not self.finished[choice]:

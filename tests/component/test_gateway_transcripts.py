@@ -85,9 +85,15 @@ CHAT = {
     "usage in every chunk": Shape({"stream_options": {"include_usage": True, "continuous_usage_stats": True}}),
     "two choices": Shape({"n": 2, "max_tokens": 2}),
     "log probabilities": Shape({"logprobs": True, "top_logprobs": 0, "max_tokens": 2}),
+    "token ids": Shape({"return_token_ids": True, "max_tokens": 4}),
+    "token ids of reasoning and a call": Shape({"return_token_ids": True, "tools": [TOOL]}, THOUGHT_AND_CALL),
     "JSON by a schema": Shape(
         {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA}}},
         ('{"sea":', ' "blue"', "}"),
+    ),
+    "JSON by a schema after reasoning": Shape(
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": SCHEMA}}},
+        (*THINKS[:4], '{"sea":', ' "blue"', "}"),
     ),
     "a message that is continued": Shape(
         {
@@ -105,6 +111,7 @@ COMPLETIONS = {
     "usage at the end": Shape({"prompt": "hi", **USAGE}),
     "echo": Shape({"prompt": "hi", "echo": True, "max_tokens": 2}),
     "echo with log probabilities": Shape({"prompt": "hi", "echo": True, "logprobs": 0, "max_tokens": 2}),
+    "token ids": Shape({"prompt": "hi", "n": 1, "max_tokens": 2, "return_token_ids": True}),
     "two prompts": Shape({"prompt": ["hi", "ho"], "max_tokens": 1, **USAGE}),
     "two choices": Shape({"prompt": "hi", "n": 2, "max_tokens": 1}),
     "an error after the first byte": Shape({"prompt": "hi"}, alter=breaks(2)),
@@ -178,6 +185,8 @@ async def test_streams_are_byte_for_byte_as_they_were(api: str) -> None:
 DRILLS = [
     ("chat", "usage in every chunk"),
     ("chat", "log probabilities"),
+    ("chat", "token ids of reasoning and a call"),
+    ("chat", "JSON by a schema after reasoning"),
     ("completions", "echo with log probabilities"),
     ("responses", "reasoning and a call"),
     ("messages", "thinking and a text"),

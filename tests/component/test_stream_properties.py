@@ -116,7 +116,7 @@ _chats = _bodies(
     _texts.map(_told),
     _chat_kinds,
     st.fixed_dictionaries(_seed, optional={**_common, **_shown}),
-    _of([{}, {"logprobs": True}, {"logprobs": True, "top_logprobs": 2}]),
+    _of([{}, {"logprobs": True}, {"logprobs": True, "top_logprobs": 2}, {"return_token_ids": True}]),
 )
 _completions = _bodies(
     "prompt",
@@ -124,6 +124,7 @@ _completions = _bodies(
     st.one_of(
         st.fixed_dictionaries(_seed, optional={**_common, "echo": st.booleans()}),
         st.fixed_dictionaries(_seed, optional={**_common, "logprobs": st.integers(0, 3)}),
+        st.fixed_dictionaries(_seed, optional={**_common, "return_token_ids": st.booleans()}),
     ),
 )
 _responses = _bodies(
@@ -211,6 +212,8 @@ def choices_of(events: list[Any], part: str) -> list[Body]:
             choice[part] = _grown(choice[part], told[part])
             choice["logprobs"] = _grown(choice["logprobs"], told["logprobs"])
             choice["finish_reason"] = told["finish_reason"]
+            for ids in {"token_ids", "prompt_token_ids"} & told.keys():
+                choice[ids] = _grown(choice.get(ids), told[ids])
     return [found[index] for index in sorted(found)]
 
 
