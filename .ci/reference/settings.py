@@ -13,6 +13,7 @@ from benchmarks.mt_bench import config as mtbench
 from gateway.config import GatewayConfig
 from mesh.cli import ctl
 from mesh.cli.chat.config import ChatConfig
+from mesh.cli.doctor.command import DoctorConfig
 from mesh.cli.templates import TemplatesConfig
 from mesh.cli.up.config_check import CheckConfig
 from mesh.cli.up.down import DownConfig
@@ -45,6 +46,7 @@ ALONE: Sequence[Command] = [
     ("mesh status", StatusConfig, "MESH_STATUS_"),
     ("mesh down", DownConfig, "MESH_DOWN_"),
     ("mesh config check", CheckConfig, "MESH_CONFIG_"),
+    ("mesh doctor", DoctorConfig, "MESH_DOCTOR_"),
     ("mesh chat", ChatConfig, "MESH_CHAT_"),
     ("mesh-gateway", GatewayConfig, "MESH_GATEWAY_"),
     ("mesh-worker", WorkerConfig, "MESH_WORKER_"),
