@@ -95,3 +95,32 @@ def test_a_command_that_there_is_not_is_found(line: str) -> None:
     [*_, words] = commands(f"```sh\n{line}\n```\n")
     with pytest.raises((AssertionError, argparse.ArgumentError, ConfigError)):
         parse(words)
+
+
+def flags_of(command: str) -> set[str]:
+    """All flags that a command takes, those that switch something off among them."""
+    kind, prefix = COMMANDS[command]
+    parser = argparse.ArgumentParser(add_help=False)
+    add_options(parser, kind, prefix)
+    return {flag for action in parser._actions for flag in action.option_strings}  # pyright: ignore[reportPrivateUsage]
+
+
+def test_the_guide_for_those_who_come_from_fastchat_names_what_there_is() -> None:
+    """In each section, flags of the last column are of the command that `Here:` names; whole commands are parsed."""
+    here, shown = "", 0
+    for line in (ROOT / "docs/migration.md").read_text().splitlines():
+        if line.startswith("## "):
+            here = ""
+        elif line.startswith("Here: "):
+            here = line.removeprefix("Here: ").strip("`")
+        ours = line.rstrip(" |").rpartition(" | ")[2] if line.startswith("|") else line
+        for code in re.findall(r"`([^`]+)`", ours):
+            words = shlex.split(code)
+            if words[0] in PROGRAMS and len(words) > 1 and not line.startswith("Here: "):
+                parse(words)
+                shown += 1
+            elif words[0].startswith("--"):
+                assert here, f"{line}: of which command?"
+                assert words[0] in flags_of(here), line
+                shown += 1
+    assert shown > 80
