@@ -30,6 +30,10 @@ class Screen:
         # What it says when it ends stays to be seen.
         script = f"{command}; echo $? > {shlex.quote(str(self._ended))}; exec sleep 60"
         self._tmux("-f", os.devnull, "new-session", "-d", "-s", _SESSION, *size, *assigned, "-c", str(ROOT), script)
+        # All that is written goes there as well: looking at the size of a file costs less than asking tmux.
+        self._written = folder / "written"
+        self._written.write_bytes(b"")
+        self._tmux("pipe-pane", "-t", _SESSION, f"cat >> {shlex.quote(str(self._written))}")
 
     def __enter__(self) -> Self:
         return self
@@ -58,8 +62,14 @@ class Screen:
     def wait_for(self, *texts: str, within: float = 20.0) -> str:
         """Wait until all texts are there; returns all that is."""
 
+        looked_at = -1
+        seen = ""
+
         def check() -> str:
-            seen = self.seen()
+            nonlocal looked_at, seen
+            size = self._written.stat().st_size
+            if size != looked_at:
+                looked_at, seen = size, self.seen()
             missing = [text for text in texts if text not in seen]
             assert not missing, f"{missing} not in\n{seen}"
             return seen

@@ -1,4 +1,5 @@
-"""`mesh chat` in a terminal, as a person uses it: the demonstration model, and a scripted one that writes Markdown."""
+"""`mesh chat` in a terminal, as a person uses it: with the demonstration models in its own process, and through a
+gateway with a scripted one that writes Markdown."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from mesh.demo import model_path
 from tests.e2e.screen import Screen
 from tests.harness import Mesh, wait_until
 
-DEMO = "mesh-demo"
+DEMO, WRITER = "mesh-demo-mini", "writer"
 WRITTEN = """<think>First the list.</think>## Steps
 
 1. **Wash** it.
@@ -30,14 +31,8 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     folder = tmp_path_factory.mktemp("chat")
     script = folder / "script.txt"
     script.write_text(WRITTEN)
-    demo = ("--model-path", str(model_path(DEMO)), "--threads", "1")
-    scripted = ("--engine", "scripted", "--model-name", "writer", "--script-text", str(script))
-    with Mesh(folder, workers=0, worker_args=(), model=DEMO) as mesh:
-        mesh.start_worker(*demo)
-        mesh.start_worker(*scripted, "--reasoning-parser", "think")
-        for worker in mesh.workers:
-            worker.wait_ready()
-        mesh.wait_listed(2)
+    args = ("--engine", "scripted", "--model-name", WRITER, "--script-text", str(script), "--reasoning-parser", "think")
+    with Mesh(folder, worker_args=(*args, "--script-step-ms", "0.5"), model=WRITER) as mesh:
         yield mesh
 
 
@@ -45,9 +40,10 @@ def chat(mesh: Mesh, folder: Path, *argv: str) -> Screen:
     return Screen(folder, "chat", "--url", mesh.gateway.url, *argv)
 
 
-def test_a_conversation_with_its_commands(mesh: Mesh, tmp_path: Path) -> None:
-    with chat(mesh, tmp_path, "--style", "simple", "--model", DEMO, "--set", "seed=1") as screen:
-        screen.wait_for(f"{DEMO} at {mesh.gateway.url}", "/help lists commands", "\n>")
+def test_a_conversation_in_one_process_with_its_commands(mesh: Mesh, tmp_path: Path) -> None:
+    model = f"--model-path={model_path(DEMO)}"
+    with Screen(tmp_path, "chat", model, "--threads=1", "--style=simple", "--set=seed=1") as screen:
+        screen.wait_for(f"{DEMO} at this process", "/help lists commands", "\n>")
         screen.type("Hello!")
         screen.press("M-Enter")
         screen.enter("What can\\")
@@ -75,28 +71,34 @@ def test_a_conversation_with_its_commands(mesh: Mesh, tmp_path: Path) -> None:
         screen.press("Tab")
         screen.wait_for("> /model\n")
         screen.press("Space")
-        screen.type("wr")
-        screen.wait_for("> /model wr\n            writer")  # the menu
+        screen.type("mesh-demo-")
+        screen.wait_for("> /model mesh-demo-\n")
+        screen.wait_for(" mesh-demo-mini ")  # the menu
         screen.press("Tab")
-        screen.wait_for("> /model writer")
+        screen.wait_for("> /model mesh-demo-mini")
         screen.press("Enter")
-        screen.wait_for("writer answers from now on.")
+        screen.wait_for(f"{DEMO} answers from now on.")
+        screen.enter("/set ignore_eos true")
+        screen.enter("Tell me a story about a fox.")
+        wait_until(lambda: " a " in screen.seen().partition("fox.\n")[2])  # of the answer
+        screen.press("C-c")
+        screen.wait_for("[stopped]")
         screen.press("C-d")
         assert screen.wait_exit() == 0
     saved = json.loads((tmp_path / "talk.json").read_text())
     assert (saved["model"], saved["seed"], saved["temperature"]) == (DEMO, 1, 0)
     assert saved["messages"][0] == {"role": "user", "content": "Hello!\nWhat can\nyou do?"}
     with mesh.openai() as client:  # the file is a request as it stands
-        answered = client.post("/chat/completions", body=saved, cast_to=dict[str, object])
+        answered = client.post("/chat/completions", body={**saved, "model": WRITER}, cast_to=dict[str, object])
         assert answered["object"] == "chat.completion"
 
 
 def test_ctrl_c_ends_the_answer_and_not_the_program(mesh: Mesh, tmp_path: Path) -> None:
     before = mesh.workers[0].stats().streams_cancelled
-    with chat(mesh, tmp_path, "--model", DEMO, "--set", "ignore_eos=true") as screen:
+    with chat(mesh, tmp_path) as screen:
         screen.wait_for("/help lists commands", "\n>")
         screen.enter("Tell me a story about a fox.")
-        wait_until(lambda: mesh.workers[0].stats().load.running == 1)
+        screen.wait_for("Steps")
         screen.press("C-c")
         screen.wait_for("[stopped]")
         # The hang-up has reached the engine.
@@ -110,7 +112,7 @@ def test_ctrl_c_ends_the_answer_and_not_the_program(mesh: Mesh, tmp_path: Path) 
 
 
 def test_markdown_is_drawn_and_scrolls(mesh: Mesh, tmp_path: Path) -> None:
-    with chat(mesh, tmp_path, "--model", "writer") as screen:
+    with chat(mesh, tmp_path, "--model", WRITER) as screen:
         screen.wait_for("/help lists commands", "\n>")
         screen.enter("How?")
         seen = screen.wait_for("Item 40 of a list", "tokens")
@@ -126,12 +128,15 @@ def test_markdown_is_drawn_and_scrolls(mesh: Mesh, tmp_path: Path) -> None:
 
 
 def test_what_was_typed_is_there_the_next_time(mesh: Mesh, tmp_path: Path) -> None:
-    for turn in range(2):
-        with chat(mesh, tmp_path, "--style", "simple", "--model", DEMO) as screen:
-            screen.wait_for("/help lists commands", "\n>")
-            if turn == 0:
-                screen.enter("/set top_p 0.5")
-                screen.wait_for("top_p = 0.5")
-            else:
-                screen.press("Up")
-                screen.wait_for("> /set top_p 0.5")
+    state = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    folders = tmp_path / "first", tmp_path / "second"
+    for folder in folders:
+        folder.mkdir()
+    with Screen(folders[0], "chat", "--url", mesh.gateway.url, env=state) as screen:
+        screen.wait_for("/help lists commands", "\n>")
+        screen.enter("/set top_p 0.5")
+        screen.wait_for("top_p = 0.5")
+    with Screen(folders[1], "chat", "--url", mesh.gateway.url, env=state) as screen:
+        screen.wait_for("/help lists commands", "\n>")
+        screen.press("Up")
+        screen.wait_for("> /set top_p 0.5")

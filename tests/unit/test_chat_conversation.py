@@ -54,6 +54,7 @@ def test_exchanges_are_removed_by_number_and_from_the_end():
     with pytest.raises(MeshError, match="exchanges 1 to 1, no 2"):
         conversation.remove(2)
     conversation.remove(1)
+    assert conversation.exchanges == []
     with pytest.raises(MeshError, match="nothing to remove"):
         conversation.remove()
 

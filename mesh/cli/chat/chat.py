@@ -17,12 +17,19 @@ from mesh.errors import MeshError
 class Chat:
     """Asks and keeps what was said. `images` are parts that go with the next message."""
 
-    def __init__(self, endpoint: Endpoint, display: Display, model: str, conversation: Conversation) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        display: Display,
+        model: str,
+        conversation: Conversation,
+        parameters: dict[str, Value],
+    ) -> None:
         self.endpoint = endpoint
         self.display = display
         self.model = model
         self.conversation = conversation
-        self.parameters: dict[str, Value] = {}
+        self.parameters = parameters
         self.images: list[dict[str, Any]] = []
         self.statistics = Statistics()
         self.stopped = False  # whether Ctrl-C ended the last answer

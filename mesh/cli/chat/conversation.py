@@ -37,7 +37,7 @@ class Conversation:
     def exchanges(self) -> list[Sequence[Message]]:
         """The messages by exchange; what stands before the first message of the user is in none."""
         starts = self._starts()
-        return [self.messages[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
+        return [self.messages[start:end] for start, end in zip(starts, [*starts, None][1:], strict=True)]
 
     def reset(self) -> None:
         """Forget everything but the system message."""

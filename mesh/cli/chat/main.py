@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import signal
@@ -19,8 +20,8 @@ from mesh.cli.chat.keyboard import no_echo
 from mesh.cli.chat.parameters import Value
 from mesh.cli.chat.parameters import parse as parse_parameter
 from mesh.cli.client import GatewayClient
-from mesh.config import fail, parse
-from mesh.errors import MeshError, invalid
+from mesh.config import ConfigError, fail, parse
+from mesh.errors import MeshError
 
 _PROG = "mesh chat"
 _INTERRUPTED = 128 + signal.SIGINT
@@ -28,27 +29,35 @@ _INTERRUPTED = 128 + signal.SIGINT
 
 def main(argv: Sequence[str]) -> int:
     """Run `mesh chat`; returns the exit code: 1 if an answer failed, 130 if the only one was stopped."""
-    config = parse(ChatConfig, prog=_PROG, env_prefix="MESH_CHAT_", argv=argv)
     try:
-        chat = _connect(config)
+        config = parse(ChatConfig, prog=_PROG, env_prefix="MESH_CHAT_", argv=argv)
+        parameters = _parameters(config)
+        endpoint = _endpoint(config)
+    except ConfigError as error:
+        fail(_PROG, str(error))
     except MeshError as error:
         fail(_PROG, error.message)
-    try:
+    except KeyboardInterrupt:  # during the load
+        return _INTERRUPTED
+    with contextlib.closing(endpoint):
+        chat = Chat(endpoint, _display(config.style), _model(config, endpoint), Conversation(config.system), parameters)
         if config.message:
             return _answer_once(chat, _message(config.message))
         if sys.stdin.isatty():
             return _converse(chat)
         return _answer_lines(chat, structured=config.style == "programmatic")
-    finally:
-        chat.endpoint.close()
 
 
-def _connect(config: ChatConfig) -> Chat:
-    parameters = _parameters(config)
-    endpoint = GatewayClient(config.url, config.api_key)
-    chat = Chat(endpoint, _display(config.style), _model(config, endpoint), Conversation(config.system))
-    chat.parameters = parameters
-    return chat
+def _endpoint(config: ChatConfig) -> Endpoint:
+    """The gateway, or a model in this process, loaded. Raises ConfigError and MeshError."""
+    if not config.model_path:
+        return GatewayClient(config.url, config.api_key)
+    from mesh.cli.answering.local import local_endpoint
+    from mesh.worker.engines import make_engine
+
+    if sys.stderr.isatty():
+        print(f"loading {', '.join(config.model_path)} …", file=sys.stderr, flush=True)
+    return local_endpoint(make_engine(config.worker()))
 
 
 def _parameters(config: ChatConfig) -> dict[str, Value]:
@@ -61,15 +70,17 @@ def _parameters(config: ChatConfig) -> dict[str, Value]:
 
 
 def _model(config: ChatConfig, endpoint: Endpoint) -> str:
-    """The model that is wanted. Raises MeshError if it is not served, or none is."""
+    """The model that is wanted, if it is served, or else the end."""
     try:
         models = endpoint.models()
     except ConnectionError as error:
         fail(_PROG, f"no gateway answers at {config.url} ({error}); start one with `mesh up`")
+    except MeshError as error:
+        fail(_PROG, error.message)
     if config.model is None and not models:
         fail(_PROG, f"the gateway at {config.url} has no model yet: start a worker, or wait until it has loaded")
     if config.model is not None and config.model not in models:
-        raise invalid("model", f"model '{config.model}' is not served; there are: {', '.join(models) or 'none'}")
+        fail(_PROG, f"model '{config.model}' is not served; there are: {', '.join(models) or 'none'}")
     return config.model or models[0]
 
 
