@@ -38,6 +38,12 @@ ends the command with exit code 2 and names the closest one that there is. `COMM
 All commands read two variables more: `MESH_LOG` (`text` or `json`; by default text at a terminal and JSON elsewhere)
 and `MESH_LOG_LEVEL` (`DEBUG`, `INFO`, `WARNING`, `ERROR`; by default `INFO`).
 """
+# Not listed one by one: to ask for them is to import torch.
+TRAIN = """## mesh train
+
+Settings are those of transformers' Trainer and some of our own, as flags, as `MESH_TRAIN_...` or in a recipe.
+`mesh train sft --help` lists the usual ones, `--help-all` all of them.
+"""
 Command = tuple[str, type[Any], str]
 """What is typed, its settings, the beginning of its variables."""
 
@@ -68,7 +74,7 @@ def page() -> str:
         lines += _command("##", *command)
     for family in FAMILIES:
         lines += _family(*family)
-    return "\n".join(lines).rstrip()
+    return "\n".join([*lines, TRAIN]).rstrip()
 
 
 def _family(name: str, commands: dict[str, type[Any]], prefix: str) -> Iterator[str]:
