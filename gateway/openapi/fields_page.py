@@ -112,8 +112,8 @@ accordingly:
 - `functions` and `function_call`, the form before tools, are presented as tools and answered as `function_call`, one
   call at a time as with `parallel_tool_calls: false`; messages of that form are taken as well.
 - `tool_choice` of type `allowed_tools` shows the model the allowed tools alone.
-- A template that has no place for tools is given them in words, in the system message (`mesh-worker --tool-parser none`:
-  `tools` is refused then). One that does not read them refuses `reasoning_effort` and variables of
+- A template that has no place for tools is given them in words, in the system message (`tools` is refused then with
+  `mesh-worker --tool-parser none`). One that does not read them refuses `reasoning_effort` and variables of
   `chat_template_kwargs`. Templates with a switch (`enable_thinking`, `thinking`) are given it: off for
   the efforts none and minimal, on for the others.
 """
