@@ -91,7 +91,7 @@ def stream_times(config: GatewayConfig) -> StreamTimes:
 
 def response_options(config: GatewayConfig) -> ResponseOptions:
     """The part of the settings that responses need."""
-    return ResponseOptions(image_limits(config), config.hosted_tools == "ignore", stream_times(config))
+    return ResponseOptions(image_limits(config), config.hosted_tools, stream_times(config))
 
 
 def make_balancer(config: GatewayConfig, metrics: GatewayMetrics) -> Balancer:
@@ -159,7 +159,7 @@ def create_app(
     )
     for routes in (stored_chat_routes, conversation_routes, conversation_item_routes):
         app.register_blueprint(routes(store))
-    background = BackgroundResponses(store, dispatch, exchanges, ignore_hosted=config.hosted_tools == "ignore")
+    background = BackgroundResponses(store, dispatch, exchanges, hosted=config.hosted_tools)
     app.register_blueprint(response_routes(dispatch, store, background, response_options(config)))
     app.register_blueprint(stored_response_routes(store, background, keep_alive=config.stream_keep_alive))
     app.register_blueprint(completion_routes(dispatch, stream_times(config)))

@@ -178,10 +178,11 @@ class GatewayConfig:
         low=0.5,
     )
 
-    hosted_tools: Literal["refuse", "ignore"] = option(
-        "refuse",
-        "What becomes of tools of /v1/responses that OpenAI runs itself, such as web_search: the request is refused, "
-        "or they are left out; Codex sends one always.",
+    hosted_tools: Literal["refuse", "ignore-search", "ignore"] = option(
+        "ignore-search",
+        "What becomes of tools of /v1/responses that OpenAI runs itself: ignore leaves them out, and a header "
+        "(x-mesh-tools-left-out) says so; ignore-search does with web_search alone, which Codex always offers, and the "
+        "request is refused for others; refuse, for all.",
     )
 
     image_urls: bool = option(True, "Fetch images that chats name by http or https URL; data URLs are always taken.")

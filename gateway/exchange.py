@@ -167,6 +167,9 @@ class Exchange:
         self.inside: Inside | None = scope.get(INSIDE_KEY)  # None if it came from a client
         self.priority = self.inside.priority if self.inside is not None else 0  # lower is served earlier
         self.deadline: float | None = None  # when the answer is of no use any more, by the event loop's clock
+        self.left_out: set[str] = (
+            set()
+        )  # kinds of tools that the model is not offered, although the client asked for them
         self.cache_scope = ""  # who shares its cached prefixes; everybody if empty
         self.permit: Permit | None = None  # None without keys
         self.streamed = False
@@ -203,13 +206,16 @@ class Exchange:
     @property
     def headers(self) -> dict[str, str]:
         """What every answer has: the id of its request, and the milliseconds until its headers were ready. One to a
-        name that stands for models also tells which of them it is from, and which it should be from and why not."""
+        name that stands for models also tells which of them it is from, and which it should be from and why not; one to a request
+        with tools that were not offered to the model names their kinds."""
         milliseconds = round((time.monotonic() - self.began_at) * 1000)
         own = {"request-id": self.request_id} if self.anthropic else {}
         if self.alias:
             own["x-mesh-model"] = quote(self.model, _IN_HEADER)
         if self.detour is not None:
             own["x-mesh-fallback"] = f"{quote(self.detour.instead_of, _IN_HEADER)}; {self.detour.why}"
+        if self.left_out:
+            own["x-mesh-tools-left-out"] = ", ".join(quote(kind) for kind in sorted(self.left_out))
         return {"x-request-id": self.request_id, "openai-processing-ms": str(milliseconds), **own}
 
     def failed(self, error: Exception) -> errors.ErrorAnswer:

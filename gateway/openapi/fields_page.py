@@ -50,14 +50,14 @@ below on tools and reasoning holds here too.
 - Items that are taken: messages (with `input_text`, `input_image`; `output_text` and `refusal` of the assistant),
   `function_call`, `function_call_output`, `reasoning`, `item_reference`. A function in a `namespace` is shown to the
   model as `NAMESPACE__NAME` and comes back with its `namespace`.
-- Tools that OpenAI runs itself (`web_search`, `file_search`, `computer_use_preview`, `code_interpreter`, `mcp`, ...)
-  are refused by their place in `tools`. `mesh-gateway --hosted-tools ignore` leaves them out instead.
-- Codex speaks this API. It sends `web_search` unless its `config.toml` says otherwise, and needs a model whose calls
-  the worker can read (`--tool-parser`):
+- Tools that OpenAI runs itself (`file_search`, `computer_use_preview`, `code_interpreter`, `mcp`, ...) are refused by
+  their place in `tools`, but for `web_search`, which clients offer by default and models need not use: it is left out,
+  the header `x-mesh-tools-left-out` names it, and `tools` of the response does not. `mesh-gateway --hosted-tools refuse`
+  or `ignore` treats all alike. A `tool_choice` that demands one of them is refused.
+- Codex speaks this API. It needs a model whose calls the worker can read (`--tool-parser`):
 
       model = "MODEL"
       model_provider = "mesh"
-      web_search = "disabled"
 
       [model_providers.mesh]
       name = "mesh"
@@ -112,8 +112,8 @@ accordingly:
 - `functions` and `function_call`, the form before tools, are presented as tools and answered as `function_call`, one
   call at a time as with `parallel_tool_calls: false`; messages of that form are taken as well.
 - `tool_choice` of type `allowed_tools` shows the model the allowed tools alone.
-- A template that has no place for tools is given them in words, in the system message (`tools` is refused then with
-  `mesh-worker --tool-parser none`). One that does not read them refuses `reasoning_effort` and variables of
+- A template that has no place for tools is given them in words, in the system message (with `mesh-worker --tool-parser
+  none` it refuses `tools`). One that does not read them refuses `reasoning_effort` and variables of
   `chat_template_kwargs`. Templates with a switch (`enable_thinking`, `thinking`) are given it: off for
   the efforts none and minimal, on for the others.
 """

@@ -260,7 +260,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x:"}]}]}, "input[0].content[0]"),
     ({"max_output_tokens": 15}, "max_output_tokens"),
     ({"temperature": 3}, "temperature"),
-    ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+    ({"tools": [{"type": "code_interpreter"}]}, "tools[0].type"),
     ({"tools": [{"type": "function"}]}, "tools[0].name"),
     ({"tools": [{"type": "function", "name": "a b"}]}, "tools[0].name"),
     ({"tools": [{"type": "function", "name": "a", "x": 1}]}, "tools[0].x"),
@@ -308,6 +308,24 @@ async def test_namespaces_are_shown_flat_and_hosted_tools_left_out_where_that_is
         await create(gateway, [back], previous_response_id=answer.id, tools=[space])
     assert [tool.name for tool in worker.starts[-1].request.chat.tools] == ["ns__f"]
     assert worker.starts[-1].request.chat.messages[1].tool_calls[0].name == "ns__f"
+
+
+async def test_searches_of_the_web_are_left_out_and_named_and_other_hosted_tools_refused() -> None:
+    worker = talker()
+    search = {"type": "web_search_preview", "search_context_size": "low"}
+    async with serving(worker) as gateway:
+        raw = await gateway.http.post("/v1/responses", json=ask(tools=[search, WEATHER], tool_choice="auto"))
+        assert raw.headers["x-mesh-tools-left-out"] == "web_search_preview"
+        assert [tool["type"] for tool in raw.json()["tools"]] == ["function"]
+        assert "x-mesh-tools-left-out" not in (await gateway.http.post("/v1/responses", json=ask())).headers
+        demanded = await gateway.http.post("/v1/responses", json=ask(tools=[search], tool_choice="required"))
+        assert demanded.json()["error"]["param"] == "tool_choice"
+        other = await gateway.http.post("/v1/responses", json=ask(tools=[{"type": "file_search"}]))
+        assert other.json()["error"]["param"] == "tools[0].type"
+    async with serving(talker(), hosted_tools="refuse") as gateway:
+        refused = await gateway.http.post("/v1/responses", json=ask(tools=[search]))
+        assert refused.json()["error"]["param"] == "tools[0].type"
+    assert [tool.name for tool in worker.starts[0].request.chat.tools] == [WEATHER["name"]]
 
 
 async def test_without_a_store_nothing_is_kept_and_answers_come_nevertheless() -> None:

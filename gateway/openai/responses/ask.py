@@ -16,7 +16,7 @@ from gateway.openai.responses.answer import ResponseBody
 from gateway.openai.responses.events import ResponseEvents
 from gateway.openai.responses.items import Item, kept
 from gateway.openai.responses.schema import ENCRYPTED, ResponseQuestion, ResponseRequest
-from gateway.openai.responses.tools import Toolbox
+from gateway.openai.responses.tools import HostedTools, Toolbox
 from gateway.openai.responses.translate import Origins, Talk, checked, to_chat
 from gateway.reconnect import EventIds
 from gateway.store.shapes import Entry, Kept
@@ -46,9 +46,9 @@ class Asked:
             return await read_images(self.chat, limits) if self.chat.has_images else {}
 
 
-async def ask(question: ResponseQuestion, tenant: str, store: Store, *, ignore_hosted: bool) -> Asked:
+async def ask(question: ResponseQuestion, tenant: str, store: Store, *, hosted: HostedTools) -> Asked:
     """Look up and check what a request asks for. Raises MeshError with the request's own names of fields."""
-    toolbox = Toolbox(question.tools, ignore_hosted=ignore_hosted)
+    toolbox = Toolbox(question.tools, hosted=hosted)
     origins = Origins()
     for index, place in enumerate(toolbox.places):
         origins.names[f"tools[{index}].function"] = origins.names[f"tools[{index}]"] = place

@@ -25,7 +25,7 @@ from gateway.openai.responses.answer import ResponseBody
 from gateway.openai.responses.ask import entry, events_of
 from gateway.openai.responses.events import ResponseEvents
 from gateway.openai.responses.schema import parse_response
-from gateway.openai.responses.tools import Toolbox
+from gateway.openai.responses.tools import HostedTools, Toolbox
 from gateway.openai.responses.translate import to_chat
 from gateway.openai.ways import claim_of, follow, way_of
 from gateway.reconnect import Identity, Reconnect
@@ -58,11 +58,11 @@ _TAKEOVERS: Final = 3
 class BackgroundResponses:
     """`run` until cancelled. Owns the tasks of those that run here."""
 
-    def __init__(self, store: Store, dispatch: Dispatch, exchanges: Exchanges, *, ignore_hosted: bool) -> None:
+    def __init__(self, store: Store, dispatch: Dispatch, exchanges: Exchanges, *, hosted: HostedTools) -> None:
         self._store = store
         self._dispatch = dispatch
         self._exchanges = exchanges
-        self._ignore_hosted = ignore_hosted
+        self._hosted: HostedTools = hosted
         self._group: asyncio.TaskGroup | None = None
 
     async def run(self) -> None:
@@ -113,7 +113,7 @@ class BackgroundResponses:
 
     async def _make(self, exchange: Exchange, job: Job) -> None:
         request = parse_response(job.request)
-        toolbox = Toolbox(request.tools, ignore_hosted=self._ignore_hosted)
+        toolbox = Toolbox(request.tools, hosted=self._hosted)
         body = msgspec.json.decode(job.body, type=ResponseBody)
         body.status, body.output = "queued", []
         chat = to_chat(request, toolbox, [])

@@ -25,6 +25,7 @@ from gateway.openai.responses.schema import (
     parse_question,
     parse_response,
 )
+from gateway.openai.responses.tools import HostedTools
 from gateway.openai.schema import RANGES
 from gateway.openai.translate import to_generate
 from gateway.openai.ways import ask_model, note_model
@@ -88,10 +89,10 @@ COUNT_INPUT: Final = Operation(
 
 @dataclass(frozen=True, slots=True)
 class ResponseOptions:
-    """`images`: limits of images; `ignore_hosted`: leave out tools that cannot be run; `times` of streams."""
+    """`images`: limits of images; `hosted`: what becomes of tools that cannot be run; `times` of streams."""
 
     images: ImageLimits
-    ignore_hosted: bool
+    hosted: HostedTools
     times: StreamTimes
 
 
@@ -125,7 +126,7 @@ def response_routes(
         exchange = current()
         question = parse_question(await read_json())
         exchange.check_model(question.model)
-        asked = await ask(question, exchange.tenant, store, ignore_hosted=options.ignore_hosted)
+        asked = await ask(question, exchange.tenant, store, hosted=options.hosted)
         if asked.chat.has_images:
             raise unsupported("input", "'input' holds an image, of which only a model knows the tokens")
         wire = pb.TokenizeRequest(model=question.model, chat=to_generate(asked.chat, "").chat)
@@ -155,7 +156,8 @@ async def _made(exchange: Exchange, body: bytes, dispatch: Dispatch, store: Stor
     keeps = asking.store if asking.store is not None else store.keeps or bool(asking.background)
     if keeps:
         await store.open()  # rather an error now than after the answer
-    asked = await ask(asking, exchange.tenant, store, ignore_hosted=options.ignore_hosted)
+    asked = await ask(asking, exchange.tenant, store, hosted=options.hosted)
+    exchange.left_out = asked.toolbox.left_out
     if asked.chat.has_images:
         dispatch.check_can(asking.model, _SIGHT)  # before any is fetched
     images = await asked.images(options.images)

@@ -12,7 +12,11 @@ from gateway.openai import tools as chat
 from gateway.openai.schema import converted
 from mesh.errors import unsupported
 
+# What becomes of tools that OpenAI runs itself: all are refused, searches of the web are left out, or all are.
+HostedTools = Literal["refuse", "ignore-search", "ignore"]
+
 _BETWEEN: Final = "__"
+_SEARCH: Final = "web_search"  # with the names of its versions behind it
 
 
 class FunctionTool(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -57,15 +61,16 @@ class ResponseChoice(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=T
 
 
 class Toolbox:
-    """The tools of one request: `functions` as chats have them, each with the place (`tools[0]`) that it came from, and
-    `shown`, as the response repeats them."""
+    """The tools of one request: `functions` as chats have them, each with the place (`tools[0]`) that it came from;
+    `shown`, as the response repeats them; and `left_out`, the kinds of those that the model is not offered."""
 
-    def __init__(self, tools: Sequence[dict[str, Any]] | None, *, ignore_hosted: bool = False) -> None:
-        """`ignore_hosted` leaves out what cannot be run here instead of raising unsupported."""
+    def __init__(self, tools: Sequence[dict[str, Any]] | None, *, hosted: HostedTools = "refuse") -> None:
+        """`hosted`: what becomes of tools that cannot be run here; refused is raising unsupported."""
         self.functions: list[chat.Tool] = []
         self.places: list[str] = []
         self.shown: list[dict[str, Any]] = []
-        self._ignore_hosted = ignore_hosted
+        self.left_out: set[str] = set()
+        self._hosted = hosted
         self._names: dict[str, tuple[str, str]] = {}
         for index, tool in enumerate(tools or ()):
             where = f"tools[{index}]"
@@ -87,11 +92,12 @@ class Toolbox:
 
     def _add(self, where: str, given: dict[str, Any], namespace: str) -> list[dict[str, Any]]:
         """Take a function. Returns it as the response repeats it: strict only if the client has said so."""
-        kind = given.get("type")
+        kind = str(given.get("type"))[:64]
         if kind != "function":
-            if self._ignore_hosted:
+            if self._hosted == "ignore" or (self._hosted == "ignore-search" and kind.startswith(_SEARCH)):
+                self.left_out.add(kind)
                 return []
-            text = f"'{where}.type' is '{str(kind)[:64]}', a tool that this gateway cannot run: it takes function and"
+            text = f"'{where}.type' is '{kind}', a tool that this gateway cannot run: it takes function and"
             raise unsupported(f"{where}.type", f"{text} namespace, or leaves others out with --hosted-tools ignore")
         tool = converted(FunctionTool, given, where)
         name = joined(namespace, tool.name)

@@ -11,7 +11,6 @@ from typing import Any
 CONFIG = f"""
 model = "echo"
 model_provider = "mesh"
-web_search = "disabled"
 check_for_update_on_startup = false
 analytics.enabled = false
 features.plugins = false
