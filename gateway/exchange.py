@@ -167,9 +167,7 @@ class Exchange:
         self.inside: Inside | None = scope.get(INSIDE_KEY)  # None if it came from a client
         self.priority = self.inside.priority if self.inside is not None else 0  # lower is served earlier
         self.deadline: float | None = None  # when the answer is of no use any more, by the event loop's clock
-        self.left_out: set[str] = (
-            set()
-        )  # kinds of tools that the model is not offered, although the client asked for them
+        self.left_out: set[str] = set()  # kinds of tools of the request that the model is not offered
         self.cache_scope = ""  # who shares its cached prefixes; everybody if empty
         self.permit: Permit | None = None  # None without keys
         self.streamed = False
@@ -206,8 +204,8 @@ class Exchange:
     @property
     def headers(self) -> dict[str, str]:
         """What every answer has: the id of its request, and the milliseconds until its headers were ready. One to a
-        name that stands for models also tells which of them it is from, and which it should be from and why not; one to a request
-        with tools that were not offered to the model names their kinds."""
+        name that stands for models also tells which of them it is from, and which it should be from and why not; one
+        to a request with tools that were not offered to the model names their kinds."""
         milliseconds = round((time.monotonic() - self.began_at) * 1000)
         own = {"request-id": self.request_id} if self.anthropic else {}
         if self.alias:

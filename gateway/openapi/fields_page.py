@@ -52,8 +52,8 @@ below on tools and reasoning holds here too.
   model as `NAMESPACE__NAME` and comes back with its `namespace`.
 - Tools that OpenAI runs itself (`file_search`, `computer_use_preview`, `code_interpreter`, `mcp`, ...) are refused by
   their place in `tools`, but for `web_search`, which clients offer by default and models need not use: it is left out,
-  the header `x-mesh-tools-left-out` names it, and `tools` of the response does not. `mesh-gateway --hosted-tools refuse`
-  or `ignore` treats all alike. A `tool_choice` that demands one of them is refused.
+  the header `x-mesh-tools-left-out` names it, and `tools` of the response does not. With `mesh-gateway --hosted-tools
+  refuse` or `ignore` all are treated alike. A `tool_choice` that demands one of them is refused.
 - Codex speaks this API. It needs a model whose calls the worker can read (`--tool-parser`):
 
       model = "MODEL"
