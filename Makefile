@@ -54,6 +54,11 @@ test: protos ## Run the unit, component and model tests
 e2e: protos ## Run the tests of the commands as a person runs them
 	$(PY) -m pytest $(PARALLEL) 3 tests/e2e $(ARGS)
 
+# Two sites side by side: the tests wait for silence to be noticed.
+.PHONY: test-netns
+test-netns: protos ## Cut links and power of hosts that are network namespaces; needs root, else it is skipped
+	$(PY) -m pytest --numprocesses 2 tests/netns $(ARGS)
+
 .PHONY: e2e-clients
 e2e-clients: protos .venv-clients/.installed .venv-clients-openai2/.installed tests/clients/node/node_modules/.installed ## Run other people's clients, unmodified, against a live mesh; the first time installs 1.7 GB
 	$(PY) -m pytest tests/clients $(ARGS)

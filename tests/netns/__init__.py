@@ -1,0 +1,1 @@
+"""Several hosts: network namespaces with an address each, whose links are cut and which lose their power."""
