@@ -175,6 +175,7 @@ class Directory:
 
     def _update(self, entry: Entry, record: WorkerRecord) -> None:
         before, entry.models = entry.models, {model.name: model for model in record.models}
+        drained = entry.record.state == WORKER_STATE_DRAINING
         entry.session.models = entry.models
         entry.record = record
         entry.vanished_at = None
@@ -185,6 +186,8 @@ class Directory:
         self._touch(entry)
         if record.state == WORKER_STATE_DRAINING:
             entry.session.stop_routing()
+        elif drained:
+            entry.session.resume_routing()
 
     def _vanished(self, entry: Entry) -> None:
         if entry.record.state == WORKER_STATE_DRAINING or entry.session.draining or not self._grace:

@@ -255,6 +255,13 @@ class Session:
             self._nudge_all()
             self._on_change()
 
+    def resume_routing(self) -> None:
+        """The worker takes streams again: its drain was called off."""
+        if self.draining and not self.retired:
+            self.draining = False
+            log.info("worker takes streams again", extra=self._facts())
+            self._on_change()
+
     def retire(self) -> None:
         """Take no more streams, for good."""
         self.retired = True
@@ -363,6 +370,8 @@ class Session:
             self._on_change()
         if message.draining and not self.draining:
             self.stop_routing()
+        elif message.undrained:
+            self.resume_routing()
         if message.HasField("load"):
             self._on_load(self)
 

@@ -47,6 +47,11 @@ class DrainConfig(StatsConfig):
 
 
 @dataclass(frozen=True)
+class UndrainConfig(StatsConfig):
+    """Have a worker that drains take requests again, unless it was asked to end."""
+
+
+@dataclass(frozen=True)
 class AdaptersConfig(StatsConfig):
     """List the LoRA adapters of a worker."""
 
@@ -94,6 +99,11 @@ async def _drain(config: DrainConfig) -> None:
     print(f"{config.worker} drains; live streams: {answer.live_streams}")
 
 
+async def _undrain(config: UndrainConfig) -> None:
+    answer = await _ask(config, lambda admin: admin.Undrain(admin_pb2.UndrainRequest(), timeout=_LIMIT))
+    print(f"{config.worker} takes requests again; live streams: {answer.live_streams}")
+
+
 async def _list_adapters(config: AdaptersConfig) -> None:
     answer = await _ask(config, lambda admin: admin.ListAdapters(admin_pb2.ListAdaptersRequest(), timeout=_LIMIT))
     table = Table(box=None, header_style="bold")
@@ -126,6 +136,7 @@ COMMANDS: Final[dict[str, tuple[type[EtcdFlags], Callable[[Any], Coroutine[Any, 
     "workers": (RegistryConfig, _workers),
     "stats": (StatsConfig, _stats),
     "drain": (DrainConfig, _drain),
+    "undrain": (UndrainConfig, _undrain),
     "top": (TopConfig, top),
     "adapters list": (AdaptersConfig, _list_adapters),
     "adapters load": (LoadAdapterConfig, _load_adapter),

@@ -196,6 +196,8 @@ class Session:
             self.draining = True
             for stream in self._streams.values():
                 stream.nudge()
+        elif message.undrained:
+            self.draining = False
 
     def _watch(self) -> None:
         """Look whether the worker is silent, some times per heartbeat."""

@@ -24,7 +24,7 @@ from mesh.registry.endpoint import ThreadedEndpoint
 from mesh.registry.errors import EtcdError
 from mesh.registry.options import EtcdOptions
 from mesh.registry.records import WORKERS_PREFIX, decode, encode, key_for, supersedes
-from mesh.v1.registry_pb2 import WorkerRecord, WorkerState
+from mesh.v1.registry_pb2 import WorkerRecord
 
 log = logging.getLogger(__name__)
 
@@ -94,12 +94,6 @@ class Announcer:
     def wait_registered(self, timeout: float) -> bool:
         """Wait until etcd has confirmed the record for the first time; False after `timeout` seconds without."""
         return self._first_time.wait(timeout)
-
-    def set_state(self, state: WorkerState) -> None:
-        """Change the state in the record; it is written at once."""
-        with self._lock:
-            self._record.state = state
-        self._soon(self._wake.set)
 
     def update(self, record: WorkerRecord) -> None:
         """Replace the record; it is written at once. Raises MeshError if it is another worker's."""

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class AdminServicer(pb_grpc.AdminServiceServicer):
     """Drains, counts, and sees to the adapters.
 
-    `drain` is called with whether the process shall end once it is empty, `on_models` when other models are served.
+    `drain` is called with whether the process shall end once it is empty, `undrain` to call that off, `on_models` when
+    other models are served.
     """
 
     def __init__(
@@ -31,19 +32,27 @@ class AdminServicer(pb_grpc.AdminServiceServicer):
         streams: Streams,
         identity: Identity,
         inference: InferenceServicer,
+        *,
         drain: Callable[[bool], Awaitable[None]],
+        undrain: Callable[[], Awaitable[None]],
         on_models: Callable[[], None],
     ) -> None:
         self._streams = streams
         self._identity = identity
         self._inference = inference
         self._drain = drain
+        self._undrain = undrain
         self._on_models = on_models
 
     async def Drain(self, request: pb.DrainRequest, context: Context) -> pb.DrainResponse:
         """See admin.proto."""
         await self._drain(request.stop)
         return pb.DrainResponse(live_streams=len(self._streams))
+
+    async def Undrain(self, request: pb.UndrainRequest, context: Context) -> pb.UndrainResponse:
+        """See admin.proto."""
+        await guard(context, self._undrain())
+        return pb.UndrainResponse(live_streams=len(self._streams))
 
     async def GetStats(self, request: pb.GetStatsRequest, context: Context) -> pb.GetStatsResponse:
         """See admin.proto."""

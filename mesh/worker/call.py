@@ -82,3 +82,6 @@ class Call:
 
     def drain(self) -> None:
         """A plain call has no way to say so; it runs to its end."""
+
+    def undrain(self) -> None:
+        """See `drain`."""

@@ -42,6 +42,9 @@ class _Nobody:
     def drain(self) -> None:
         """See `add`."""
 
+    def undrain(self) -> None:
+        """See `add`."""
+
 
 _NOBODY = _Nobody()
 

@@ -58,10 +58,11 @@ async def run(config: WorkerConfig, engine: Engine | None = None) -> int:
         if config.metrics:
             stack.enter_context(_metrics(config, server))
         await _load(server)
-        announcer = stack.enter_context(_announced(config, server, address)) if config.register else None
+        if config.register:
+            stack.enter_context(_announced(config, server, address))
         models = ", ".join(model.name for model in server.engine.models)
         log.info("worker is ready", extra=kv(worker=server.identity.worker_id, address=address, models=models))
-        return await _serve_or_break(config, server, announcer)
+        return await _serve_or_break(config, server)
 
 
 async def _load(server: WorkerServer) -> None:
@@ -71,10 +72,10 @@ async def _load(server: WorkerServer) -> None:
     log.info("engine is loaded", extra=kv(seconds=round(time.monotonic() - began, 2)))
 
 
-async def _serve_or_break(config: WorkerConfig, server: WorkerServer, announcer: Announcer | None) -> int:
+async def _serve_or_break(config: WorkerConfig, server: WorkerServer) -> int:
     """Serve to the end. Without an engine a worker only draws requests to their failure, so it ends."""
     broken = asyncio.create_task(server.engine.wait_broken())
-    serving = asyncio.create_task(_serve(config, server, announcer))
+    serving = asyncio.create_task(_serve(config, server))
     try:
         await asyncio.wait({broken, serving}, return_when=asyncio.FIRST_COMPLETED)
         if not broken.done():
@@ -89,21 +90,13 @@ async def _serve_or_break(config: WorkerConfig, server: WorkerServer, announcer:
         await asyncio.wait({broken, serving})
 
 
-async def _serve(config: WorkerConfig, server: WorkerServer, announcer: Announcer | None) -> None:
+async def _serve(config: WorkerConfig, server: WorkerServer) -> None:
     """Until the worker is asked to end and its streams are gone, or the time for that is over."""
-    async with asyncio.TaskGroup() as group:
-        group.create_task(_announce_drain(server, announcer))
-        await server.stopping.wait()
-        await server.drain()
-        log.info("draining", extra=kv(streams=len(server.streams), limit=config.drain_timeout))
-        if not await server.wait_empty(config.drain_timeout):
-            log.warning("streams are left at the end of the drain", extra=kv(streams=len(server.streams)))
-
-
-async def _announce_drain(server: WorkerServer, announcer: Announcer | None) -> None:
-    await server.drained.wait()
-    if announcer is not None:
-        announcer.set_state(registry_pb2.WORKER_STATE_DRAINING)
+    await server.stopping.wait()
+    await server.drain()
+    log.info("draining", extra=kv(streams=len(server.streams), limit=config.drain_timeout))
+    if not await server.wait_empty(config.drain_timeout):
+        log.warning("streams are left at the end of the drain", extra=kv(streams=len(server.streams)))
 
 
 def _asked_to_stop(server: WorkerServer) -> None:
@@ -159,13 +152,13 @@ def _metrics(config: WorkerConfig, server: WorkerServer) -> Generator[None]:
 
 
 @contextmanager
-def _announced(config: WorkerConfig, server: WorkerServer, address: str) -> Generator[Announcer]:
+def _announced(config: WorkerConfig, server: WorkerServer, address: str) -> Generator[None]:
     announcer = Announcer(config.etcd_options(), make_record(config, server, address), ttl=config.ttl)
     server.metrics.registered.set_function(lambda: announcer.registered)
-    server.on_models = lambda: announcer.update(make_record(config, server, address))
+    server.on_change = lambda: announcer.update(make_record(config, server, address))
     announcer.start()
     try:
-        yield announcer
+        yield
     finally:
         announcer.stop()
 

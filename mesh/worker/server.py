@@ -36,8 +36,8 @@ _GRACE = 1.0
 class WorkerServer:
     """Serves an engine. `bind`, then `start` (which loads), then `drain`, then `stop`.
 
-    `drained` is set as soon as a drain has begun, `stopping` when the process is asked to end. `on_models` is called
-    when other models are served than before.
+    `stopping` is set when the process is asked to end. `on_change` is called when other models are served than before,
+    when a drain begins, and when one is called off.
     """
 
     def __init__(
@@ -54,10 +54,9 @@ class WorkerServer:
         self.identity = identity
         self.metrics = metrics or WorkerMetrics()
         self.streams = Streams(engine, self.metrics, spans)
-        self.drained = asyncio.Event()
         self.stopping = asyncio.Event()
         self.serving = False
-        self.on_models: Callable[[], None] = lambda: None
+        self.on_change: Callable[[], None] = lambda: None
         self._tls = tls
         self._health = HealthServicer()
         self._calls = wire.Calls()
@@ -82,10 +81,18 @@ class WorkerServer:
         With `stop` whoever runs the process is asked, by `stopping`, to end it once the streams are gone.
         """
         self.streams.drain()
-        self.drained.set()
+        self.on_change()
         if stop:
             self.stopping.set()
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def undrain(self) -> None:
+        """Take streams again. Raises MeshError once the process is asked to end."""
+        if self.stopping.is_set():
+            raise MeshError(ErrorKind.DRAINING, "this worker was asked to end: its drain cannot be called off")
+        self.streams.undrain()
+        self.on_change()
+        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
 
     async def break_down(self) -> None:
         """The engine is no more: take nothing new, tell everybody, and let what is live go on elsewhere."""
@@ -110,7 +117,12 @@ class WorkerServer:
     def _add_services(self) -> None:
         inference = InferenceServicer(self.streams, self.identity, self.metrics)
         admin = AdminServicer(
-            self.streams, self.identity, inference, lambda stop: self.drain(stop=stop), lambda: self.on_models()
+            self.streams,
+            self.identity,
+            inference,
+            drain=lambda stop: self.drain(stop=stop),
+            undrain=self.undrain,
+            on_models=lambda: self.on_change(),
         )
         self.metrics.sessions.set_function(lambda: len(inference.sessions))
         inference_pb2_grpc.add_InferenceServiceServicer_to_server(inference, self._server)

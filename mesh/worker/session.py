@@ -202,7 +202,14 @@ class Session:
 
     def drain(self) -> None:
         """Say at once that the worker drains; every later message repeats it."""
-        self._message().draining = True
+        message = self._message()
+        message.draining, message.undrained = True, False
+        self._wake.set()
+
+    def undrain(self) -> None:
+        """Say at once that the worker takes streams again."""
+        message = self._message()
+        message.draining, message.undrained = False, True
         self._wake.set()
 
     def _message(self) -> pb.SessionResponse:

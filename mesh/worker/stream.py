@@ -31,6 +31,10 @@ class Sink(Protocol):
         """Tell the client, if there is a way to, that the worker takes no more streams."""
         ...
 
+    def undrain(self) -> None:
+        """Tell it that the worker takes streams again."""
+        ...
+
 
 class Kept:
     """What a stream needs to outlive its client: all its events, under a key that the client's next gateway knows.

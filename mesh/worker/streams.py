@@ -210,6 +210,12 @@ class Streams:
         for sink in self._sinks:
             sink.drain()
 
+    def undrain(self) -> None:
+        """Take new streams again, and say so to everybody."""
+        self.draining = False
+        for sink in self._sinks:
+            sink.undrain()
+
     def fail_all(self, error: MeshError) -> None:
         """End every live stream with an error."""
         for stream in list(self._live.values()):

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mesh.cli.child import command
+from mesh.v1 import registry_pb2
 from mesh.version import version
 from tests.harness import ROOT, Mesh, free_port, wait_until
 
@@ -224,6 +225,11 @@ def test_ctl_drains(mesh: Mesh):
     assert done.returncode == 0, done.stderr
     assert done.stdout == "to-drain drains; live streams: 0\n"
     wait_until(lambda: "draining" in run("ctl", "workers", "--etcd", mesh.gateway.etcd).stdout)
+    wait_until(lambda: mesh.gateway.metric("mesh_gateway_workers", state="draining") == 1)
+    done = run("ctl", "undrain", "to-drain", "--etcd", mesh.gateway.etcd)
+    assert (done.returncode, done.stdout) == (0, "to-drain takes requests again; live streams: 0\n")
+    wait_until(lambda: mesh.gateway.metric("mesh_gateway_workers", state="ready") == 2)
+    assert mesh.registered()["to-drain"].state == registry_pb2.WORKER_STATE_READY
     done = run("ctl", "drain", worker.address, "--stop")
     assert done.returncode == 0, done.stderr
     assert worker.wait_exit() == 0

@@ -38,7 +38,8 @@ async def test_the_record_is_there_changes_at_once_and_goes_at_the_end(etcd: Etc
         async def slots_changed() -> bool:
             return (await records(etcd.options()))["w1"].slots == 99
 
-        announcer.set_state(WORKER_STATE_DRAINING)
+        record.state = WORKER_STATE_DRAINING
+        announcer.update(record)
         # Far less than the third of the TTL after which it would be renewed anyway.
         await eventually(draining, within=3)
         record.slots = 99

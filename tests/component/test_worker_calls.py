@@ -239,7 +239,7 @@ async def test_draining_refuses_new_calls_and_lets_live_ones_end(rig: Rig, engin
     engine.step(Finished(engine.keys[0], 1, 0))
     await collect(call, events)
     assert len(events) == 1
-    assert rig.server.drained.is_set()
+    assert rig.server.streams.draining
     assert not rig.server.stopping.is_set()
     await rig.admin.Drain(admin_pb2.DrainRequest(stop=True))
     assert rig.server.stopping.is_set()

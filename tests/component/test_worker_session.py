@@ -359,6 +359,25 @@ async def test_drain_is_told_at_once_and_refuses_new_streams(rig: Rig, engine: M
         assert await rig.server.wait_empty(LIMIT)
 
 
+async def test_a_drain_that_is_called_off_is_told_and_takes_streams_again(rig: Rig, engine: ManualEngine):
+    async with rig.session() as session:
+        await rig.admin.Drain(admin_pb2.DrainRequest())
+        await session.until(lambda: session.messages[-1].draining)
+        await rig.admin.Undrain(admin_pb2.UndrainRequest())
+        await session.until(lambda: session.messages[-1].undrained)
+        assert not session.messages[-1].draining
+        await session.start(1)
+        await eventually(lambda: engine.keys)
+        engine.step(Finished(engine.keys[0], 3, 1))
+        await session.until(lambda: session.kinds(1) == ["finished"])
+        assert not any(message.undrained or message.draining for message in session.messages[-1:])
+        await rig.admin.Drain(admin_pb2.DrainRequest(stop=True))
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await rig.admin.Undrain(admin_pb2.UndrainRequest())
+        assert wire.from_rpc_error(refused.value).kind is ErrorKind.DRAINING
+        assert rig.server.streams.draining
+
+
 async def test_stop_fails_what_is_left(engine: ManualEngine):
     async with serving(engine) as rig, rig.session() as session:
         await session.start(1)
