@@ -10,7 +10,7 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from webui.traits.text import without_code
 
 UNKNOWN: Final = "unknown"
-_LANGUAGES: Final = """
+LANGUAGES: Final = """
 ar bg ca cs da de el en es fa fi fr he hi hu id it ja ko lt lv ms nl no pl pt ro ru sk sl sr sv th tr uk vi zh
 """.split()
 # Below this probability among the languages above it is a guess: a formula, a name, a line of code.
@@ -32,5 +32,5 @@ def language(text: str) -> str:
 def _identifier() -> LanguageIdentifier:
     # The model takes a second to load: with the first vote, not with the first page.
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    identifier.set_languages(_LANGUAGES)
+    identifier.set_languages(LANGUAGES)
     return identifier
