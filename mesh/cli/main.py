@@ -86,6 +86,7 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
         _module("benchmarks.mt_bench"),
         "Have models answer MT-bench, judge the answers and compare the models.",
     ),
+    "data": (_module("training.data"), "Clean, filter, split, compare and convert conversations for training."),
     "train": (_module("training"), "Tune models: supervised fine-tuning and what belongs to it."),
     "weights": (
         _module("training.weights"),

@@ -1,0 +1,48 @@
+"""What a run tells at its end: what each tool took, kept, dropped and changed, and where the rest is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from training.data.segment import Named, Tally
+
+
+def tallies(tools: Sequence[Named], counted: Sequence[Tally]) -> Iterator[RenderableType]:
+    """A line for each tool, and a table of reasons and changes where there are any."""
+    for named, tally in zip(tools, counted, strict=True):
+        dropped = tally.dropped.total()
+        line = f"{named.name}: {_conversations(tally.taken)}, {tally.kept:,} kept, {dropped:,} dropped"
+        yield Text(line, style="bold")
+        if tally.dropped:
+            yield _counts("dropped because of", "conversations", tally.dropped)
+        if tally.changed:
+            yield _counts("changed", "times", tally.changed)
+
+
+def unreadable(count: int) -> Iterator[RenderableType]:
+    """Nothing where all could be read."""
+    if count:
+        yield Text(f"unreadable: {count:,} record{'' if count == 1 else 's'}", style="bold red")
+
+
+def written(files: Mapping[Path, int]) -> Iterator[RenderableType]:
+    """What is where."""
+    for path, count in files.items():
+        yield Text(f"{path}: {_conversations(count)}")
+
+
+def _conversations(count: int) -> str:
+    return f"{count:,} conversation{'' if count == 1 else 's'}"
+
+
+def _counts(title: str, unit: str, counts: Mapping[str, int]) -> Table:
+    table = Table(title, box=None, header_style="bold", pad_edge=False)
+    table.add_column(unit, justify="right")
+    for what, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])):
+        table.add_row(Text(what), f"{count:,}")
+    return table
