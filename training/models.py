@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+import warnings
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from mesh.demo import MODELS, model_path
 from mesh.errors import MeshError
 from mesh.templates.choice import choose_template, find_stops
 from training.settings import BadSettings, ModelSettings
@@ -61,6 +63,8 @@ def load_config(settings: ModelSettings) -> PretrainedConfig:
     """The model's configuration, with room for `model_max_length`. Raises BadSettings."""
     if not settings.model_name_or_path:
         raise BadSettings("--model is required")
+    if settings.model_name_or_path in MODELS:
+        settings.model_name_or_path = str(model_path(settings.model_name_or_path))
     loader: Any = AutoConfig
     try:
         config: PretrainedConfig = loader.from_pretrained(settings.model_name_or_path, revision=settings.model_revision)
@@ -207,4 +211,6 @@ def _with_adapter(model: PreTrainedModel, settings: ModelSettings, arguments: Tr
         bias=settings.lora_bias,
         task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
     )
-    return library.get_peft_model(model, config)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)  # peft asks it
+        return library.get_peft_model(model, config)

@@ -109,7 +109,7 @@ def setting(default: Any, help: str) -> Any:
 class ModelSettings:
     """The model, and what of it is trained."""
 
-    model_name_or_path: str = setting("", "Model to begin with: a folder, or its name on the hub.")
+    model_name_or_path: str = setting("", "Model to begin with: a folder, its name on the hub, or mesh-demo.")
     model_revision: str | None = setting(None, "Branch, tag or commit of a model on the hub.")
     chat_template: str | None = setting(
         None,

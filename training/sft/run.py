@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import datasets
+import transformers
 from datasets import Dataset, disable_caching, disable_progress_bars
 from torch.distributed.tensor import DTensor
 from transformers import PretrainedConfig, Trainer, set_seed, trainer_utils
 
+from training import dummy
 from training.masks import Masker
 from training.models import Language, check_packages, load_config, load_language, load_model
 from training.settings import BadSettings
@@ -50,6 +52,9 @@ class Result:
 def run(settings: SftSettings) -> Result:
     """Train and save. Raises BadSettings and BadFile."""
     _check(settings)
+    if not sys.stderr.isatty():
+        settings.disable_tqdm = True
+        transformers.utils.logging.disable_progress_bar()
     set_seed(settings.seed)
     config = load_config(settings)
     language = load_language(settings, config)
@@ -120,7 +125,11 @@ def _encode(settings: SftSettings, language: Language, config: PretrainedConfig,
 
 def _encoded(settings: SftSettings, paths: list[str], encoder: Encoder, folder: Path) -> tuple[Dataset, Account]:
     samples, account = encode(
-        [Path(path) for path in paths], encoder, folder, limit=settings.max_samples, processes=settings.num_proc
+        [dummy.FILE if path == "dummy" else Path(path) for path in paths],
+        encoder,
+        folder,
+        limit=settings.max_samples,
+        processes=settings.num_proc,
     )
     sys.stderr.write("\n".join(account.lines()) + "\n")
     if not account.samples:
@@ -173,6 +182,8 @@ def _finish(settings: SftSettings, result: Result, folder: Path) -> None:
     report = {"base": settings.model_name_or_path, "conversations": account, "training": asdict(result)}
     (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(folder / "encoded")
+    for weights in folder.glob("*.safetensors"):
+        weights.chmod(0o644)  # transformers writes it for its owner alone
     losses = list(result.losses.values())
     course = f", loss {losses[0]:.3f} to {losses[-1]:.3f}" if losses else ""
     held_out = "" if result.held_out_loss is None else f", {result.held_out_loss:.3f} on what was held out"
