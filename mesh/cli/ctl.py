@@ -15,9 +15,11 @@ from mesh import wire
 from mesh.cli import aliases, keys, routes
 from mesh.cli.admin import RegistryConfig, admin
 from mesh.cli.etcd import EtcdFlags
+from mesh.cli.message import MessageConfig, message
 from mesh.cli.show import duration, show
+from mesh.cli.throughput.command import ThroughputConfig, throughput
 from mesh.cli.top import TopConfig, top
-from mesh.cli.workers import list_workers
+from mesh.cli.workers import find_worker, list_workers
 from mesh.config import fail, option, parse
 from mesh.errors import MeshError, invalid
 from mesh.v1 import admin_pb2, admin_pb2_grpc, registry_pb2
@@ -132,12 +134,14 @@ async def _unload_adapter(config: UnloadAdapterConfig) -> None:
     print(f"{config.worker} takes no more requests for {config.adapter}; live streams: {answer.live_streams}")
 
 
-COMMANDS: Final[dict[str, tuple[type[EtcdFlags], Callable[[Any], Coroutine[Any, Any, None]]]]] = {
+COMMANDS: Final[dict[str, tuple[type[EtcdFlags], Callable[[Any], Coroutine[Any, Any, None] | int | None]]]] = {
     "workers": (RegistryConfig, _workers),
     "stats": (StatsConfig, _stats),
     "drain": (DrainConfig, _drain),
     "undrain": (UndrainConfig, _undrain),
     "top": (TopConfig, top),
+    "message": (MessageConfig, message),
+    "throughput": (ThroughputConfig, throughput),
     "adapters list": (AdaptersConfig, _list_adapters),
     "adapters load": (LoadAdapterConfig, _load_adapter),
     "adapters unload": (UnloadAdapterConfig, _unload_adapter),
@@ -145,15 +149,15 @@ COMMANDS: Final[dict[str, tuple[type[EtcdFlags], Callable[[Any], Coroutine[Any, 
     **routes.COMMANDS,
     **aliases.COMMANDS,
 }
-"""Every `mesh ctl` command: its settings and what it does."""
+"""Every `mesh ctl` command: its settings and what it does; what is no coroutine may return an exit code."""
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `mesh ctl`; returns the exit code."""
     if not argv or argv[0] in ("-h", "--help"):
         print(f"usage: {_PROG} COMMAND ...\n\ncommands:")
-        print("\n".join(f"  {name:<15} {kind.__doc__}" for name, (kind, _) in COMMANDS.items()))
-        print(f"\nAll of them ask the registry at --etcd URL; {_PROG} COMMAND --help tells more.")
+        print("\n".join(f"  {name:<15} {(kind.__doc__ or '').splitlines()[0]}" for name, (kind, _) in COMMANDS.items()))
+        print(f"\nMost of them ask the registry at --etcd URL; {_PROG} COMMAND --help tells more.")
         return 0 if argv else 2
     words = 2 if argv[0] in ("adapters", "alias", "keys", "routes") else 1
     name = " ".join(argv[:words])
@@ -167,16 +171,20 @@ def main(argv: Sequence[str]) -> int:
     if isinstance(config, StatsConfig) and not config.worker:
         fail(prog, "a worker must be named: its id in the registry, or its host:port")
     try:
-        asyncio.run(command(config))
+        code = command(config)
+        return (asyncio.run(code) if isinstance(code, Coroutine) else code) or 0
     except KeyboardInterrupt:
         return 0
     except MeshError as error:
         fail(prog, error.message)
-    return 0
+    except BrokenPipeError:  # a ConnectionError too, but of who reads the output
+        raise
+    except ConnectionError as error:
+        fail(prog, str(error))
 
 
 async def _ask(config: StatsConfig, call: Callable[[admin_pb2_grpc.AdminServiceStub], Any]) -> Any:
-    address = await _address(config)
+    address = (await find_worker(config.etcd_options(), config.worker)).address
     async with admin(config, address) as service:
         try:
             return await call(service)
@@ -184,18 +192,6 @@ async def _ask(config: StatsConfig, call: Callable[[admin_pb2_grpc.AdminServiceS
             raise MeshError(
                 wire.from_rpc_error(error).kind, f"worker '{config.worker}' at {address}: {error.details()}"
             ) from None
-
-
-async def _address(config: StatsConfig) -> str:
-    host, _, port = config.worker.rpartition(":")
-    if host and port.isdigit():
-        return config.worker
-    records = await list_workers(config.etcd_options())
-    for record in records:
-        if record.worker_id == config.worker:
-            return record.address
-    known = ", ".join(record.worker_id for record in records) or "none"
-    raise invalid("worker", f"no worker '{config.worker}' in the registry; there are: {known}")
 
 
 def _flatten(stats: admin_pb2.GetStatsResponse) -> list[tuple[str, str]]:

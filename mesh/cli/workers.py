@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mesh.errors import MeshError
+from mesh.errors import MeshError, invalid
 from mesh.registry.client import EtcdClient, prefix_end, probe
 from mesh.registry.options import EtcdOptions
 from mesh.registry.records import WORKERS_PREFIX, decode
@@ -22,3 +22,16 @@ async def list_workers(options: EtcdOptions) -> list[WorkerRecord]:
         except MeshError:
             continue
     return records
+
+
+async def find_worker(options: EtcdOptions, name: str) -> WorkerRecord:
+    """The worker of that id; or of that host:port, of which then nothing else is known. Raises MeshError."""
+    host, _, port = name.rpartition(":")
+    if host and port.isdigit():
+        return WorkerRecord(address=name)
+    records = await list_workers(options)
+    for record in records:
+        if record.worker_id == name:
+            return record
+    known = ", ".join(record.worker_id for record in records) or "none"
+    raise invalid("worker", f"no worker '{name}' in the registry; there are: {known}")

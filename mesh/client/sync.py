@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Generator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack
 
@@ -67,11 +67,11 @@ class SyncMeshClient:
         finally:
             self._stop()
 
-    def generate(self, model: str, prompt: Prompt, **options: Unpack[Options]) -> Iterator[Event]:
+    def generate(self, model: str, prompt: Prompt, **options: Unpack[Options]) -> Generator[Event]:
         """See MeshClient. Leaving the loop cancels the answer."""
         return self.run(build(model, prompt, options))
 
-    def run(self, request: pb.GenerateRequest) -> Iterator[Event]:
+    def run(self, request: pb.GenerateRequest) -> Generator[Event]:
         """The same for a request of the wire, with all of its fields."""
         loop = self._running()
         generation = self._wait(self._begin(request))

@@ -85,6 +85,7 @@ class Terminal:
     def wait_exit(self, within: float = 10.0) -> int:
         """The exit code."""
         wait_until(self._ended, within)
+        self._read()  # its last words
         return self._process.returncode
 
     def _ended(self) -> bool:
@@ -191,6 +192,46 @@ def test_ctl_shows_counters(mesh: Mesh, by_address: bool):
     assert int(rows["engine.steps"]) >= 0
 
 
+@pytest.mark.parametrize("way", ["gateway", "id", "address"])
+def test_ctl_sends_a_message(mesh: Mesh, way: str):
+    worker = mesh.workers[0]
+    flags = {
+        "gateway": ("--url", mesh.gateway.url),
+        "id": ("--worker", worker.name, "--etcd", mesh.gateway.etcd),
+        "address": ("--worker", worker.address),
+    }[way]
+    before = worker.stats().streams_finished
+    done = run("ctl", "message", *flags, "--max-tokens", "5", "How", "are you?")
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) == 5
+    assert "[5 tokens in " in done.stderr
+    told = json.loads(run("ctl", "message", *flags, "--max-tokens", "5", "--json", "How are you?").stdout)
+    assert (told["content"].split(), told["completion_tokens"]) == (done.stdout.split(), 5)
+    assert worker.stats().streams_finished == before + 2
+
+
+def test_ctl_measures_throughput(mesh: Mesh):
+    load = ("ctl", "throughput", "--requests", "6", "--answer-tokens", "4", "--prompt-words", "3", "--json")
+    for target in (("--url", mesh.gateway.url), ("--worker", mesh.workers[0].address, "--rate", "100")):
+        done = run(*load, *target)
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert (found["requests"], found["answered"], found["failed"], found["output_tokens"]) == (6, 6, 0, 24)
+        for name in ("first_token", "per_output_token", "end_to_end"):
+            assert 0 < found[name]["p50"] <= found[name]["p99"] <= found[name]["max"]
+
+
+def test_ctl_throughput_is_watched_and_ended_early(mesh: Mesh):
+    flags = ("--url", mesh.gateway.url, "--requests", "5000", "--answer-tokens", "100")
+    with Terminal("ctl", "throughput", *flags, kind="xterm") as terminal:
+        terminal.wait_for("of 5000 answered", times=2)
+        terminal.interrupt()
+        assert terminal.wait_exit() == 1
+        assert "Traceback" not in terminal.screen
+        assert "0 under way" in terminal.screen
+    wait_until(lambda: mesh.workers[0].stats().load.running == 0)
+
+
 def test_ctl_top_looks_once(mesh: Mesh):
     watched = f"{mesh.gateway.url},http://127.0.0.1:{free_port()}"
     flags = ("--etcd", mesh.gateway.etcd, "--gateways", watched, "--once", "--interval", "0.5")
@@ -277,6 +318,8 @@ def test_nobody_reads_the_output(tmp_path: Path, argv: tuple[str, ...]):
         (("up", "--wokers", "2"), ["--wokers", "did you mean --workers?"]),
         (("up", "--engine", "scripted", "--model-path", "m"), ["--model-path has no effect"]),
         (("up", "--worker-port", "65530", "--workers", "9"), ["65535"]),
+        (("ctl", "throughput", "--rate", "1", "--concurrency", "2"), ["--rate", "--concurrency", "exclude"]),
+        (("ctl", "message", "--worker", "a:1", "--url", "http://x"), ["--url", "no effect with --worker"]),
         (("chat", "--url", "ftp://x"), ["http://host:port", "ftp://x"]),
         (("chat", "--set", "temprature=1", "x"), ["temprature", "did you mean temperature?"]),
     ],
@@ -294,6 +337,10 @@ def test_ctl_without_a_registry_or_a_worker():
     done = run("ctl", "workers", "--etcd", nobody)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert nobody in done.stderr
+    for target in (("--url", f"http://{nobody}"), ("--worker", nobody)):
+        done = run("ctl", "message", *target)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert nobody in done.stderr
     done = run("ctl", "stats", nobody)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert nobody in done.stderr

@@ -58,10 +58,11 @@ class Endpoint(Protocol):
 class Answer:
     """One answer as it comes, with its times in seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, began: float | None = None) -> None:
+        """`began`: when it was due, a time of time.monotonic(); unset: now."""
         self.end: End | None = None
         self._texts: dict[bool, list[str]] = {False: [], True: []}
-        self._began = time.monotonic()
+        self._began = time.monotonic() if began is None else began
         self._first: float | None = None
         self._last = self._began
 

@@ -96,18 +96,7 @@ class ProgrammaticDisplay:
 
     def finish(self, answer: Answer, problem: str | None) -> None:
         """The whole answer with its counts, and the error if it is not complete."""
-        end = answer.end
-        self._event(
-            "answer",
-            content=answer.text,
-            reasoning=answer.reasoning or None,
-            finish_reason=end.reason if end else STOPPED if problem == STOPPED else "error",
-            error=None if problem == STOPPED else problem,
-            prompt_tokens=end.prompt_tokens if end else None,
-            completion_tokens=answer.tokens,
-            first_token_seconds=rounded(answer.first_token),
-            seconds=rounded(answer.seconds),
-        )
+        self._event("answer", **answer_fields(answer, problem))
 
     def say(self, text: str) -> None:
         """What a command tells."""
@@ -121,6 +110,21 @@ class ProgrammaticDisplay:
         print(json.dumps({"event": kind, **fields}, ensure_ascii=False), flush=True)
 
 
+def answer_fields(answer: Answer, problem: str | None = None) -> dict[str, Any]:
+    """What programs are told of an answer; `problem` is why it is not complete."""
+    end = answer.end
+    return {
+        "content": answer.text,
+        "reasoning": answer.reasoning or None,
+        "finish_reason": end.reason if end else STOPPED if problem == STOPPED else "error",
+        "error": None if problem == STOPPED else problem,
+        "prompt_tokens": end.prompt_tokens if end else None,
+        "completion_tokens": answer.tokens,
+        "first_token_seconds": _rounded(answer.first_token),
+        "seconds": _rounded(answer.seconds),
+    }
+
+
 def harmless(text: str) -> str:
     """The text without characters that steer a terminal."""
     return _CONTROLS.sub("", text)
@@ -131,6 +135,6 @@ def note_of(answer: Answer) -> str | None:
     return CUT if answer.end is not None and answer.end.reason == "length" else None
 
 
-def rounded(seconds: float | None) -> float | None:
+def _rounded(seconds: float | None) -> float | None:
     """To the tenth of a millisecond."""
     return None if seconds is None else round(seconds, 4)

@@ -1,0 +1,1 @@
+"""`mesh ctl throughput`: how soon and how fast a gateway or a worker answers under load."""
