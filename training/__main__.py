@@ -14,6 +14,7 @@ from mesh.config import fail
 _PROG: Final = "mesh train"
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
     "sft": ("training.sft.__main__", "Supervised fine-tuning on conversations: a whole model, or an adapter of it."),
+    "dpo": ("training.dpo.__main__", "Tune a model to prefer the better of two answers (DPO)."),
     "demo": ("training.demo.__main__", "Make a demonstration model from nothing, and examine it."),
 }
 """What a command is called, the module whose `main(argv)` it is, and what it does."""

@@ -9,6 +9,7 @@ answers is what it was trained after. A conversation for which this does not hol
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -20,12 +21,25 @@ from transformers.utils.chat_template_utils import (
     render_jinja_template,  # pyright: ignore[reportUnknownVariableType]
 )
 
+from training.conversations import Message
+
 IGNORED: Final = -100
 """The label of a token that is not trained on, as torch's cross entropy takes it."""
 _GENERATION: Final = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 ChatMessage = dict[str, Any]
 """A message as templates read it: `role`, `content`, and perhaps more."""
+
+
+def chat_message(message: Message) -> ChatMessage:
+    """As templates read it: the arguments of calls are objects, which OpenAI's format writes as JSON texts."""
+    plain: dict[str, Any] = {**message.extra, "role": message.role, "content": message.content}
+    calls: list[dict[str, Any]] = plain.get("tool_calls") or []
+    for call in calls:
+        function: dict[str, Any] = call.get("function", call)
+        if isinstance(function.get("arguments"), str):
+            function["arguments"] = json.loads(function["arguments"] or "{}")
+    return plain
 
 
 class Refusal(StrEnum):

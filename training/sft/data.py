@@ -12,8 +12,8 @@ from typing import Any, Final, cast
 
 from datasets import Dataset, Features, List, Value
 
-from training.conversations import Conversation, Message
-from training.masks import ChatMessage, Masker, Unmaskable
+from training.conversations import Conversation
+from training.masks import Masker, Unmaskable, chat_message
 from training.reading import BadRecord, read_conversations
 
 _COLUMNS: Final[Mapping[str, Any]] = {
@@ -144,19 +144,9 @@ def _plain(found: Conversation, number: int) -> dict[str, Any]:
     tools: Any = found.extra.get("tools") or []
     return {
         "name": found.id or f"conversation {number}",
-        "messages": [_message(message) for message in found.messages],
+        "messages": [chat_message(message) for message in found.messages],
         "tools": json.loads(tools) if isinstance(tools, str) else tools,
     }
-
-
-def _message(message: Message) -> ChatMessage:
-    """As templates read it: the arguments of calls are objects, which OpenAI's format writes as JSON texts."""
-    plain: dict[str, Any] = {**message.extra, "role": message.role, "content": message.content}
-    for call in cast("list[dict[str, Any]]", plain.get("tool_calls") or []):
-        function: dict[str, Any] = call.get("function", call)
-        if isinstance(function.get("arguments"), str):
-            function["arguments"] = json.loads(function["arguments"] or "{}")
-    return plain
 
 
 def _refused(reason: str, detail: str) -> dict[str, Any]:

@@ -15,9 +15,10 @@ import datasets
 import transformers
 from datasets import Dataset, disable_caching, disable_progress_bars
 from torch.distributed.tensor import DTensor
-from transformers import PretrainedConfig, Trainer, set_seed, trainer_utils
+from transformers import PretrainedConfig, Trainer, set_seed
 
 from training import dummy
+from training.checkpoints import checkpoint_of
 from training.masks import Masker
 from training.models import Language, check_packages, load_config, load_language, load_model
 from training.settings import BadSettings
@@ -61,7 +62,7 @@ def run(settings: SftSettings) -> Result:
     folder = Path(settings.output_dir or "")
     samples = _samples(settings, language, config, folder)
     trainer = _trainer(settings, language, config, samples)
-    checkpoint = _checkpoint(settings, folder)
+    checkpoint = checkpoint_of(settings)
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint)
     result = _result(trainer, time.monotonic() - started, samples)
@@ -154,19 +155,6 @@ def _trainer(settings: SftSettings, language: Language, config: PretrainedConfig
     )
     shard(trainer)
     return trainer
-
-
-def _checkpoint(settings: SftSettings, folder: Path) -> str | None:
-    wanted = settings.resume_from_checkpoint
-    if wanted in (None, "none"):
-        return None
-    if wanted != "auto":
-        return wanted
-    library: Any = trainer_utils
-    found: str | None = library.get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    if found is not None:
-        sys.stderr.write(f"goes on from {found}; --resume-from-checkpoint none begins anew\n")
-    return found
 
 
 def _result(trainer: Trainer, seconds: float, samples: Samples) -> Result:
