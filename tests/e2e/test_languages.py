@@ -1,0 +1,166 @@
+"""Our clients in all languages against one mesh, by the same file of requests and events: clients/conformance.json.
+
+Each prints what it sees, and is judged here. The last case kills the worker in mid-answer: tokens, text and log
+probabilities must be those of an undisturbed answer. `make test-clients` builds the clients that need a compiler; those
+that are not built are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import json_format
+
+from mesh.v1 import inference_pb2 as pb
+from tests.harness import ROOT, Mesh, wait_until
+
+FOLDER = ROOT / "clients"
+FILE = FOLDER / "conformance.json"
+CONFORMANCE: dict[str, Any] = json.loads(FILE.read_text())
+CASES: dict[str, Any] = {case["name"]: case for case in CONFORMANCE["cases"]}
+CALM = [name for name, case in CASES.items() if "kill_after" not in case]
+(FAULT,) = [name for name, case in CASES.items() if "kill_after" in case]
+COMMANDS = {
+    "python": (sys.executable, FOLDER / "python/conformance.py"),
+    "node": ("node", FOLDER / "node/dist/src/conformance.js"),
+    "go": (FOLDER / "go/bin/conformance",),
+    "cpp": (FOLDER / "cpp/build/conformance",),
+}
+TRANSPORTS = ("session", "generate")
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    with Mesh(tmp_path_factory.mktemp("mesh"), workers=2, worker_args=CONFORMANCE["worker"]) as mesh:
+        yield mesh
+
+
+@pytest.fixture(params=COMMANDS)
+def command(request: pytest.FixtureRequest) -> list[str]:
+    words = COMMANDS[request.param]
+    if not Path(words[-1]).exists():
+        pytest.skip(f"the {request.param} client is not built: make test-clients")
+    return [str(word) for word in words]
+
+
+class Client:
+    """A conformance program at work."""
+
+    def __init__(self, command: list[str], mesh: Mesh, transport: str, *cases: str) -> None:
+        words = [*command, str(FILE), mesh.gateway.etcd, transport, *cases]
+        self._process = subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+        )
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The lines as they come; fails if the program does."""
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        with self._process as process:
+            for line in self._process.stdout:
+                yield json.loads(line)
+            complaint = self._process.stderr.read()
+            assert process.wait(10) == 0, complaint
+            assert not complaint
+
+
+class Seen:
+    """What a client says that it saw of a case."""
+
+    def __init__(self) -> None:
+        self.end: dict[str, Any] = {}
+        self.started: list[pb.Started] = []
+        self.finished: list[pb.Finished] = []
+        self.choices: dict[int, dict[str, Any]] = {}
+        self.tokens = 0
+
+    def take(self, line: dict[str, Any]) -> None:
+        """One more line; order and positions are checked."""
+        assert not self.end, "something follows the end"
+        if "end" in line:
+            self.end = {key: line[key] for key in line.keys() - {"case", "message"}}
+            return
+        assert not self.finished
+        event = json_format.ParseDict(line["event"], pb.GenerateResponse())
+        match event.WhichOneof("event"):
+            case "started":
+                assert not self.started
+                self.started.append(event.started)
+            case "delta":
+                assert self.started
+                self._delta(event.delta)
+            case "choice_finished":
+                ended = event.choice_finished
+                assert ended.tokens == len(self._choice(ended.choice)["token_ids"])
+                self._choice(ended.choice)["reason"] = pb.FinishReason.Name(ended.reason)
+                self._choice(ended.choice)["stop_string"] = ended.stop_string
+            case _:
+                self.finished.append(event.finished)
+
+    def _choice(self, index: int) -> dict[str, Any]:
+        return self.choices.setdefault(index, {"token_ids": [], "text": "", "logprobs": []})
+
+    def _delta(self, delta: pb.Delta) -> None:
+        choice = self._choice(delta.choice)
+        assert "reason" not in choice
+        assert delta.position == len(choice["token_ids"])
+        choice["token_ids"] += delta.token_ids
+        choice["text"] += delta.text
+        choice["logprobs"] += [[each.token_id, *(top.token_id for top in each.top)] for each in delta.logprobs]
+        self.tokens += len(delta.token_ids)
+
+    def summary(self) -> dict[str, Any]:
+        """What conformance.json may expect."""
+        if self.end["end"] != "finished":
+            return self.end
+        (finished,) = self.finished
+        usage = json_format.MessageToDict(finished.usage, preserving_proto_field_name=True)
+        usage.pop("cached_tokens", None)
+        found = [{key: value for key, value in choice.items() if value} for _, choice in sorted(self.choices.items())]
+        return {"end": "finished", "choices": found, "usage": usage}
+
+
+def cancelled(mesh: Mesh) -> int:
+    """Streams that clients have cancelled, by the workers' own count."""
+    return sum(worker.stats().streams_cancelled for worker in mesh.workers if worker.popen.poll() is None)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_each_case_is_as_expected(mesh: Mesh, command: list[str], transport: str) -> None:
+    seen = {name: Seen() for name in CALM}
+    before = cancelled(mesh)
+    for line in Client(command, mesh, transport, *CALM):
+        seen[line["case"]].take(line)
+    for name, one in seen.items():
+        assert one.summary() == CASES[name]["expect"], name
+        assert one.tokens >= CASES[name].get("cancel_after", 0)
+    cuts = sum("cancel_after" in CASES[name] for name in CALM)
+    wait_until(lambda: cancelled(mesh) == before + cuts)
+    wait_until(lambda: not any(worker.stats().live_streams for worker in mesh.workers if worker.popen.poll() is None))
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_an_answer_survives_its_worker(mesh: Mesh, command: list[str], transport: str) -> None:
+    seen, killed = Seen(), None
+    spare = mesh.start_worker()
+    spare.wait_ready()
+    for line in Client(command, mesh, transport, FAULT):
+        seen.take(line)
+        if killed is None and seen.tokens >= CASES[FAULT]["kill_after"]:
+            live = [worker for worker in mesh.workers if worker.popen.poll() is None]
+            (killed,) = [worker for worker in live if worker.stats().live_streams]
+            killed.kill()
+            at = seen.tokens
+    assert seen.summary() == CASES[FAULT]["expect"]
+    assert killed is not None
+    assert at < seen.tokens, "the worker was killed too late"
+    resumed = [worker.stats().streams_finished for worker in mesh.workers if worker.popen.poll() is None]
+    assert sum(resumed) >= 1
