@@ -1,0 +1,3 @@
+module inference-mesh/clients/go
+
+go 1.19
