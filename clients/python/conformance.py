@@ -53,14 +53,14 @@ async def run(client: MeshClient, case: dict[str, Any]) -> None:
         tell(case["name"], end="error", code=error.code, param=error.param or "", message=error.message)
 
 
-async def main() -> None:
-    """All cases that are named, one after the other."""
-    file, etcd, transport, *names = sys.argv[1:]
-    cases = {case["name"]: case for case in json.loads(Path(file).read_text())["cases"]}
-    for name in names:
-        limits = Limits(credit=cases[name].get("credit", 256))
+async def main(etcd: str, transport: str, cases: list[dict[str, Any]]) -> None:
+    """One after the other."""
+    for case in cases:
+        limits = Limits(credit=case.get("credit", 256))
         async with MeshClient(etcd, sessions=transport == "session", limits=limits) as client:
-            await run(client, cases[name])
+            await run(client, case)
 
 
-asyncio.run(main())
+if __name__ == "__main__":
+    known = {case["name"]: case for case in json.loads(Path(sys.argv[1]).read_text())["cases"]}
+    asyncio.run(main(sys.argv[2], sys.argv[3], [known[name] for name in sys.argv[4:]]))

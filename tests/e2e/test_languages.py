@@ -1,8 +1,8 @@
 """Our clients in all languages against one mesh, by the same file of requests and events: clients/conformance.json.
 
-Each prints what it sees, and is judged here. The last case kills the worker in mid-answer: tokens, text and log
-probabilities must be those of an undisturbed answer. `make test-clients` builds the clients that need a compiler; those
-that are not built are skipped.
+Each prints what it sees, and is judged here. In the last case the worker is killed or frozen in mid-answer: tokens,
+text and log probabilities must be those of an undisturbed answer. `make test-clients` builds the clients that need a
+compiler; those that are not built are skipped.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import pytest
 from google.protobuf import json_format
 
 from mesh.v1 import inference_pb2 as pb
-from tests.harness import ROOT, Mesh, wait_until
+from tests.harness import ROOT, Mesh, Worker, wait_until
 
 FOLDER = ROOT / "clients"
 FILE = FOLDER / "conformance.json"
 CONFORMANCE: dict[str, Any] = json.loads(FILE.read_text())
 CASES: dict[str, Any] = {case["name"]: case for case in CONFORMANCE["cases"]}
-CALM = [name for name, case in CASES.items() if "kill_after" not in case]
-(FAULT,) = [name for name, case in CASES.items() if "kill_after" in case]
+CALM = [name for name, case in CASES.items() if "fault_after" not in case]
+(FAULT,) = [name for name, case in CASES.items() if "fault_after" in case]
 COMMANDS = {
     "python": (sys.executable, FOLDER / "python/conformance.py"),
-    "node": ("node", FOLDER / "node/dist/src/conformance.js"),
+    "node": ("node", FOLDER / "node/dist/src/conformance.js"),  # built by make e2e too
     "go": (FOLDER / "go/bin/conformance",),
     "cpp": (FOLDER / "cpp/build/conformance",),
 }
@@ -128,9 +128,14 @@ class Seen:
         return {"end": "finished", "choices": found, "usage": usage}
 
 
+def alive(mesh: Mesh) -> list[Worker]:
+    """The workers that were not killed."""
+    return [worker for worker in mesh.workers if worker.popen.poll() is None]
+
+
 def cancelled(mesh: Mesh) -> int:
     """Streams that clients have cancelled, by the workers' own count."""
-    return sum(worker.stats().streams_cancelled for worker in mesh.workers if worker.popen.poll() is None)
+    return sum(worker.stats().streams_cancelled for worker in alive(mesh))
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
@@ -144,23 +149,21 @@ def test_each_case_is_as_expected(mesh: Mesh, command: list[str], transport: str
         assert one.tokens >= CASES[name].get("cancel_after", 0)
     cuts = sum("cancel_after" in CASES[name] for name in CALM)
     wait_until(lambda: cancelled(mesh) == before + cuts)
-    wait_until(lambda: not any(worker.stats().live_streams for worker in mesh.workers if worker.popen.poll() is None))
+    wait_until(lambda: not any(worker.stats().live_streams for worker in alive(mesh)))
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-def test_an_answer_survives_its_worker(mesh: Mesh, command: list[str], transport: str) -> None:
-    seen, killed = Seen(), None
-    spare = mesh.start_worker()
-    spare.wait_ready()
+@pytest.mark.parametrize(("transport", "fault"), [("session", "killed"), ("generate", "killed"), ("session", "frozen")])
+def test_an_answer_survives_its_worker(mesh: Mesh, command: list[str], transport: str, fault: str) -> None:
+    seen, at, struck = Seen(), 0, None
+    mesh.start_worker().wait_ready()
     for line in Client(command, mesh, transport, FAULT):
         seen.take(line)
-        if killed is None and seen.tokens >= CASES[FAULT]["kill_after"]:
-            live = [worker for worker in mesh.workers if worker.popen.poll() is None]
-            (killed,) = [worker for worker in live if worker.stats().live_streams]
-            killed.kill()
-            at = seen.tokens
+        if struck is None and seen.tokens >= CASES[FAULT]["fault_after"]:
+            at, struck = seen.tokens, next(worker for worker in alive(mesh) if worker.stats().live_streams)
+            strike = struck.kill if fault == "killed" else struck.freeze
+            strike()
+    assert struck is not None
+    struck.kill()
     assert seen.summary() == CASES[FAULT]["expect"]
-    assert killed is not None
-    assert at < seen.tokens, "the worker was killed too late"
-    resumed = [worker.stats().streams_finished for worker in mesh.workers if worker.popen.poll() is None]
-    assert sum(resumed) >= 1
+    assert at < seen.tokens, "the fault came too late"
+    assert sum(worker.stats().streams_finished for worker in alive(mesh)) >= 1
