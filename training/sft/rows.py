@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from datasets import Dataset
@@ -58,8 +58,11 @@ def pack(samples: Dataset, length: int) -> Dataset:
 @torch.no_grad()
 def packs_exactly(model: PreTrainedModel) -> bool:
     """Whether the model computes a conversation in a packed row as it does alone; some architectures do not."""
-    training = model.training
+    training, config = model.training, cast("Any", model.config)
+    attention: str = config._attn_implementation
     model.eval()
+    if attention.startswith("flash"):
+        model.set_attn_implementation("sdpa")  # the model is on no GPU yet
     embeddings: Any = model.get_input_embeddings()
     ids = torch.arange(3, 15, device=model.device) % embeddings.num_embeddings
     apart, together = torch.arange(7, device=model.device), torch.arange(12, device=model.device)
@@ -67,6 +70,8 @@ def packs_exactly(model: PreTrainedModel) -> bool:
     packed = _logits(model, ids, torch.cat([apart[:5], apart]))[5:]
     joined = _logits(model, ids, together)[5:]
     model.train(training)
+    if attention.startswith("flash"):
+        model.set_attn_implementation(attention)
     return bool((packed - alone).abs().max() < 0.05 * (joined - alone).abs().max())
 
 
