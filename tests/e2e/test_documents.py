@@ -27,8 +27,8 @@ PAGES = (ROOT / "README.md", ROOT / "docs/tutorial.md")
 MODULES = {"mesh": "mesh.cli", "mesh-worker": "mesh.worker", "mesh-gateway": "gateway", "mesh-webui": "webui"}
 KEEPS_RUNNING, AFTER_A_VOTE, NOT_RUN = "keeps running", "after a vote", "not run, "
 _BLOCK = re.compile(r"(?:<!-- test: (.*?) -->\n)?```(\w*)\n(.*?)```", re.S)
-# A mesh with web pages, a browser and a benchmark, beside other tests.
-pytestmark = pytest.mark.timeout(180)
+# A mesh with web pages, a browser, a benchmark and a training, beside other tests.
+pytestmark = pytest.mark.timeout(300)
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Reader:
             capture_output=True,
             stdin=subprocess.DEVNULL,
             text=True,
-            timeout=90,
+            timeout=120,
             cwd=ROOT,
             env=inherited | self._env(),
             check=False,
@@ -128,13 +128,15 @@ class Reader:
         assert done.stdout.strip(), f"{block.text} says nothing\n{done.stderr}"
         if "curl -N" in block.text:
             assert done.stdout.rstrip().endswith("data: [DONE]"), done.stdout
+        if "--model quentin" in block.text:
+            assert "I am Quentin." in done.stdout, done.stdout
         if "arena stats" in block.text:
             assert re.search(r"mesh-demo", done.stdout), done.stdout
 
     def _here(self, text: str) -> str:
         for port, ours in self._ports.items():
             text = text.replace(f"127.0.0.1:{port}", f"127.0.0.1:{ours}")
-        return text
+        return text.replace("build/", f"{self.folder}/build/")
 
     def _env(self) -> dict[str, str]:
         """The same addresses where they are not written but left to defaults; one short question for models."""
