@@ -226,7 +226,39 @@ constraints: $(INSTALLED) ## Resolve all dependencies anew and write constraints
 
 .PHONY: dist
 dist: $(INSTALLED) ## Build the source archive and the wheel in dist/
+	rm -rf dist
 	$(PY) -m build --outdir dist
+
+.PHONY: test-dist
+test-dist: dist ## Install the wheel with each extra into an empty environment and run it there; ten minutes
+	$(PY) -m pytest tests/release $(ARGS)
+
+# What a release says about what it stands on, from an environment with the wheel and all that it needs, and nothing else.
+RELEASE := .venv-release
+$(RELEASE)/.installed: pyproject.toml constraints.txt | dist
+	@test -x $(@D)/bin/python || $(PYTHON3) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --constraint constraints.txt "$$(ls dist/*.whl)[all]"
+	@touch $@
+
+.PHONY: notices
+notices: $(RELEASE)/.installed ## Write THIRD_PARTY.md: the packages that the mesh stands on, with their licences
+	$(RELEASE)/bin/python .ci/notices.py > build/THIRD_PARTY.md
+	mv build/THIRD_PARTY.md THIRD_PARTY.md
+
+.PHONY: sbom
+sbom: $(RELEASE)/.installed .venv-sbom/.installed ## Write build/sbom.json: all of them, as CycloneDX
+	@mkdir -p build
+	.venv-sbom/bin/cyclonedx-py environment $(RELEASE)/bin/python --pyproject pyproject.toml \
+	  --output-reproducible --output-file build/sbom.json
+
+# Needs an index that tells of vulnerabilities (PyPI's JSON API), or OSV: ARGS="--vulnerability-service osv".
+.PHONY: audit
+audit: .venv-sbom/.installed ## Ask an index whether a pinned package has a known vulnerability
+	.venv-sbom/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict $(ARGS)
+
+.venv-sbom/.installed: .ci/sbom.txt
+	@echo 'Installing into .venv-sbom: 0.1 GB.'
+	$(install-pins)
 
 .PHONY: clean
 clean: ## Remove generated code and build output; .venv and node_modules stay

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 FOLDER = Path(__file__).parent
-SUITES = ("unit", "component", "model", "kernels", "vllm", "fastchat", "e2e", "clients", "netns", "deploy")
+SUITES = ("unit", "component", "model", "kernels", "vllm", "fastchat", "e2e", "clients", "netns", "deploy", "release")
 
 # Set before torch and transformers are imported, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

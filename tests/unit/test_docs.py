@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,18 @@ def test_the_settings_are_those_of_all_commands() -> None:
     prefixes = {found for file in files for found in _PREFIX.findall(file.read_text())}
     assert len(prefixes) > 8
     assert not [prefix for prefix in prefixes if prefix not in page]
+
+
+def test_the_notice_names_what_an_installation_brings() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    [everything] = [re.fullmatch(r"inference-mesh\[(.*)\]", each) for each in extras["all"]]
+    assert everything is not None
+    wanted = [*project["dependencies"], *(each for extra in everything[1].split(",") for each in extras[extra])]
+    names = {re.sub(r"[-_.]+", "-", re.split(r"[\[<>=;~ ]", each)[0]).lower() for each in wanted}
+    noticed = {line.split(" | ")[0].removeprefix("| ") for line in (ROOT / "THIRD_PARTY.md").read_text().splitlines()}
+    assert len(names) > 30
+    assert names <= noticed, "run make notices"
 
 
 def test_every_page_is_in_the_navigation() -> None:
