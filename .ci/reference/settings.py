@@ -6,6 +6,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ from mesh.cli.up.status import StatusConfig
 from mesh.config import Setting, settings
 from mesh.worker.config import WorkerConfig
 from mesh.worker.flags import Flags
+from training.data.command import Files
+from training.data.pipeline import Pipeline
+from training.data.tools import TOOLS
 from training.weights import config as weights
 from webui.config import WebConfig, default_store
 from webui.data import config as arena
@@ -59,10 +63,21 @@ ALONE: Sequence[Command] = [
     ("mesh-webui", WebConfig, "MESH_WEBUI_"),
     ("mesh templates", TemplatesConfig, "MESH_TEMPLATES_"),
 ]
+
+
+def _with_files(kind: type[Any]) -> type[Any]:
+    """A tool of `mesh data` and what all of them are told of files."""
+    bases = (Files, kind)
+    return make_dataclass(
+        kind.__name__, (), bases=bases, frozen=True, kw_only=True, namespace={"__doc__": kind.__doc__}
+    )
+
+
 FAMILIES: Sequence[tuple[str, dict[str, type[Any]], str]] = [
     ("mesh ctl", {name: kind for name, (kind, _) in ctl.COMMANDS.items()}, "MESH_CTL_"),
     ("mesh mtbench", mtbench.COMMANDS, mtbench.ENV_PREFIX),
     ("mesh arena", arena.COMMANDS, arena.ENV_PREFIX),
+    ("mesh data", {name: _with_files(kind) for name, kind in [*TOOLS.items(), ("run", Pipeline)]}, "MESH_DATA_"),
     ("mesh weights", weights.COMMANDS, weights.ENV_PREFIX),
 ]
 

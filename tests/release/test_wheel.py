@@ -15,7 +15,7 @@ import tempfile
 import tomllib
 import urllib.request
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +85,7 @@ def wheel() -> Path:
 
 
 @contextmanager
-def installed(wheel: Path, extra: str) -> Iterator[Environment]:
+def installed(wheel: Path, extra: str) -> Generator[Environment]:
     """A new environment, gone afterwards."""
     with tempfile.TemporaryDirectory(prefix=f"wheel-{extra or 'bare'}-") as folder:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=120)
@@ -120,7 +120,7 @@ def test_a_mesh_runs_from_the_wheel(wheel: Path, extra: str, engine: str) -> Non
 
 
 @contextmanager
-def mesh(environment: Environment, engine: str) -> Iterator[str]:
+def mesh(environment: Environment, engine: str) -> Generator[str]:
     """`mesh up` of the wheel; gives the gateway's address."""
     ports = [str(free_port()) for _ in range(2)]
     flags = ["--engine", engine, "--port", ports[0], "--registry-port", ports[1], "--worker-port", "0"]
