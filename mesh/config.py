@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import json
 import os
 import re
 import sys
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -109,6 +110,7 @@ def parse(
     parser = _Parser(prog=prog, description=description or cls.__doc__, allow_abbrev=False)
     environ = os.environ if environ is None else environ
     add_options(parser, cls, env_prefix)
+    parser.shown = settings(cls, env_prefix)
     if check is not None:
         parser.add_argument("--check-settings", action="store_true", help="Check the settings, and end.")
     namespace, unknown = parser.parse_known_args(argv)
@@ -175,6 +177,14 @@ def from_namespace(
 
 
 class _Parser(argparse.ArgumentParser):
+    shown: Sequence[Setting] = ()
+
+    def format_help(self) -> str:
+        if os.environ.get("MESH_HELP") != "json":
+            return super().format_help()
+        listed = [asdict(each) for each in self.shown]
+        return json.dumps({"command": self.prog, "about": self.description, "settings": listed}, default=str) + "\n"
+
     def error(self, message: str) -> NoReturn:
         fail(self.prog, f"{message} (see {self.prog} --help)")
 
@@ -200,6 +210,7 @@ class Setting:
     values: str
     default: Any
     help: str
+    choices: tuple[str, ...] = ()
 
 
 def settings(cls: type[Any], env_prefix: str) -> list[Setting]:
@@ -214,7 +225,8 @@ def _setting(spec: Field[Any], hint: Any, env_prefix: str) -> Setting:
     flag = spec.name if option_.positional else "--" + spec.name.replace("_", "-")
     default = None if spec.default in (MISSING, "", ()) else spec.default
     values = _values(scalar, option_) + ("; may be repeated" if many else "")
-    return Setting(spec.name, flag, env_prefix + spec.name.upper(), values, default, option_.help)
+    choices = get_args(scalar) if get_origin(scalar) is Literal else ()
+    return Setting(spec.name, flag, env_prefix + spec.name.upper(), values, default, option_.help, choices)
 
 
 def _values(scalar: Any, option_: _Option) -> str:

@@ -14,6 +14,7 @@ from benchmarks.mt_bench import config as mtbench
 from gateway.config import GatewayConfig
 from mesh.cli import ctl
 from mesh.cli.chat.config import ChatConfig
+from mesh.cli.completion.command import CompletionConfig
 from mesh.cli.doctor.command import DoctorConfig
 from mesh.cli.templates import TemplatesConfig
 from mesh.cli.up.config_check import CheckConfig
@@ -40,7 +41,8 @@ or `false` in the environment. Sizes are written as `4GiB`, `512MB` or a number 
 ends the command with exit code 2 and names the closest one that there is. `COMMAND --help` tells the same.
 
 All commands read two variables more: `MESH_LOG` (`text` or `json`; by default text at a terminal and JSON elsewhere)
-and `MESH_LOG_LEVEL` (`DEBUG`, `INFO`, `WARNING`, `ERROR`; by default `INFO`).
+and `MESH_LOG_LEVEL` (`DEBUG`, `INFO`, `WARNING`, `ERROR`; by default `INFO`). With `MESH_HELP=json`, `--help` prints
+the settings of a command as JSON, for programs.
 """
 # Not listed one by one: to ask for them is to import torch.
 TRAIN = """## mesh train
@@ -62,6 +64,7 @@ ALONE: Sequence[Command] = [
     ("mesh-worker", WorkerConfig, "MESH_WORKER_"),
     ("mesh-webui", WebConfig, "MESH_WEBUI_"),
     ("mesh templates", TemplatesConfig, "MESH_TEMPLATES_"),
+    ("mesh completion", CompletionConfig, "MESH_COMPLETION_"),
 ]
 
 

@@ -61,19 +61,18 @@ def _templates(argv: Sequence[str]) -> int:
     return main(argv)
 
 
-def _module(name: str) -> Callable[[Sequence[str]], int]:
-    """A command outside this package, which knows none of those that stand on it: this process becomes it.
+class Module:
+    """A command that stands on this table or outside this package, which knows none such: this process becomes it."""
 
-    -P: not a package of that name in the folder where the user is.
-    """
+    def __init__(self, name: str) -> None:
+        self.name = name
 
-    def run(argv: Sequence[str]) -> int:
-        os.execv(sys.executable, [sys.executable, "-m", name, *argv])
+    def __call__(self, argv: Sequence[str]) -> int:
+        """Run `python -m`."""
+        os.execv(sys.executable, [sys.executable, "-m", self.name, *argv])
 
-    return run
 
-
-_COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
+COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "up": (_up, "Run a whole mesh on this machine: registry, gateway and workers."),
     "status": (_status, "Show the meshes that `mesh up` runs on this machine."),
     "down": (_down, "Stop one of them."),
@@ -81,19 +80,24 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
     "doctor": (_doctor, "Tell what is wrong with this installation, and what to do about it."),
     "chat": (_chat, "Talk with a model in the terminal."),
     "ctl": (_ctl, "Look at workers and operate them, and see to the API keys."),
-    "arena": (_module("webui.data"), "Take the arena's votes out and in, count them, and write the leaderboard."),
+    "arena": (Module("webui.data"), "Take the arena's votes out and in, count them, and write the leaderboard."),
     "mtbench": (
-        _module("benchmarks.mt_bench"),
+        Module("benchmarks.mt_bench"),
         "Have models answer MT-bench, judge the answers and compare the models.",
     ),
-    "data": (_module("training.data"), "Clean, filter, split, compare and convert conversations for training."),
-    "train": (_module("training"), "Tune models: supervised fine-tuning and what belongs to it."),
+    "data": (Module("training.data"), "Clean, filter, split, compare and convert conversations for training."),
+    "train": (Module("training"), "Tune models: supervised fine-tuning and what belongs to it."),
     "weights": (
-        _module("training.weights"),
+        Module("training.weights"),
         "Merge adapters, make and apply deltas, convert, shard and publish the weights of a model.",
     ),
     "templates": (_templates, "List the built-in chat templates, or print one."),
+    "completion": (
+        Module("mesh.cli.completion"),
+        "Print what makes a shell complete the commands and flags of the mesh.",
+    ),
 }
+"""Every command: what runs it, and what it is for."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -105,12 +109,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if words[0] == "--version":
         print(f"{_PROG} {version()}")
         raise SystemExit(0)
-    if words[0] not in _COMMANDS:
-        match = difflib.get_close_matches(words[0], _COMMANDS, n=1)
+    if words[0] not in COMMANDS:
+        match = difflib.get_close_matches(words[0], COMMANDS, n=1)
         fail(
             _PROG, f"unknown command '{words[0]}'" + (f"; did you mean {match[0]}?" if match else " (see mesh --help)")
         )
-    raise SystemExit(_run(_COMMANDS[words[0]][0], words[1:]))
+    raise SystemExit(_run(COMMANDS[words[0]][0], words[1:]))
 
 
 def _run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
@@ -127,7 +131,7 @@ def _run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
 def usage() -> str:
     """The commands, one a line."""
     lines = [f"usage: {_PROG} [--version] COMMAND ...", "", "commands:"]
-    lines += [f"  {name:<9} {text}" for name, (_, text) in _COMMANDS.items()]
+    lines += [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
     return "\n".join([*lines, "", f"{_PROG} COMMAND --help tells more."])
 
 

@@ -1,0 +1,1 @@
+"""`mesh completion`: what makes bash, zsh and fish complete the commands and flags of the mesh."""
