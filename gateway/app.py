@@ -27,12 +27,14 @@ from gateway.deadline import HEADER, deadline_seconds
 from gateway.exchange import AsgiApp, Exchanges, current
 from gateway.health import health_routes
 from gateway.openai.chat import chat_routes
+from gateway.openai.classify import classify_routes
 from gateway.openai.completions import completion_routes
 from gateway.openai.conversations import conversation_item_routes, conversation_routes
 from gateway.openai.decisions import decision_routes
 from gateway.openai.embeddings import embedding_routes
 from gateway.openai.images import ImageLimits
 from gateway.openai.models import model_routes
+from gateway.openai.moderations import moderation_routes
 from gateway.openai.respond import StreamTimes
 from gateway.openai.responses.background import BackgroundResponses
 from gateway.openai.responses.routes import ResponseOptions, response_routes
@@ -165,6 +167,8 @@ def create_app(
     app.register_blueprint(completion_routes(dispatch, stream_times(config)))
     app.register_blueprint(embedding_routes(dispatch))
     app.register_blueprint(score_routes(dispatch))
+    app.register_blueprint(classify_routes(dispatch))
+    app.register_blueprint(moderation_routes(dispatch, config.moderation_threshold))
     app.register_blueprint(decision_routes(dispatch))
     app.register_blueprint(tokenizer_routes(dispatch))
     app.register_blueprint(message_routes(dispatch, image_limits(config), stream_times(config)))

@@ -185,6 +185,8 @@ class GatewayConfig:
         "request is refused for others; refuse, for all.",
     )
 
+    moderation_threshold: float = option(0.5, "Score from which /v1/moderations flags a category.", low=0.01, high=1)
+
     image_urls: bool = option(True, "Fetch images that chats name by http or https URL; data URLs are always taken.")
     image_hosts: str = option("", "Hosts that images are fetched from, comma separated; empty allows all.")
     allow_private_images: bool = option(

@@ -51,6 +51,9 @@ _OPERATIONS = {
     "/v1/embeddings": "embeddings",
     "/v1/score": "score",
     "/v1/rerank": "rerank",
+    "/v1/classify": "classify",
+    "/classify": "classify",
+    "/v1/moderations": "moderation",
     "/tokenize": "tokenize",
     "/detokenize": "detokenize",
 }

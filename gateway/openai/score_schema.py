@@ -81,6 +81,16 @@ def to_embed(
     return wire
 
 
+def to_pairs(
+    model: str, first: Sequence[str], second: Sequence[str], request_id: str, *, truncate: bool | None
+) -> pb.ClassifyRequest:
+    """The same for a model that judges pairs: the only first text with each of the others, or pair by pair."""
+    wire = pb.ClassifyRequest(request_id=request_id, model=model, truncate=bool(truncate))
+    for index, text in enumerate(second):
+        wire.inputs.add(pair=pb.TextPair(first=first[index % len(first)], second=text))
+    return wire
+
+
 def texts(given: Texts) -> list[str]:
     """One or more texts."""
     return [given] if isinstance(given, str) else given

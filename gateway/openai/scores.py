@@ -1,16 +1,18 @@
-"""POST /v1/score and /v1/rerank: how near texts are to each other, by the cosine of their embeddings."""
+"""POST /v1/score and /v1/rerank: how near texts are to each other, by a cross-encoder that judges pairs of them, or by
+the cosine of their embeddings."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from operator import mul
 
 import msgspec
 from quart import Blueprint, Response
 
-from gateway.exchange import current
+from gateway.exchange import Exchange, current
 from gateway.openai.bodies import read_json
 from gateway.openai.embeddings import EmbeddingUsage
 from gateway.openai.score_schema import (
@@ -21,16 +23,18 @@ from gateway.openai.score_schema import (
     parse_score,
     texts,
     to_embed,
+    to_pairs,
 )
 from gateway.openai.ways import ask_model
 from gateway.operation import OF_WORKERS, Operation
 from gateway.routing.dispatch import Dispatch
-from gateway.routing.unary import embed_call
+from gateway.routing.unary import classify_call, embed_call
+from mesh.errors import unsupported
 from mesh.v1 import inference_pb2 as pb
 
 
 class Score(msgspec.Struct, kw_only=True):
-    """The score of one pair, from -1 to 1."""
+    """The score of one pair: as the cross-encoder has it, or a cosine."""
 
     object: str = "score"
     index: int
@@ -55,7 +59,7 @@ class Document(msgspec.Struct):
 
 
 class Ranked(msgspec.Struct):
-    """A document with its place in the request, and its score from -1 to 1."""
+    """A document with its place in the request, and its score."""
 
     index: int
     relevance_score: float
@@ -74,7 +78,7 @@ class Ranking(msgspec.Struct):
 SCORE = Operation(
     method="POST",
     path="/v1/score",
-    summary="How near texts are to each other, by their embeddings.",
+    summary="How near texts are to each other, by a cross-encoder or by their embeddings.",
     group="Embeddings",
     body=ScoreRequest,
     answer=ScoreList,
@@ -85,7 +89,7 @@ SCORE = Operation(
 RERANK = Operation(
     method="POST",
     path="/v1/rerank",
-    summary="Put documents in the order of their nearness to a query, by their embeddings.",
+    summary="Put documents in the order of their nearness to a query, likewise.",
     group="Embeddings",
     body=RerankRequest,
     answer=Ranking,
@@ -104,16 +108,13 @@ def score_routes(dispatch: Dispatch) -> Blueprint:
         exchange = current()
         body = parse_score(await read_json())
         first, second = texts(body.text_1), texts(body.text_2)
-        wire = to_embed(body.model, first, second, exchange.request_id, truncate=body.truncate)
-        found = await ask_model(exchange, dispatch, wire, embed_call)
-        # Another thread computes them: they can be millions of numbers.
-        scores = await asyncio.to_thread(cosines, found.embeddings, len(first))
+        found = await _scores(exchange, dispatch, body.model, first, second, truncate=body.truncate)
         answer = ScoreList(
             id=f"score-{exchange.request_id}",
             created=int(time.time()),
             model=body.model,
-            data=[Score(index=index, score=each) for index, each in enumerate(scores)],
-            usage=EmbeddingUsage(found.prompt_tokens, found.prompt_tokens),
+            data=[Score(index=index, score=each) for index, each in enumerate(found.scores)],
+            usage=EmbeddingUsage(found.tokens, found.tokens),
         )
         return Response(msgspec.json.encode(answer), content_type="application/json")
 
@@ -121,18 +122,55 @@ def score_routes(dispatch: Dispatch) -> Blueprint:
     async def rerank() -> Response:  # pyright: ignore[reportUnusedFunction]
         exchange = current()
         body = parse_rerank(await read_json())
-        wire = to_embed(body.model, [body.query], body.documents, exchange.request_id, truncate=body.truncate)
-        found = await ask_model(exchange, dispatch, wire, embed_call)
-        scores = await asyncio.to_thread(cosines, found.embeddings, 1)
+        query, documents = [body.query], body.documents
+        found = await _scores(exchange, dispatch, body.model, query, documents, truncate=body.truncate)
         answer = Ranking(
             id=f"rerank-{exchange.request_id}",
             model=body.model,
-            results=_ranked(body, scores),
-            usage=EmbeddingUsage(found.prompt_tokens, found.prompt_tokens),
+            results=_ranked(body, found.scores),
+            usage=EmbeddingUsage(found.tokens, found.tokens),
         )
         return Response(msgspec.json.encode(answer), content_type="application/json")
 
     return routes
+
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """Of each pair, and the tokens of all texts."""
+
+    scores: list[float]
+    tokens: int
+
+
+async def _scores(
+    exchange: Exchange,
+    dispatch: Dispatch,
+    model: str,
+    first: Sequence[str],
+    second: Sequence[str],
+    *,
+    truncate: bool | None,
+) -> _Scores:
+    """Of the first texts with the others: of the only one with each, or of pairs."""
+    if _judges_pairs(dispatch, model):
+        pairs = to_pairs(model, first, second, exchange.request_id, truncate=truncate)
+        judged = await ask_model(exchange, dispatch, pairs, classify_call)
+        if len(judged.labels) != 1:
+            text = f"the model '{model[:200]}' has {len(judged.labels)} classes, and the score of a pair is that of one"
+            raise unsupported("model", text)
+        return _Scores([each.scores[0] for each in judged.results], judged.prompt_tokens)
+    wire = to_embed(model, first, second, exchange.request_id, truncate=truncate)
+    found = await ask_model(exchange, dispatch, wire, embed_call)
+    # Another thread computes them: they can be millions of numbers.
+    return _Scores(await asyncio.to_thread(cosines, found.embeddings, len(first)), found.prompt_tokens)
+
+
+def _judges_pairs(dispatch: Dispatch, model: str) -> bool:
+    """Whether a model, the first one that its name stands for, classifies."""
+    meant = dispatch.aliases.models(model)[0]
+    offers = (offer for offer in dispatch.directory.models() if offer.name == meant)
+    return any(pb.CAPABILITY_CLASSIFY in offer.capabilities for offer in offers)
 
 
 def cosines(vectors: Sequence[pb.Embedding], firsts: int) -> list[float]:

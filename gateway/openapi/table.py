@@ -9,11 +9,13 @@ from gateway.batches.batches import CANCEL_BATCH, CREATE_BATCH, GET_BATCH, LIST_
 from gateway.batches.files import DELETE_FILE, GET_CONTENT, GET_FILE, LIST_FILES, UPLOAD
 from gateway.health import HEALTH, METRICS, READY, ROOT, VERSION
 from gateway.openai.chat import CHAT
+from gateway.openai.classify import CLASSIFY, CLASSIFY_OF_VLLM
 from gateway.openai.completions import COMPLETIONS
 from gateway.openai.conversations import CONVERSATIONS
 from gateway.openai.decisions import DECISIONS
 from gateway.openai.embeddings import EMBEDDINGS
 from gateway.openai.models import GET_MODEL, LIST_MODELS
+from gateway.openai.moderations import MODERATIONS
 from gateway.openai.responses.routes import COUNT_INPUT, CREATE_RESPONSE
 from gateway.openai.responses.stored import CANCEL, DELETE_RESPONSE, GET_RESPONSE, LIST_INPUT
 from gateway.openai.scores import RERANK, SCORE
@@ -48,6 +50,9 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     EMBEDDINGS,
     SCORE,
     RERANK,
+    CLASSIFY,
+    CLASSIFY_OF_VLLM,
+    MODERATIONS,
     DECISIONS,
     TOKENIZE,
     DETOKENIZE,

@@ -13,6 +13,7 @@ _REFUSALS: Mapping[pb.Capability, tuple[str, str]] = {
     pb.CAPABILITY_CHAT: ("messages", "has no chat template: it does not answer conversations"),
     pb.CAPABILITY_EMBED: ("model", "does not embed"),
     pb.CAPABILITY_RESUME: ("return_token_ids", "tells no token ids"),
+    pb.CAPABILITY_CLASSIFY: ("model", "does not classify"),
     pb.CAPABILITY_LOGPROBS: ("logprobs", "tells no log probabilities"),
     pb.CAPABILITY_CONSTRAINT: ("constraint", "cannot be held to a schema or grammar"),
     pb.CAPABILITY_VISION: ("messages", "cannot see, and 'messages' holds an image"),

@@ -157,7 +157,7 @@ class PrefixTable:
         return prefix.marks[known].size / max(1, prefix.size)
 
 
-Request = pb.GenerateRequest | pb.EmbedRequest | pb.TokenizeRequest | pb.DetokenizeRequest
+Request = pb.GenerateRequest | pb.EmbedRequest | pb.ClassifyRequest | pb.TokenizeRequest | pb.DetokenizeRequest
 
 
 class Prompt:

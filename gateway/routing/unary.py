@@ -22,6 +22,7 @@ from mesh.v1.inference_pb2_grpc import InferenceServiceStub
 
 Response = TypeVar("Response")
 _EMBEDS = frozenset({pb.CAPABILITY_EMBED})
+_CLASSIFIES = frozenset({pb.CAPABILITY_CLASSIFY})
 
 
 class UnaryCall(Generic[Response]):
@@ -162,6 +163,20 @@ def embed_call(request: pb.EmbedRequest, dispatch: Dispatch, claim: Claim) -> Un
         dispatch,
         claim,
         needs=_EMBEDS,
+        size=len(request.inputs),
+        counted=lambda response: response.prompt_tokens,
+        renamed=("inputs", "input"),
+    )
+
+
+def classify_call(request: pb.ClassifyRequest, dispatch: Dispatch, claim: Claim) -> UnaryCall[pb.ClassifyResponse]:
+    """Classes."""
+    return UnaryCall(
+        request,
+        lambda stub: stub.Classify(request, timeout=dispatch.embed_timeout),
+        dispatch,
+        claim,
+        needs=_CLASSIFIES,
         size=len(request.inputs),
         counted=lambda response: response.prompt_tokens,
         renamed=("inputs", "input"),

@@ -359,6 +359,25 @@ class Embeddings:
     prompt_tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class TextPair:
+    """Two texts that are judged together, such as a query and a document."""
+
+    first: str
+    second: str
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """For each input a score of each of the `labels`, and the tokens over all inputs. `exclusive`: the scores of an
+    input are probabilities that add up to 1."""
+
+    labels: tuple[str, ...]
+    scores: list[list[float]]
+    prompt_tokens: int
+    exclusive: bool
+
+
 class Engine(ABC):
     """What a worker serves. All methods are called on the event loop's thread."""
 
@@ -426,6 +445,12 @@ class Engine(ABC):
     ) -> Embeddings:
         """Embedding vectors, one per input."""
         raise unsupported("model", f"model '{model}' does not embed")
+
+    async def classify(
+        self, model: str, inputs: Sequence[Text | TextPair], *, raw: bool, truncate: bool
+    ) -> Classification:
+        """Scores of the classes that the model knows; `raw` are logits."""
+        raise unsupported("model", f"model '{model}' does not classify")
 
     async def tokenize(self, model: str, prompt: Text | Chat, *, add_special_tokens: bool = True) -> list[int]:
         """The ids that the model would see."""

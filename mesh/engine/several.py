@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from mesh.engine.base import (
     Chat,
+    Classification,
     Embeddings,
     Engine,
     Failed,
@@ -18,6 +19,7 @@ from mesh.engine.base import (
     Step,
     StepListener,
     Text,
+    TextPair,
     Tokens,
 )
 from mesh.errors import ErrorKind, MeshError, invalid
@@ -162,6 +164,12 @@ class SeveralEngines(Engine):
         """See Engine."""
         engine = self._serving(model)
         return await engine.embed(model, inputs, dimensions=dimensions, normalize=normalize, truncate=truncate)
+
+    async def classify(
+        self, model: str, inputs: Sequence[Text | TextPair], *, raw: bool, truncate: bool
+    ) -> Classification:
+        """See Engine."""
+        return await self._serving(model).classify(model, inputs, raw=raw, truncate=truncate)
 
     async def tokenize(self, model: str, prompt: Text | Chat, *, add_special_tokens: bool = True) -> list[int]:
         """See Engine."""

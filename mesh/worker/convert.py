@@ -31,6 +31,7 @@ from mesh.engine.base import (
     Request,
     Sampling,
     Text,
+    TextPair,
     Tokens,
     Tool,
     ToolCall,
@@ -167,6 +168,23 @@ def to_embed_inputs(wire: pb.EmbedRequest, model: ModelInfo) -> list[Text | Toke
     if wire.HasField("dimensions") and wire.dimensions < 1:
         raise invalid("dimensions", f"'dimensions' must be at least 1, not {wire.dimensions}")
     return [_embed_input(index, item, model) for index, item in enumerate(wire.inputs)]
+
+
+def to_classify_inputs(wire: pb.ClassifyRequest) -> list[Text | TextPair]:
+    """The inputs of a request to classify; raises MeshError."""
+    if not 1 <= len(wire.inputs) <= MAX_INPUTS:
+        raise invalid("inputs", f"'inputs' must hold 1 to {MAX_INPUTS} inputs, not {len(wire.inputs)}")
+    return [_classify_input(index, item) for index, item in enumerate(wire.inputs)]
+
+
+def _classify_input(index: int, wire: pb.ClassifyInput) -> Text | TextPair:
+    match wire.WhichOneof("input"):
+        case "text":
+            return Text(wire.text)
+        case "pair":
+            return TextPair(wire.pair.first, wire.pair.second)
+        case _:
+            raise invalid("inputs", f"'inputs[{index}]' must have a text or a pair")
 
 
 def check_token_ids(param: str, ids: Collection[int], model: ModelInfo) -> None:

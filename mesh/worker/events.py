@@ -12,6 +12,7 @@ from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 from mesh.engine.base import (
     ChoiceFinished,
+    Classification,
     Delta,
     Embeddings,
     Engine,
@@ -110,9 +111,9 @@ def capabilities(model: ModelInfo) -> Sequence[pb.Capability]:
     return sorted(pb.Capability.Value(f"CAPABILITY_{name.upper()}") for name in model.capabilities)  # pyright: ignore[reportReturnType]
 
 
-def check_answer_size(embeddings: Embeddings) -> None:
-    """Refuse vectors that are too many for one message."""
-    count, length = len(embeddings.vectors), len(embeddings.vectors[0])
+def check_answer_size(rows: Sequence[Sequence[float]]) -> None:
+    """Refuse inputs whose rows of numbers, all of one length, are too many for one message."""
+    count, length = len(rows), len(rows[0])
     if count * (length * 4 + _VECTOR_OVERHEAD) > MAX_MESSAGE_BYTES:
         raise MeshError(
             ErrorKind.PAYLOAD_TOO_LARGE,
@@ -127,6 +128,14 @@ def embed_response(embeddings: Embeddings) -> pb.EmbedResponse:
     response = pb.EmbedResponse(prompt_tokens=embeddings.prompt_tokens)
     for vector in embeddings.vectors:
         response.embeddings.add().values.extend(vector)
+    return response
+
+
+def classify_response(found: Classification) -> pb.ClassifyResponse:
+    """The scores."""
+    response = pb.ClassifyResponse(labels=found.labels, prompt_tokens=found.prompt_tokens, exclusive=found.exclusive)
+    for scores in found.scores:
+        response.results.add().scores.extend(scores)
     return response
 
 

@@ -17,8 +17,8 @@ from mesh.metrics import WorkerMetrics
 from mesh.v1 import inference_pb2 as pb
 from mesh.v1 import inference_pb2_grpc as pb_grpc
 from mesh.worker.call import Call
-from mesh.worker.convert import check_token_ids, find_model, to_chat, to_embed_inputs
-from mesh.worker.events import check_answer_size, describe, embed_response
+from mesh.worker.convert import check_token_ids, find_model, to_chat, to_classify_inputs, to_embed_inputs
+from mesh.worker.events import check_answer_size, classify_response, describe, embed_response
 from mesh.worker.identity import Identity
 from mesh.worker.session import Session
 from mesh.worker.streams import Streams
@@ -62,6 +62,11 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
         bind_request_id(request.request_id)
         return await guard(context, self._embed(request))
 
+    async def Classify(self, request: pb.ClassifyRequest, context: Context) -> pb.ClassifyResponse:
+        """See inference.proto."""
+        bind_request_id(request.request_id)
+        return await guard(context, self._classify(request))
+
     async def Tokenize(self, request: pb.TokenizeRequest, context: Context) -> pb.TokenizeResponse:
         """See inference.proto."""
         return await guard(context, self._tokenize(request))
@@ -84,10 +89,19 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
                 normalize=request.normalize if request.HasField("normalize") else None,
                 truncate=request.truncate,
             )
-            check_answer_size(embeddings)
+            check_answer_size(embeddings.vectors)
             if len(embeddings.vectors) > 1:  # up to millions of numbers
                 return await asyncio.to_thread(embed_response, embeddings)
             return embed_response(embeddings)
+
+    async def _classify(self, request: pb.ClassifyRequest) -> pb.ClassifyResponse:
+        model = self._model(request.model)
+        with self._streams.call():
+            found = await self._engine.classify(
+                model.name, to_classify_inputs(request), raw=request.raw, truncate=request.truncate
+            )
+            check_answer_size(found.scores)
+            return classify_response(found)
 
     async def _tokenize(self, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
         model = self._model(request.model)

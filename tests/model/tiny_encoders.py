@@ -41,8 +41,8 @@ ENCODERS: dict[str, dict[str, Any]] = {
 
 
 def make_encoder(name: str, *, head: str = "Model", **changes: Any) -> PreTrainedModel:
-    """A random encoder of the class prefix `name`, wide enough that texts differ."""
-    config = getattr(transformers, name + "Config")(**{**_SIZES, **ENCODERS[name], **changes})
+    """A random encoder, or another model, of the class prefix `name`, wide enough that texts differ."""
+    config = getattr(transformers, name + "Config")(**{**_SIZES, **ENCODERS.get(name, {}), **changes})
     torch.manual_seed(len(name))
     model = cast("PreTrainedModel", getattr(transformers, name + head)(config))
     with torch.no_grad():

@@ -11,6 +11,7 @@ from functools import partial
 
 from mesh.engine.base import (
     Chat,
+    Classification,
     Constraint,
     Embeddings,
     Engine,
@@ -21,6 +22,7 @@ from mesh.engine.base import (
     Request,
     StepListener,
     Text,
+    TextPair,
     Tokens,
 )
 from mesh.engine.best_of import BestOfTracker, generated, picks
@@ -31,6 +33,7 @@ from mesh.engine.output import OutputTracker, check_token_ids
 from mesh.engine.transformers.adapters import Adapters
 from mesh.engine.transformers.build import Served, build
 from mesh.engine.transformers.core import Core, Report
+from mesh.engine.transformers.embedding.classifier import Classifier, characters
 from mesh.engine.transformers.embedding.embedder import Embedder
 from mesh.engine.transformers.embedding.queue import EmbedQueue
 from mesh.engine.transformers.lora.config import AdapterSource
@@ -149,7 +152,7 @@ class TransformersEngine(Engine):
         served = self._serving(request.model, request.adapter)
         arrived = time.monotonic()
         if "completion" not in served.info.capabilities:
-            raise unsupported("model", f"model '{served.info.name}' embeds texts and does not generate any")
+            raise unsupported("model", f"model '{served.info.name}' does not generate texts")
         self._refuse_overload(generated(request).sampling.n)
         check_token_ids(request.sampling, served.info.vocab_size)
         _check_resume(request, served.token_limit)
@@ -350,6 +353,22 @@ class TransformersEngine(Engine):
         rows = await asyncio.to_thread(finish) if len(ids) > 1 else finish()
         return Embeddings(rows, sum(map(len, ids)))
 
+    async def classify(
+        self, model: str, inputs: Sequence[Text | TextPair], *, raw: bool, truncate: bool
+    ) -> Classification:
+        """See Engine. Inputs of all clients share batches."""
+        served = self._serving(model)
+        classifier = served.embedder
+        if not isinstance(classifier, Classifier):
+            raise unsupported("model", f"model '{served.info.name}' does not classify")
+        encode = partial(_encode_classified, served, classifier, inputs, truncate)
+        ids = await asyncio.to_thread(encode) if sum(map(characters, inputs)) > _LONG_TEXT else encode()
+        self._serving(model)  # it may have stopped or broken down meanwhile
+        logits = await self._embeds.embed(classifier, ids)
+        scores = classifier.scores(logits, raw=raw)
+        exclusive = classifier.activation == "softmax" and not raw
+        return Classification(classifier.labels, scores, sum(map(len, ids)), exclusive)
+
     async def tokenize(self, model: str, prompt: Text | Chat, *, add_special_tokens: bool = True) -> list[int]:
         """See Engine."""
         served = self._serving(model)
@@ -426,7 +445,20 @@ def _encode_inputs(
     served: Served, embedder: Embedder, inputs: Sequence[Text | Tokens], truncate: bool
 ) -> list[list[int]]:
     """The token ids of what is to be embedded."""
-    encoded = [embedder.encode(index, each, truncate=truncate) for index, each in enumerate(inputs)]
+    return _checked_inputs(
+        served, [embedder.encode(index, each, truncate=truncate) for index, each in enumerate(inputs)]
+    )
+
+
+def _encode_classified(
+    served: Served, classifier: Classifier, inputs: Sequence[Text | TextPair], truncate: bool
+) -> list[list[int]]:
+    """The token ids of what is to be classified."""
+    encoded = [classifier.encode_input(index, each, truncate=truncate) for index, each in enumerate(inputs)]
+    return _checked_inputs(served, encoded)
+
+
+def _checked_inputs(served: Served, encoded: list[list[int]]) -> list[list[int]]:
     for index, ids in enumerate(encoded):
         if not ids:
             raise invalid("inputs", f"'inputs[{index}]' must have at least 1 token, not 0")

@@ -11,6 +11,7 @@ import torch
 from mesh.engine.base import ModelInfo
 from mesh.engine.sampler import Sampler
 from mesh.engine.transformers.core import Core
+from mesh.engine.transformers.embedding.classifier import Classifier
 from mesh.engine.transformers.embedding.embedder import Embedder, PlainAttention
 from mesh.engine.transformers.layers.prepack import prepack
 from mesh.engine.transformers.loading.loader import LoadedModel
@@ -51,11 +52,15 @@ def _not_able(options: EngineOptions, loaded: LoadedModel, reason: str) -> None:
 def make_headless(
     options: EngineOptions, loaded: LoadedModel, attention: PlainAttention
 ) -> tuple[Core, ModelInfo, Embedder]:
-    """The engine of a model without a head for generation; nothing is ever scheduled on its core."""
+    """The engine of a model without a head for generation, which embeds or, by a Classifier, classifies; nothing is
+    ever scheduled on its core."""
     if options.prepack:
         prepack(loaded.model, loaded.vocab_size)
     tokens = options.step_tokens or _BATCH_TOKENS.get(loaded.device.type, _BATCH_TOKENS["cpu"])
-    embedder = _checked(options, loaded, attention, most_batch_tokens=tokens)
+    if loaded.classifies:
+        embedder: Embedder = _classifier(options, loaded, attention, most_batch_tokens=tokens)
+    else:
+        embedder = _checked(options, loaded, attention, most_batch_tokens=tokens)
     runner = NoRunner()
     limits = Limits(options.max_rows, tokens, chunked_prefill=False)
     scheduler = Scheduler(limits, BlockManager(2, 1), runner.release)
@@ -63,14 +68,15 @@ def make_headless(
         name=loaded.name,
         fingerprint=hashlib.sha256(f"{loaded.fingerprint} {embedder.identity}".encode()).hexdigest()[:32],
         context_length=embedder.most_tokens,
-        capabilities=frozenset({"embed"}),
+        capabilities=frozenset({"classify" if loaded.classifies else "embed"}),
         vocab_size=loaded.vocab_size,
         architecture=loaded.architecture,
         dtype=str(loaded.dtype).removeprefix("torch."),
         device=str(loaded.device),
         parameters=loaded.parameters,
     )
-    log.info("model ready", extra=kv(model=info.name, embeds=embedder.size, tokens=embedder.most_tokens))
+    does = "classes" if loaded.classifies else "embeds"
+    log.info("model ready", extra=kv(model=info.name, tokens=embedder.most_tokens, **{does: embedder.size}))
     return Core(runner, Sampler(loaded.vocab_size, loaded.device, ()), scheduler), info, embedder
 
 
@@ -82,6 +88,16 @@ def _checked(
     embedder = Embedder(loaded, pipeline, attention, most_batch_tokens=most_batch_tokens, most_rows=options.max_rows)
     embedder.check(loaded.vocab_size, loaded.dtype)
     return embedder
+
+
+def _classifier(
+    options: EngineOptions, loaded: LoadedModel, attention: PlainAttention, *, most_batch_tokens: int
+) -> Classifier:
+    if options.pooling is not None:
+        raise invalid("pooling", f"'pooling' cannot be used: {loaded.architecture} classifies and does not embed")
+    classifier = Classifier(loaded, attention, most_batch_tokens=most_batch_tokens, most_rows=options.max_rows)
+    classifier.check(loaded.vocab_size, loaded.dtype)
+    return classifier
 
 
 def _is_causal(loaded: LoadedModel) -> bool:

@@ -122,14 +122,21 @@ class Embedder:
 
     def _forward(self, batch: Sequence[Sequence[int]]) -> torch.Tensor:
         """Token ids of each row -> vectors [rows, size], float32 on the CPU."""
-        counts = [len(ids) for ids in batch]
-        longest = max(counts)
-        padded = torch.tensor([[*ids, *[self._pad] * (longest - len(ids))] for ids in batch]).to(self._device)
-        lengths = torch.tensor(counts).to(self._device)
-        mask = (torch.arange(longest, device=self._device)[None, :] < lengths[:, None]).long()
+        inputs, lengths = self._inputs(batch)
         with self._attention.set():
-            output = self._body(input_ids=padded, attention_mask=mask, **self._arguments)
+            output = self._body(**inputs, **self._arguments)
         return self._pipeline.apply(output.last_hidden_state, lengths).cpu()
+
+    def _inputs(self, batch: Sequence[Sequence[int]]) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """What the model is given, each [rows, longest], and the lengths of the rows [rows]."""
+        padded = self._padded(batch, self._pad)
+        lengths = torch.tensor([len(ids) for ids in batch]).to(self._device)
+        mask = (torch.arange(padded.shape[1], device=self._device)[None, :] < lengths[:, None]).long()
+        return {"input_ids": padded, "attention_mask": mask}, lengths
+
+    def _padded(self, rows: Sequence[Sequence[int]], filling: int) -> torch.Tensor:
+        longest = max(map(len, rows))
+        return torch.tensor([[*row, *[filling] * (longest - len(row))] for row in rows]).to(self._device)
 
     # Before and after
 
@@ -145,12 +152,7 @@ class Embedder:
         if truncate:
             return ids[: self.most_tokens]
         if len(ids) > self.most_tokens:
-            raise MeshError(
-                ErrorKind.CONTEXT_LENGTH_EXCEEDED,
-                f"'inputs[{index}]' has {len(ids)} tokens: this model's maximum context length is "
-                f"{self.most_tokens} tokens",
-                param="inputs",
-            )
+            raise too_long(index, len(ids), self.most_tokens)
         return ids
 
     def _cut(self, ids: list[int], plain: list[int]) -> list[int]:
@@ -177,6 +179,12 @@ class Embedder:
         return cast("list[list[float]]", rows.tolist())
 
 
+def too_long(index: int, tokens: int, most: int) -> MeshError:
+    """The error for an input beyond the limit."""
+    text = f"'inputs[{index}]' has {tokens} tokens: this model's maximum context length is {most} tokens"
+    return MeshError(ErrorKind.CONTEXT_LENGTH_EXCEEDED, text, param="inputs")
+
+
 def _failure(error: Exception, tokens: int) -> MeshError:
     """What the client sees of an input that could not be computed alone."""
     if is_out_of_memory(error):
@@ -200,7 +208,7 @@ def _pad_id(loaded: LoadedModel) -> int:
 def _most_tokens(loaded: LoadedModel, pipeline: Pipeline) -> int:
     """The longest input: the model's limit, less what it reserves, and what its files say."""
     limits = [loaded.context_length, pipeline.most_tokens]
-    positions = getattr(getattr(loaded.model, "embeddings", None), "position_embeddings", None)
+    positions = getattr(getattr(loaded.model.base_model, "embeddings", None), "position_embeddings", None)
     if isinstance(positions, nn.Embedding) and positions.padding_idx is not None:
         limits.append(positions.num_embeddings - positions.padding_idx - 1)  # they are counted from the padding's on
     if not loaded.generates:

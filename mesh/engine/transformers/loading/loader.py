@@ -84,7 +84,7 @@ class LoadedModel:
     """A model that is ready to run: in eval mode, on its device, without gradients.
 
     `vocab_size` is the width of the logits; `parameters` counts tied weights once. A model that does not generate has
-    no head: its output is hidden states.
+    no head, and its output is hidden states, unless it `classifies`.
     """
 
     name: str
@@ -103,6 +103,7 @@ class LoadedModel:
     has_chat_template: bool
     folder: Path
     generates: bool
+    classifies: bool
     processor: ProcessorMixin | None = None  # of models that see pictures
 
 
@@ -153,7 +154,8 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
         architecture=type(model).__name__,
         has_chat_template=chat.has_template,
         folder=folder,
-        generates=not _is_headless(config),
+        generates=not (_is_headless(config) or _classifies(config)),
+        classifies=_classifies(config),
         processor=processor,
     )
 
@@ -326,10 +328,12 @@ def _unpacked_gguf() -> dict[str, Any]:
 
 
 def _auto_class(config: PretrainedConfig, folder: Path) -> Any:
-    """The transformers class that loads a model: for text generation, or for embedding if it has no head for that."""
+    """The transformers class that loads a model: for text generation, for classes, or for embedding without a head."""
     if _is_headless(config):
         name = _architecture(config)
         return getattr(transformers, name if name.endswith("Model") else "AutoModel", transformers.AutoModel)
+    if _classifies(config):
+        return transformers.AutoModelForSequenceClassification
     kind = config.model_type
     remote: dict[str, str] = getattr(config, "auto_map", None) or {}
     seq_to_seq = kind in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES
@@ -359,6 +363,11 @@ def _is_headless(config: PretrainedConfig) -> bool:
     """Whether the weights are those of a model without a head for generation: an encoder, or the body of a decoder."""
     name = _architecture(config)
     return name.endswith(("Model", "ForMaskedLM")) and not name.endswith("LMHeadModel")
+
+
+def _classifies(config: PretrainedConfig) -> bool:
+    """Whether the weights have a head for classes of texts."""
+    return _architecture(config).endswith("ForSequenceClassification")
 
 
 def _is_encoder(config: PretrainedConfig) -> bool:
