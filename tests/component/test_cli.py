@@ -109,6 +109,8 @@ def test_chat_answers_each_line_of_a_pipe(mesh: Mesh):
     # The second one answers the whole conversation, so it differs from what the question alone would get.
     alone = run("chat", "--url", mesh.gateway.url, *SEEDED, given="And now?\n")
     assert alone.stdout.splitlines() != answers[1:]
+    each = run("chat", "--url", mesh.gateway.url, *SEEDED, "--no-history", given="Hello!\n\nAnd now?\n")
+    assert each.stdout.splitlines() == [answers[0], *alone.stdout.splitlines()]
 
 
 def test_chat_sends_the_system_message(mesh: Mesh):

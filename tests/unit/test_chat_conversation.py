@@ -213,6 +213,7 @@ def test_an_error_is_one_line():
     error = MeshError(ErrorKind.NO_WORKER, "no worker\nserves it", retry_after=2.0)
     assert sentence(error) == "no worker serves it (no_worker); try again in 2 s"
     assert sentence(ConnectionError("gone")) == "gone"
+    assert sentence(FileNotFoundError(2, "No such file", "/x")) == "/x: No such file"
 
 
 def test_answers_do_not_steer_the_terminal():

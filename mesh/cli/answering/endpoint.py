@@ -115,6 +115,8 @@ class Answer:
 
 def sentence(error: Exception) -> str:
     """An error in one line for people: what is wrong, its code, and when to try again."""
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
     if not isinstance(error, MeshError):
         return " ".join(str(error).split())
     later = "" if error.retry_after is None else f"; try again in {error.retry_after:g} s"

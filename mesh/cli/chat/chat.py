@@ -15,7 +15,8 @@ from mesh.errors import MeshError
 
 
 class Chat:
-    """Asks and keeps what was said. `images` are parts that go with the next message."""
+    """Asks and keeps what was said. `images` are parts that go with the next message. Without `history` each message is
+    answered by itself."""
 
     def __init__(
         self,
@@ -24,12 +25,15 @@ class Chat:
         model: str,
         conversation: Conversation,
         parameters: dict[str, Value],
+        *,
+        history: bool = True,
     ) -> None:
         self.endpoint = endpoint
         self.display = display
         self.model = model
         self.conversation = conversation
         self.parameters = parameters
+        self._history = history
         self.images: list[dict[str, Any]] = []
         self.statistics = Statistics()
         self.stopped = False  # whether Ctrl-C ended the last answer
@@ -38,6 +42,8 @@ class Chat:
         """Send a message with the images that wait, and show the answer; returns whether it came to its end."""
         content: Any = [*self.images, {"type": "text", "text": text}] if self.images else text
         before = copy.copy(self.conversation.messages)
+        if not self._history:
+            self.conversation.reset()
         self.conversation.ask(content)
         answer, problem = self._answer()
         if answer.text:

@@ -27,6 +27,7 @@ class TalkFlags(Flags):
     api_key: str | None = option(None, "Key for the gateway; better given by the environment.", secret=True)
     model: str | None = option(None, "Which model. Default: the first one that is served.")
     system: str | None = option(None, "System message at the head of the conversation.")
+    history: bool = option(True, "Keep what was said. Without, each message is answered by itself.")
     temperature: float | None = option(None, "The same as --set temperature=...", low=0)
     max_tokens: int | None = option(None, "The same as --set max_tokens=...", low=1)
     set: tuple[str, ...] = option(

@@ -40,7 +40,8 @@ def main(argv: Sequence[str]) -> int:
     except KeyboardInterrupt:  # during the load
         return _INTERRUPTED
     with contextlib.closing(endpoint):
-        chat = Chat(endpoint, _display(config.style), _model(config, endpoint), Conversation(config.system), parameters)
+        model, display = _model(config, endpoint), _display(config.style)
+        chat = Chat(endpoint, display, model, Conversation(config.system), parameters, history=config.history)
         if config.message:
             return _answer_once(chat, _message(config.message))
         if sys.stdin.isatty():
