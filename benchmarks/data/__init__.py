@@ -1,0 +1,1 @@
+"""The data tools on a file larger than what they may hold: memory and throughput."""
