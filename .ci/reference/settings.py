@@ -6,7 +6,6 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +23,7 @@ from mesh.cli.up.status import StatusConfig
 from mesh.config import Setting, settings
 from mesh.worker.config import WorkerConfig
 from mesh.worker.flags import Flags
-from training.data.command import Files
-from training.data.pipeline import Pipeline
-from training.data.tools import TOOLS
+from training.data import cli as data
 from training.weights import config as weights
 from webui.config import WebConfig, default_store
 from webui.data import config as arena
@@ -68,19 +65,11 @@ ALONE: Sequence[Command] = [
 ]
 
 
-def _with_files(kind: type[Any]) -> type[Any]:
-    """A tool of `mesh data` and what all of them are told of files."""
-    bases = (Files, kind)
-    return make_dataclass(
-        kind.__name__, (), bases=bases, frozen=True, kw_only=True, namespace={"__doc__": kind.__doc__}
-    )
-
-
 FAMILIES: Sequence[tuple[str, dict[str, type[Any]], str]] = [
     ("mesh ctl", {name: kind for name, (kind, _) in ctl.COMMANDS.items()}, "MESH_CTL_"),
     ("mesh mtbench", mtbench.COMMANDS, mtbench.ENV_PREFIX),
     ("mesh arena", arena.COMMANDS, arena.ENV_PREFIX),
-    ("mesh data", {name: _with_files(kind) for name, kind in [*TOOLS.items(), ("run", Pipeline)]}, "MESH_DATA_"),
+    ("mesh data", data.COMMANDS, data.ENV_PREFIX),
     ("mesh weights", weights.COMMANDS, weights.ENV_PREFIX),
 ]
 

@@ -186,7 +186,7 @@ def test_two_processes_write_what_one_writes(data: Command, tmp_path: Path) -> N
 def test_stats(chats: Path, data: Command, tmp_path: Path) -> None:
     dropped, html, numbers = tmp_path / "dropped.jsonl", tmp_path / "stats.html", tmp_path / "stats.json"
     data("quality", chats, "--output", tmp_path / "out.jsonl", "--keep-dropped", dropped)
-    words = ("--tokenizer", TOKENIZER, "--dropped", dropped, "--html", html, "--json", numbers)
+    words = ("--tokenizer", TOKENIZER, "--dropped", dropped, "--report", html, "--json", numbers)
     told = data("stats", tmp_path / "out.jsonl", *words)
     assert "exchanges 4 1.0 1 1 1 1" in told
     assert "quality: boilerplate of a language model 1 50.0%" in told

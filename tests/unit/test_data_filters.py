@@ -66,7 +66,7 @@ def test_the_first_of_equals_stays() -> None:
 
 
 def test_near_duplicates() -> None:
-    near = STORY.replace("the cape", "the bay")  # 2 of 44 runs differ
+    near = STORY.replace("the cape", "the bay")  # 2 of 44 n-grams differ
     far = " ".join(reversed(STORY.split()))
     conversations = [talk("Tell me a story.", text, id) for id, text in (("a", STORY), ("b", near), ("c", far))]
     assert through(Dedup(near=False), conversations)[0] == ["a", "b", "c"]

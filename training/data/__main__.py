@@ -1,78 +1,23 @@
-"""`mesh data`, `python -m training.data`: the tools by name, and chains of them."""
+"""`mesh data`, `python -m training.data`: the tools, or a word on what is not installed."""
 
 from __future__ import annotations
 
-import difflib
-import os
-import sys
 from collections.abc import Sequence
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import fields, make_dataclass
-from typing import Any, Final, cast
 
-from mesh.config import ConfigError, fail, parse
-from training.data.command import Files, run
-from training.data.pipeline import Pipeline, steps
-from training.data.segment import Named
-from training.data.tools import TOOLS
-from training.reading import BadFile
-
-_PROG: Final = "mesh data"
-_ENV: Final = "MESH_DATA_"
-_PIPELINE: Final = "run"
+from mesh.config import fail
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one tool, or a chain; returns the exit code. Bad input is one sentence and exit code 2."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help"):
-        sys.stdout.write(usage() + "\n")
-        return 0 if words else 2
-    name = words[0]
-    if name not in (*TOOLS, _PIPELINE):
-        match = difflib.get_close_matches(name, [*TOOLS, _PIPELINE], n=1)
-        fail(_PROG, f"unknown tool '{name}'" + (f"; did you mean {match[0]}?" if match else f" (see {_PROG} --help)"))
     try:
-        return _chain(words[1:]) if name == _PIPELINE else _tool(name, words[1:])
-    except (ConfigError, BadFile) as error:
-        fail(f"{_PROG} {name}", str(error))
-    except BrokenPipeError:  # nobody reads the output any more, as after `| head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        fail(f"{_PROG} {name}", f"{error.filename}: {error.strerror}")
-    except BrokenProcessPool:
-        fail(f"{_PROG} {name}", "a process was killed, as systems do that run out of memory; try fewer --processes")
-    except KeyboardInterrupt:
-        return 130
+        from training.data.cli import main as run
 
-
-def _tool(name: str, argv: Sequence[str]) -> int:
-    kind = TOOLS[name]
-    config = _parsed(name, kind, argv)
-    tool = kind(**{spec.name: getattr(config, spec.name) for spec in fields(kind)})
-    return run([Named(name, tool)], config, output_required=name != "stats")
-
-
-def _chain(argv: Sequence[str]) -> int:
-    config = _parsed(_PIPELINE, Pipeline, argv)
-    return run(steps(config.pipeline), config)
-
-
-def _parsed(name: str, kind: type[Any], argv: Sequence[str]) -> Any:
-    """The options of a tool and of files, as one."""
-    both = make_dataclass(kind.__name__, (), bases=(Files, kind), frozen=True, kw_only=True)
-    siblings = [Files, Pipeline, *TOOLS.values()]
-    prog = f"{_PROG} {name}"
-    return cast("Any", parse)(both, prog=prog, env_prefix=_ENV, argv=argv, description=kind.__doc__, siblings=siblings)
-
-
-def usage() -> str:
-    """The tools, one a line."""
-    rows: list[tuple[str, type[Any]]] = [*TOOLS.items(), (_PIPELINE, Pipeline)]
-    lines = [f"usage: {_PROG} TOOL FILE... --output FILE", "", "tools:"]
-    lines += [f"  {name:<14} {(kind.__doc__ or '').strip()}" for name, kind in rows]
-    return "\n".join([*lines, "", f"{_PROG} TOOL --help tells more."])
+        return run(argv)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("mesh", "training", "webui"):
+            raise
+        fail("mesh data", f"{package} is not installed: pip install 'inference-mesh[data]'")
 
 
 if __name__ == "__main__":

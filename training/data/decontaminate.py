@@ -13,7 +13,7 @@ import msgspec
 from mesh.config import ConfigError, option
 from training.conversations import BadConversation, Conversation, conversation
 from training.data.tool import Dropped, Step, Tool
-from training.data.words import runs, words
+from training.data.words import ngrams, words
 from training.reading import BadFile, Record, chunks
 
 _FIELDS: Final = ("turns", "question", "prompt", "instruction", "problem", "query", "input", "text")
@@ -23,10 +23,12 @@ _FEWEST: Final = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Decontaminate(Tool):
-    """Drop conversations that share a run of words with a benchmark's questions."""
+    """Drop conversations that share an n-gram with a benchmark's questions."""
 
     benchmark: tuple[Path, ...] = option((), "A file of questions: JSON lines, JSON, Parquet or text; may be repeated.")
-    run: int = option(13, "Words of a run. A shorter question counts as a whole, from 5 words on.", low=_FEWEST)
+    ngram: int = option(
+        13, "Words in a row that count; shorter questions count as a whole, from 5 words on.", low=_FEWEST
+    )
     field: tuple[str, ...] = option(
         (), f"The field that holds a question; may be repeated. Else: {', '.join(_FIELDS)}."
     )
@@ -44,7 +46,7 @@ class Decontaminate(Tool):
             for message in given.everything:
                 said = words(message.content)
                 for length, asked in known.items():
-                    found = next((run for run in runs(said, length) if run in asked), None)
+                    found = next((ngram for ngram in ngrams(said, length) if ngram in asked), None)
                     if found is not None:
                         yield Dropped(given, "words of the benchmark", found)
                         return
@@ -59,14 +61,14 @@ def _named(options: Decontaminate) -> str:
 
 @cache
 def _questions(options: Decontaminate) -> Mapping[int, set[str]]:
-    """The runs by their lengths in words."""
+    """What gives the questions away, by length in words."""
     known: dict[int, set[str]] = {}
     for path in options.benchmark:
         for text in _texts(path, options.field or _FIELDS):
             said = words(text)
             if len(said) >= _FEWEST:
-                length = min(options.run, len(said))
-                known.setdefault(length, set()).update(runs(said, length))
+                length = min(options.ngram, len(said))
+                known.setdefault(length, set()).update(ngrams(said, length))
     return known
 
 

@@ -14,11 +14,11 @@ import numpy as np
 from mesh.config import option
 from training.conversations import Conversation
 from training.data.tool import Gate, Item, Refused, Tool
-from training.data.words import digest, runs, words
+from training.data.words import digest, ngrams, words
 
 _DIGEST: Final = 16
 _AT_A_TIME: Final = 4096
-"""Runs that are hashed in one call, which takes `permutations` numbers for each."""
+"""n-grams that are hashed in one call, which takes `permutations` numbers for each."""
 _RATHER_FOUND: Final = (0.1, 0.9)
 By = Literal["conversation", "first-exchange", "prompt", "id"]
 
@@ -31,10 +31,8 @@ class Dedup(Tool):
         "conversation", "What is compared: conversation, first-exchange, prompt (the first question), or id."
     )
     near: bool = option(True, "Remove near-duplicates, too, found with MinHash.")
-    threshold: float = option(
-        0.8, "Near: the share of runs of words in common (Jaccard) from which on.", low=0.1, high=1
-    )
-    run: int = option(5, "Near: words of a run.", low=1)
+    threshold: float = option(0.8, "Near: the share of n-grams in common (Jaccard) from which on.", low=0.1, high=1)
+    ngram: int = option(5, "Near: words of an n-gram.", low=1)
     permutations: int = option(
         128, "Near: of MinHash. More take more memory and time, and err less.", low=16, high=1024
     )
@@ -74,10 +72,10 @@ def _compared(by: By, conversation: Conversation) -> list[str]:
 
 
 def _signature(options: Dedup, compared: list[str]) -> Any:
-    """uint32 `[permutations]`: how often two agree tells the share of runs that their texts have in common."""
+    """uint32 `[permutations]`: how often two agree tells the share of n-grams that their texts have in common."""
     made: Any = _empty_signature(options.permutations).copy()
-    found = runs(compared, options.run) if len(compared) >= options.run else iter((" ".join(compared),))
-    while some := [run.encode("utf-8", "surrogatepass") for run in islice(found, _AT_A_TIME)]:
+    found = ngrams(compared, options.ngram) if len(compared) >= options.ngram else iter((" ".join(compared),))
+    while some := [ngram.encode("utf-8", "surrogatepass") for ngram in islice(found, _AT_A_TIME)]:
         made.update_batch(some)
     return made.hashvalues
 

@@ -55,11 +55,21 @@ def _histogram(values: Mapping[int, int]) -> Any:
         bins[min(value, top) // width] += times
     last = max(bins)
     places = range(last + 1)
-    labels = [_label(place, width, ordered[-1][0] if place == last else None) for place in places]
-    figure = cast("Any", go).Figure(
-        cast("Any", go).Bar(x=labels, y=[bins[place] for place in places], marker_color=_COLOUR)
+    bar = cast("Any", go).Bar(
+        x=[place * width + (width - 1) / 2 for place in places],
+        y=[bins[place] for place in places],
+        width=0.92 * width,
+        hovertext=[_label(place, width, ordered[-1][0] if place == last else None) for place in places],
+        hoverinfo="text+y",
+        marker_color=_COLOUR,
     )
-    return figure.update_layout(height=260, xaxis={"type": "category"}, yaxis_title="conversations")
+    figure = cast("Any", go).Figure(bar)
+    return figure.update_layout(height=260, yaxis=_counted(max(bins.values())))
+
+
+def _counted(most: int) -> dict[str, Any]:
+    """An axis of conversations, of which there are no halves."""
+    return {"title": "conversations", "tickformat": ",d", "dtick": 1 if most < 6 else None}
 
 
 def _label(place: int, width: int, most: int | None) -> str:
@@ -73,4 +83,4 @@ def _bars(counts: Counter[str]) -> Any:
         x=[count for _, count in shown], y=[name for name, _ in shown], orientation="h", marker_color=_COLOUR
     )
     figure = cast("Any", go).Figure(bar)
-    return figure.update_layout(height=90 + 28 * len(shown), xaxis_title="conversations", yaxis={"automargin": True})
+    return figure.update_layout(height=90 + 28 * len(shown), xaxis=_counted(shown[-1][1]), yaxis={"automargin": True})

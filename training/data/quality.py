@@ -12,7 +12,7 @@ from mesh.config import option
 from training.conversations import Conversation
 from training.data.markdown import without_code
 from training.data.tool import Dropped, Step, Tool
-from training.data.words import runs, words
+from training.data.words import ngrams, words
 
 _NOTICE: Final = re.compile(
     r"too many requests (?:in|within|from)|(?:you'?ve|you have) (?:reached|exceeded) (?:our|your|the) "
@@ -36,7 +36,7 @@ _BOILERPLATE: Final = re.compile(
 )
 # A thousand million has nine zeros.
 _DIGITS: Final = re.compile(r"([1-9])\1{8,}|0{16,}")
-_RUN: Final = 4
+_NGRAM: Final = 4
 _ENOUGH: Final = 40
 """Words below which nothing is said about repetition."""
 
@@ -48,7 +48,10 @@ class Quality(Tool):
     boilerplate: bool = option(True, "Drop answers that say what a language model is or cannot do.")
     notices: bool = option(True, "Drop messages of a service in place of an answer: limits, network errors, plug-ins.")
     repetition: float = option(
-        0.5, f"Drop answers in which more than this share of the runs of {_RUN} words repeat others.", low=0, high=1
+        0.5,
+        f"Drop answers in which more than this share of the {_NGRAM}-grams repeat others.",
+        low=0,
+        high=1,
     )
     blocked_word: tuple[str, ...] = option((), "Drop conversations that say this word, whatever its case; repeatable.")
     min_answer_words: int = option(1, "Drop conversations with an answer of fewer words.", low=0)
@@ -88,8 +91,8 @@ class Quality(Tool):
 
 
 def repeated(given: list[str]) -> float:
-    """The share of the runs of four words that were there before; 0 for texts too short to say."""
+    """The share of the 4-grams that were there before; 0 for texts too short to say."""
     if len(given) < _ENOUGH:
         return 0.0
-    total = len(given) - _RUN + 1
-    return 1 - len(set(runs(given, _RUN))) / total
+    total = len(given) - _NGRAM + 1
+    return 1 - len(set(ngrams(given, _NGRAM))) / total

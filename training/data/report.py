@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -40,9 +41,9 @@ def _conversations(count: int) -> str:
     return f"{count:,} conversation{'' if count == 1 else 's'}"
 
 
-def _counts(title: str, unit: str, counts: Mapping[str, int]) -> Table:
-    table = Table(title, box=None, header_style="bold", pad_edge=False)
+def _counts(title: str, unit: str, counts: Mapping[str, int]) -> RenderableType:
+    table = Table(title, box=None, header_style="dim", pad_edge=False)
     table.add_column(unit, justify="right")
     for what, count in sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])):
         table.add_row(Text(what), f"{count:,}")
-    return table
+    return Padding(table, (0, 0, 0, 2), expand=False)

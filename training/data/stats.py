@@ -31,7 +31,7 @@ class Stats(Tool):
     tokenizer: str | None = option(None, "Count tokens, too, by this model: a folder, a tokenizer.json, or a hub name.")
     dropped: tuple[Path, ...] = option((), "A file that --keep-dropped wrote: count its reasons; may be repeated.")
     json: Path | None = option(None, "Write all numbers to this file.")
-    html: Path | None = option(None, "Write plots to this file, a page that needs no network.")
+    report: Path | None = option(None, "Write plots to this file, an HTML page that needs no network.")
 
     def __post_init__(self) -> None:
         if self.tokenizer is not None:
@@ -79,10 +79,10 @@ class _Collector(Gate):
         summary.dropped = _reasons(self._options.dropped)
         if self._options.json is not None:
             self._options.json.write_bytes(msgspec.json.format(msgspec.json.encode(summary.record())) + b"\n")
-        if self._options.html is not None:
+        if self._options.report is not None:
             from training.data.plots import page
 
-            self._options.html.write_text(page(summary), encoding="utf-8")
+            self._options.report.write_text(page(summary), encoding="utf-8")
         if not summary.numbers:
             yield "No conversations."
             return

@@ -16,7 +16,7 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
-def runs(given: Sequence[str], length: int) -> Iterator[str]:
+def ngrams(given: Sequence[str], length: int) -> Iterator[str]:
     """All runs of so many words."""
     return (" ".join(given[start : start + length]) for start in range(len(given) - length + 1))
 
