@@ -19,7 +19,7 @@ from training.data.words import digest, ngrams, words
 _DIGEST: Final = 16
 _AT_A_TIME: Final = 4096
 """n-grams that are hashed in one call, which takes `permutations` numbers for each."""
-_RATHER_FOUND: Final = (0.1, 0.9)
+_RATHER_FOUND: Final = (0.02, 0.98)
 By = Literal["conversation", "first-exchange", "prompt", "id"]
 
 
