@@ -202,7 +202,7 @@ def test_benchmarks_of_many_shapes(tmp_path: Path) -> None:
 def test_benchmarks_that_are_none(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "b.jsonl").write_text(text)
     with pytest.raises(ConfigError, match=message):
-        Decontaminate(benchmark=(tmp_path / "b.jsonl",))
+        Decontaminate(benchmark=(tmp_path / "b.jsonl",)).check()
 
 
 MANY = [talk(f"Question {number}?", "An answer.", str(number)) for number in range(400)]

@@ -129,6 +129,6 @@ def test_a_preference_is_not_cut(tokenizer: str) -> None:
 def test_a_tokenizer_that_is_none_is_told_before_the_first_conversation(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ConfigError, match=r"--tokenizer .*tokenizer.json"):
-        Split(tokenizer=str(tmp_path / "tokenizer.json"))
+        Split(tokenizer=str(tmp_path / "tokenizer.json")).check()
     with pytest.raises(ConfigError, match="is no folder or file, and the hub did not give it"):
-        Split(tokenizer="nobody/nothing")
+        Split(tokenizer="nobody/nothing").check()

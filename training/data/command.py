@@ -43,6 +43,8 @@ class Files:
 def run(tools: Sequence[Named], files: Files, output_required: bool = True) -> int:
     """The inputs through the tools; returns the exit code. Raises ConfigError, BadFile and OSError."""
     _check(files, output_required)
+    for named in tools:
+        named.tool.check()
     to_stdout = files.output == STDOUT
     told = Console(stderr=to_stdout, soft_wrap=True, highlight=False)
     with ExitStack() as stack:

@@ -36,6 +36,8 @@ class Decontaminate(Tool):
     def __post_init__(self) -> None:
         if not self.benchmark:
             raise ConfigError("--benchmark is required: a file of questions")
+
+    def check(self) -> None:
         if not _questions(self):
             raise ConfigError(f"--benchmark: no question of {_FEWEST} words or more in {_named(self)}")
 

@@ -25,8 +25,8 @@ class Split(Tool):
     max_tokens: int = option(2048, "Tokens of a piece, at most.", low=1)
     overhead: int = option(6, "Tokens that a template adds to each message.", low=0)
 
-    def __post_init__(self) -> None:
-        token_counter(self.tokenizer)  # or say so before the first conversation
+    def check(self) -> None:
+        token_counter(self.tokenizer)
 
     def step(self) -> Step:
         return self._split

@@ -33,7 +33,7 @@ class Stats(Tool):
     json: Path | None = option(None, "Write all numbers to this file.")
     report: Path | None = option(None, "Write plots to this file, an HTML page that needs no network.")
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
         if self.tokenizer is not None:
             token_counter(self.tokenizer)
 

@@ -80,6 +80,9 @@ class Gate(Protocol):
 class Tool:
     """The options of one tool. By itself it passes everything on."""
 
+    def check(self) -> None:
+        """Raises ConfigError if a file that the options name cannot be used; called before the first conversation."""
+
     def step(self) -> Step:
         """What to do with a conversation; asked for once in each process, where it loads what it needs."""
         return lambda conversation: (conversation,)
