@@ -21,7 +21,7 @@ from mesh.cli.doctor.model import model
 from mesh.demo import model_path
 from mesh.registry import EtcdClient, EtcdOptions, encode, key_for
 from mesh.v1.registry_pb2 import ServedModel, WorkerRecord
-from tests.etcd_server import make_certificates
+from tests.etcd_server import EtcdServer, make_certificates
 from tests.harness import ROOT, Mesh, free_port
 
 DAY = 86400
@@ -158,6 +158,16 @@ def test_clocks_that_differ_are_found(ahead: float, status: str, words: str):
     answers = [registry.Answer(WorkerRecord(worker_id="w"), 0.01), registry.Answer(WorkerRecord(worker_id="x"), ahead)]
     only(registry.clocks(answers), status, words)
     only(registry.clocks([registry.Answer(WorkerRecord(worker_id="w"), error="dead")]), "skip")
+
+
+def test_the_clock_of_a_real_etcd_is_read(tmp_path: Path):
+    async def look() -> list[Finding]:
+        async with EtcdServer(tmp_path) as etcd:
+            return await registry.etcd_clocks(EtcdOptions.from_url(etcd.url))
+
+    only(asyncio.run(look()), "ok", "right to a second")
+    only([registry.etcd_clock("e:1", 3.2)], "warn", "3 s ahead of")
+    only([registry.etcd_clock("e:1", -60.0)], "fail", "60 s behind")
 
 
 def test_a_model_without_a_template_and_one_that_is_not_there_are_found(tmp_path: Path):

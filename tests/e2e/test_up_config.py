@@ -15,8 +15,17 @@ import httpx
 import psutil
 import pytest
 
+from mesh.cli.up.record import ProcessRecord, read_all
 from tests.harness import ROOT, free_port, wait_until
 
+SMALL = """\
+registry-port: {registry}
+worker-port: 0
+gateways:
+  - {{port: {first}, store: none}}
+models:
+  - {{engine: scripted}}
+"""
 FILE = """\
 registry-port: {registry}
 worker-port: 0
@@ -36,19 +45,22 @@ class Machine:
         self.state = folder / "state"
         self.file = folder / "mesh.yaml"
         self.ports = [free_port() for _ in range(3)]
-        text = FILE.format(registry=self.ports[0], first=self.ports[1], second=self.ports[2])
-        self.file.write_text(text)
+        self.write(FILE)
+
+    def write(self, text: str) -> None:
+        """Say what is to run."""
+        self.file.write_text(text.format(registry=self.ports[0], first=self.ports[1], second=self.ports[2]))
 
     def mesh(self, *argv: str) -> subprocess.CompletedProcess[str]:
         """Run `mesh ARGV` to its end."""
         environ = {key: value for key, value in os.environ.items() if not key.startswith("MESH_")}
         return subprocess.run(
-            [sys.executable, "-m", "mesh.cli", *argv, "--state-dir", str(self.state)],
+            [sys.executable, "-m", "mesh.cli", *argv],
             capture_output=True,
             text=True,
             timeout=55,
             cwd=ROOT,
-            env=environ,
+            env={**environ, "MESH_UP_STATE_DIR": str(self.state)},
             check=False,
         )
 
@@ -57,9 +69,10 @@ class Machine:
         found: list[dict[str, Any]] = json.loads(self.mesh("status", "--json").stdout)
         return found[0] if found else {}
 
-    def process(self, name: str) -> dict[str, Any]:
-        """One process of it."""
-        return next(each for each in self.status()["processes"] if each["name"] == name)
+    def process(self, name: str) -> ProcessRecord:
+        """One process of it, as `mesh up` noted it last."""
+        [mesh] = read_all(self.state)
+        return next(each for each in mesh.processes if each.name == name)
 
     def up(self) -> None:
         """Start it and wait until it is ready."""
@@ -108,15 +121,17 @@ def test_a_mesh_in_the_background(machine: Machine) -> None:
     assert again.returncode == 2
     assert f"process {mesh['pid']}" in again.stderr
 
-    os.kill(machine.process("gateway")["pid"], signal.SIGKILL)
+    os.kill(machine.process("gateway").pid, signal.SIGKILL)
     assert machine.answers(machine.ports[2], "fast"), "the other gateway is none the worse"
     wait_until(
-        lambda: machine.process("gateway")["restarts"] == 1 and machine.mesh("status").returncode == 0, within=20
+        lambda: machine.process("gateway").restarts == 1 and machine.process("gateway").state == "ready", within=30
     )
-    assert machine.process("gateway")["exit"] == "SIGKILL"
+    assert machine.process("gateway").exit == "SIGKILL"
     assert machine.answers(machine.ports[1], "slow")
-
-    pids += [each["pid"] for each in machine.status()["processes"]]
+    pids.append(machine.process("gateway").pid)
+    shown = machine.mesh("status")
+    assert shown.returncode == 0
+    assert f"{pids[-1]}" in shown.stdout
     down = machine.mesh("down")
     assert (down.returncode, down.stderr) == (0, "")
     assert not [pid for pid in pids if runs(pid)]
@@ -125,18 +140,20 @@ def test_a_mesh_in_the_background(machine: Machine) -> None:
 
 
 def test_what_a_killed_mesh_leaves_is_told_and_cleared(machine: Machine) -> None:
+    machine.write(SMALL)
     machine.up()
     mesh = machine.status()
     os.kill(mesh["pid"], signal.SIGKILL)
     wait_until(lambda: not runs(mesh["pid"]))
-    wait_until(lambda: {each["state"] for each in machine.status()["processes"]} == {"gone"}, within=15)
+    wait_until(lambda: not [each for each in mesh["processes"] if runs(each["pid"])])
+    assert {each["state"] for each in machine.status()["processes"]} == {"gone"}
     assert machine.mesh("status").returncode == 1
     assert machine.mesh("down").returncode == 0
     assert machine.status() == {}
 
 
 def test_a_mesh_that_cannot_start_says_why(machine: Machine) -> None:
-    machine.file.write_text(machine.file.read_text() + "  - {path: /nowhere/at/all}\n")
+    machine.write(SMALL.replace("engine: scripted", "path: /nowhere/at/all"))
     done = machine.mesh("up", "--config", str(machine.file), "--detach")
     assert done.returncode == 2
     assert "/nowhere/at/all" in done.stderr

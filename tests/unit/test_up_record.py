@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.cli.up import process, record
+from mesh.cli.up import down, process, record
 from mesh.cli.up.logs import Log
 from mesh.errors import MeshError
 from tests.harness import wait_until
@@ -39,6 +39,20 @@ def test_a_record_is_read_as_it_was_written(tmp_path: Path):
     assert mesh.alive
     assert record.read(path.with_name("none.json")) is None
     assert path.parent.stat().st_mode & 0o077 == 0
+
+
+def test_one_of_several_meshes_must_be_named_to_be_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for name in ("one", "two"):
+        record.write(record.path_of(tmp_path, name), record.Record(name, "1", 0, "gone", 0, True, "r", "l", []))
+    with pytest.raises(SystemExit) as ended:
+        down.main(["--state-dir", str(tmp_path)])
+    assert ended.value.code == 2
+    assert "one, two" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        down.main(["three", "--state-dir", str(tmp_path)])
+    assert "there are: one, two" in capsys.readouterr().err
+    assert down.main(["two", "--state-dir", str(tmp_path)]) == 0
+    assert [mesh.name for mesh in record.read_all(tmp_path)] == ["one"]
 
 
 @pytest.mark.parametrize("name", ["", "..", "a/b", ".hidden", "a b"])

@@ -99,6 +99,7 @@ class _Patient:
         found = await registry.etcd(options)
         if any(finding.status == "fail" for finding in found) and len(options.endpoints) == 1:
             return found
+        found += await registry.etcd_clocks(options)
         try:
             answers = await registry.ask_workers(self.config, options)
         except (EtcdError, MeshError) as error:

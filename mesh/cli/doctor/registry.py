@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import statistics
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
 import grpc.aio
 
@@ -18,6 +22,7 @@ from mesh.errors import MeshError
 from mesh.registry import WORKERS_PREFIX, EtcdClient, EtcdError, EtcdOptions
 from mesh.v1 import admin_pb2
 from mesh.v1.registry_pb2 import WorkerRecord
+from mesh.wire import Tls
 
 _LIMIT = 3.0
 _ASKED = 5
@@ -26,6 +31,7 @@ _SLOW = 0.1
 _QUOTA = 2 * 1024**3
 _OLDEST = (3, 4)
 _SKEW_WARN, _SKEW_FAIL = 1.0, 5.0
+_SYNCHRONIZE = "synchronize all clocks: chronyd or systemd-timesyncd"
 
 
 async def etcd(options: EtcdOptions) -> list[Finding]:
@@ -69,6 +75,41 @@ def _space_remedy(error: str) -> str:
 
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.partition("+")[0].partition("-")[0].split(".") if part.isdigit())
+
+
+async def etcd_clocks(options: EtcdOptions) -> list[Finding]:
+    """The clocks of etcd's members, by the date of their HTTP answers, which has whole seconds."""
+    dates = await asyncio.gather(*(asyncio.to_thread(_date, each, options.tls) for each in options.endpoints))
+    told = [
+        (where, date - time.time()) for where, date in zip(options.endpoints, dates, strict=True) if date is not None
+    ]
+    return [etcd_clock(where, ahead) for where, ahead in told]
+
+
+def etcd_clock(where: str, ahead: float) -> Finding:
+    """What the clock of a member says that is so many seconds ahead of ours, give or take one."""
+    if abs(ahead) <= 1 + _SKEW_WARN:
+        return Finding("clocks", "ok", f"the clock of etcd at {where} is right to a second or two")
+    found = f"the clock of etcd at {where} is {abs(ahead):.0f} s {'ahead of' if ahead > 0 else 'behind'} this machine's"
+    return Finding("clocks", "fail" if abs(ahead) >= _SKEW_FAIL else "warn", found, _SYNCHRONIZE)
+
+
+def _date(where: str, tls: Tls | None) -> float | None:
+    """Seconds since 1970 by a member's clock; None from what speaks no HTTP, as a registry of ours."""
+    try:
+        if tls is None:
+            connection = HTTPConnection(where, timeout=_LIMIT)
+        else:
+            context = ssl.create_default_context(cafile=tls.ca)
+            if tls.cert is not None:
+                context.load_cert_chain(tls.cert, tls.key)
+            connection = HTTPSConnection(where, timeout=_LIMIT, context=context)
+        with closing(connection):
+            connection.request("GET", "/version")
+            date = connection.getresponse().getheader("date")
+        return None if date is None else parsedate_to_datetime(date).timestamp()
+    except (OSError, HTTPException, ValueError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -139,7 +180,7 @@ def clocks(answers: Iterable[Answer]) -> list[Finding]:
     if abs(ahead) < _SKEW_WARN:
         return [Finding("clocks", "ok", f"{len(told)} workers' clocks are within {_SKEW_WARN:g} s of this machine's")]
     status = "fail" if abs(ahead) >= _SKEW_FAIL else "warn"
-    return [Finding("clocks", status, found, "synchronize all clocks: chronyd or systemd-timesyncd")]
+    return [Finding("clocks", status, found, _SYNCHRONIZE)]
 
 
 def fingerprints(records: Iterable[WorkerRecord]) -> list[Finding]:

@@ -25,7 +25,7 @@ class DownConfig:
     """Stop a mesh: its gateways end their requests, then its workers."""
 
     name: str = option("", "Name of the mesh, as `mesh status` shows it; needed if there are several.", positional=True)
-    state_dir: Path | None = option(None, "Folder in which it is noted; as of mesh up.")
+    state_dir: Path | None = option(None, "Folder in which it is noted. Default: that of mesh up.")
     timeout: float = option(90.0, "Seconds that it may take; what still runs then is killed.", low=0, high=86400)
 
 

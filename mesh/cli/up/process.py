@@ -42,7 +42,7 @@ def send(pid: int, expected: str, number: signal.Signals) -> bool:
         return True
     try:
         handle = os.pidfd_open(pid)
-    except ProcessLookupError:
+    except OSError:  # there is none, or none can have that pid
         return False
     try:
         # Looked at after the handle was taken: it then belongs to that process and to no later one.

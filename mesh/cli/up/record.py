@@ -54,9 +54,9 @@ class Record(msgspec.Struct):
 
 
 def state_dir(given: Path | None) -> Path:
-    """The folder with a file for each mesh of this user."""
+    """The folder with a file for each mesh of this user; the variable of `mesh up` holds for all commands."""
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return given or Path(home) / "inference-mesh" / "up"
+    return given or Path(os.environ.get("MESH_UP_STATE_DIR") or Path(home) / "inference-mesh" / "up")
 
 
 def path_of(folder: Path, name: str) -> Path:

@@ -26,7 +26,7 @@ class StatusConfig:
     """Show the meshes of this user that `mesh up` runs on this machine. Exit code 0 if all of it is ready."""
 
     name: str = option("", "Name of one mesh. Default: all.", positional=True)
-    state_dir: Path | None = option(None, "Folder in which they are noted; as of mesh up.")
+    state_dir: Path | None = option(None, "Folder in which they are noted. Default: that of mesh up.")
     json: bool = option(False, "Print JSON.")
 
 
