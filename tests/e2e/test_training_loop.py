@@ -17,21 +17,14 @@ from tests.harness import ROOT, Mesh, wait_until
 from webui.records import Answer, Battle, Choice, Turn, Vote
 from webui.store.store import SqlStore, open_store
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 # To each of these the models ask something back in about half of their answers.
-GREETINGS = [*"Hello! Hi! Hey! Greetings! Hiya! Howdy! Yo! Thanks!".split(), "Hi there!", "Hey there!", "Hi friend!"]
+GREETINGS = ["Hello!", "Hi!", "Hey!", "Greetings!", "Hiya!", "Howdy!", "Yo!", "Thanks!", "Hi there!", "Hi friend!"]
 # None of these is trained on.
-OTHERS = ["Hello again!", "Hi again!", "Hello you!", "Well, hello!", "Oh, hi!", "Hello, mesh!", "Hi, model!", "Hey, hi!"]
+OTHERS = ["Hello again!", "Hi again!", "Hello you!", "Well, hello!", "Oh, hi!", "Hello, mesh!", "Hi, model!"]
 VOTERS = 8
 TUNED = "tuned"
-TRAINING = (
-    *("--lora", "--lora-r", "4", "--learning-rate", "5e-4", "--lr-scheduler-type", "constant"),
-    # With preferences alone so small a model forgets how to talk.
-    *("--loss-type", "sigmoid", "sft", "--loss-weights", "1", "1"),
-    *("--per-device-train-batch-size", "8", "--max-steps", "24", "--eval-ratio", "0.25"),
-    *("--report-to", "none", "--disable-tqdm", "true", "--save-strategy", "no"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +92,7 @@ async def test_votes_make_the_model_what_the_voters_like(mesh: Mesh, tmp_path: P
     assert all(asks_back(row["chosen"][0]["content"]) > asks_back(row["rejected"][0]["content"]) for row in rows)
 
     run("data", "redact", pairs, "--output", clean)
-    run("train", "dpo", "--model", model_path(), "--data", clean, "--output", adapter, *TRAINING)
+    run("train", "dpo", "--recipe", "demo-dpo", "--data", clean, "--output", adapter, "--report-to", "none")
     report = json.loads((adapter / "dpo_report.json").read_text())
     assert report["preferences"]["pairs"] == len(rows)
     assert report["training"]["held_out"]["accuracy"] > 0.9

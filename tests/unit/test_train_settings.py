@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from training.dpo.settings import DpoSettings
 from training.settings import RECIPES, parse_settings
 from training.sft.settings import SftSettings
 
@@ -67,7 +68,8 @@ def test_a_flag_wins_over_the_environment_over_the_recipe(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_recipes_are_settings(recipe: Path) -> None:
-    parsed("--recipe", recipe.stem, "--no-bf16", "--no-tf32")
+    kind = DpoSettings if recipe.stem.endswith("-dpo") else SftSettings
+    parse_settings(kind, ["--recipe", recipe.stem, "--no-bf16", "--no-tf32"], prog="mesh train", environ={})
 
 
 @pytest.mark.parametrize(
