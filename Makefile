@@ -51,7 +51,7 @@ test: protos ## Run the unit, component and model tests
 	$(PY) -m pytest $(PARALLEL) 4 tests/unit tests/component tests/model $(ARGS)
 
 .PHONY: e2e
-e2e: protos clients/node/dist/.built ## Run the tests of the commands as a person runs them
+e2e: protos clients/node/dist/.built clients/examples/node_modules/.installed ## Run the tests of the commands as a person runs them
 	$(PY) -m pytest $(PARALLEL) 3 tests/e2e $(ARGS)
 
 # Two sites side by side: the tests wait for silence to be noticed.
@@ -74,6 +74,10 @@ e2e-clients: protos .venv-clients/.installed .venv-clients-openai2/.installed te
 tests/clients/node/node_modules/.installed: tests/clients/node/package.json tests/clients/node/package-lock.json
 	npm ci --prefix tests/clients/node --ignore-scripts --no-audit --no-fund
 	node $(@D)/@anthropic-ai/claude-code/install.cjs
+	@touch $@
+
+clients/examples/node_modules/.installed: clients/examples/package.json clients/examples/package-lock.json
+	npm ci --prefix clients/examples --ignore-scripts --no-audit --no-fund
 	@touch $@
 
 # Go and C++ are built with Debian's packages: 0.65 GB, which are not installed here.

@@ -124,8 +124,9 @@ func (s *Session) read() {
 func (s *Session) receive(message *pb.SessionResponse) {
 	s.mutex.Lock()
 	s.heard = true
-	if message.Draining && !s.draining {
-		s.draining = true
+	began := message.Draining && !s.draining
+	s.draining = message.Draining // which may be called off
+	if began {
 		for _, stream := range s.streams {
 			stream.mailbox.wake()
 		}

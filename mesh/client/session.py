@@ -192,8 +192,9 @@ class Session:
             stream = self._streams.get(event.stream_id)
             if stream is not None and stream.take(event):
                 del self._streams[event.stream_id]
-        if message.draining and not self.draining:
-            self.draining = True
+        began = message.draining and not self.draining
+        self.draining = message.draining  # which may be called off
+        if began:
             for stream in self._streams.values():
                 stream.nudge()
         elif message.undrained:

@@ -250,6 +250,16 @@ async def test_a_draining_worker_gets_nothing_new(two: tuple[FakeWorker, FakeWor
         assert not two[0].starts
 
 
+async def test_a_worker_whose_drain_is_called_off_is_asked_again(two: tuple[FakeWorker, FakeWorker]) -> None:
+    async with mesh(two[0]) as (client, _):
+        two[0].heartbeat = 0.1  # so that it tells of itself often
+        check(await answer(client, max_tokens=2), 2)
+        two[0].draining = True
+        await eventually(lambda: _drains(client))
+        two[0].draining = False
+        check(await answer(client, max_tokens=3), 3)
+
+
 async def _drains(client: MeshClient) -> bool:
     return sum(worker.draining for worker in client._workers._workers.values()) == 1  # pyright: ignore[reportPrivateUsage]
 

@@ -123,7 +123,7 @@ void Session::receive(const v1::SessionResponse& message) {
     double heartbeat = message.opened().heartbeat() > 0 ? message.opened().heartbeat() : kDefaultHeartbeat;
     watcher_ = std::thread([this, heartbeat] { watch(heartbeat); });
   }
-  if (message.draining()) draining_ = true;
+  draining_ = message.draining();  // which may be called off
   for (const v1::StreamEvent& event : message.events()) deliver(event);
   news_.notify_all();
 }

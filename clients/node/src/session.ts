@@ -69,8 +69,9 @@ export class Session {
     for (const event of message.events) {
       this.streams.get(event.stream_id)?.take(event);
     }
-    if (message.draining && !this.draining) {
-      this.draining = true;
+    const began = message.draining && !this.draining;
+    this.draining = message.draining; // which may be called off
+    if (began) {
       for (const stream of this.streams.values()) stream.drain();
     }
   }
