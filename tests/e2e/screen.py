@@ -59,6 +59,11 @@ class Screen:
         flags = ["-e"] if colours else []
         return self._tmux("capture-pane", "-p", "-S", "-", "-J", *flags, "-t", _SESSION)
 
+    @property
+    def has_cursor(self) -> bool:
+        """Whether the cursor is shown."""
+        return self._tmux("display-message", "-p", "-t", _SESSION, "#{cursor_flag}").strip() == "1"
+
     def wait_for(self, *texts: str, within: float = 20.0) -> str:
         """Wait until all texts are there; returns all that is."""
 

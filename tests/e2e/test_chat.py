@@ -99,8 +99,9 @@ def test_ctrl_c_ends_the_answer_and_not_the_program(mesh: Mesh, tmp_path: Path) 
         screen.wait_for("/help lists commands", "\n>")
         screen.enter("Tell me a story about a fox.")
         screen.wait_for("Steps")
-        screen.press("C-c")
-        screen.wait_for("[stopped]")
+        screen.press("C-c", "C-c")  # as of somebody in a hurry
+        screen.wait_for("[stopped]", "\n>")
+        assert screen.has_cursor
         # The hang-up has reached the engine.
         wait_until(lambda: mesh.workers[0].stats().streams_cancelled == before + 1)
         screen.enter("/show")

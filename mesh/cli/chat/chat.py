@@ -9,6 +9,7 @@ from typing import Any
 from mesh.cli.answering.endpoint import Answer, Endpoint, Piece, sentence
 from mesh.cli.chat.conversation import Conversation
 from mesh.cli.chat.display import STOPPED, Display
+from mesh.cli.chat.keyboard import no_interrupts
 from mesh.cli.chat.parameters import Value
 from mesh.cli.chat.statistics import Statistics
 from mesh.errors import MeshError
@@ -65,19 +66,22 @@ class Chat:
     def _answer(self) -> tuple[Answer, str | None]:
         """Ask for an answer and keep what comes, also what came before Ctrl-C; and why it is not complete."""
         answer, problem = Answer(), None
-        self.display.begin()
         try:
+            with no_interrupts(deliver=True):
+                self.display.begin()
             with contextlib.closing(self.endpoint.answer(self._body())) as events:
                 for event in events:
-                    answer.take(event)
-                    if isinstance(event, Piece):
-                        self.display.piece(event)
+                    with no_interrupts(deliver=True):
+                        answer.take(event)
+                        if isinstance(event, Piece):
+                            self.display.piece(event)
         except KeyboardInterrupt:
             problem = STOPPED
         except (MeshError, OSError) as error:
             problem = sentence(error)
         self.stopped = problem == STOPPED
-        self.display.finish(answer, problem)
+        with no_interrupts(deliver=False):  # a second Ctrl-C means the same answer
+            self.display.finish(answer, problem)
         if answer.text:
             self.conversation.answer(answer.text, answer.reasoning)
         if answer.tokens:

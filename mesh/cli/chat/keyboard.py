@@ -1,7 +1,8 @@
-"""The keyboard while an answer comes: what is typed ahead must not be drawn into it."""
+"""The keyboard while an answer comes: what is typed ahead must not be drawn into it, and Ctrl-C ends it once."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -26,3 +27,17 @@ def no_echo() -> Generator[None]:
         yield
     finally:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+@contextmanager
+def no_interrupts(*, deliver: bool) -> Generator[None]:
+    """Ctrl-C does not break in, so that what is drawn is drawn whole. It comes afterwards as KeyboardInterrupt if it is
+    to be delivered. For the main thread."""
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed and deliver:
+        raise KeyboardInterrupt

@@ -7,7 +7,9 @@ paragraph, a list, a block of code) is drawn again and again, its last lines if 
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 from markdown_it import MarkdownIt
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -32,7 +34,7 @@ class MarkdownDisplay:
     def __init__(self) -> None:
         self._console = Console(highlight=False, theme=Theme({"markdown.code": "cyan"}))
         self._tail = _Tail()
-        self._live: Live | None = None
+        self._drawing: _Drawing | None = None
         self._reasoning = False
         self._printed = False
 
@@ -41,11 +43,14 @@ class MarkdownDisplay:
         self._printed = self._reasoning = False
         self._tail = _Tail(waiting=True)
         if self._console.is_terminal:
-            self._live = Live(self._tail, console=self._console, refresh_per_second=_PER_SECOND, transient=True)
-            self._live.start()
+            self._drawing = _Drawing(self._console, self._tail)
 
     def piece(self, piece: Piece) -> None:
         """Take it; blocks that are complete with it are printed."""
+        with self._drawing or nullcontext():
+            self._take(piece)
+
+    def _take(self, piece: Piece) -> None:
         if piece.reasoning != self._reasoning:
             self._print_rest()
             self._reasoning = piece.reasoning
@@ -56,10 +61,11 @@ class MarkdownDisplay:
 
     def finish(self, answer: Answer, problem: str | None) -> None:
         """Print what is left, and tell what went wrong."""
-        self._print_rest()
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        with self._drawing or nullcontext():
+            self._print_rest()
+        if self._drawing is not None:
+            self._drawing.stop()
+            self._drawing = None
         note = problem or note_of(answer)
         if note:
             self._console.print(Text(f"[{note}]", style="yellow"))
@@ -86,6 +92,36 @@ class MarkdownDisplay:
         block = _Block(text.strip("\n"), reasoning=self._reasoning)
         self._console.print(*([Text("\n")] if self._printed else []), block, sep="", end="")
         self._printed = True
+
+
+class _Drawing:
+    """Draws the tail again and again from a thread of its own. Whoever prints or changes it holds this as a context:
+    rich looks where the cursor is before it locks, so that two threads at once would erase each other's lines."""
+
+    def __init__(self, console: Console, tail: _Tail) -> None:
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._live = Live(tail, console=console, auto_refresh=False, transient=True)
+        self._live.start(refresh=True)
+        self._thread = threading.Thread(target=self._draw, daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def stop(self) -> None:
+        """Erase it."""
+        self._stopped.set()
+        self._thread.join()
+        self._live.stop()
+
+    def _draw(self) -> None:
+        while not self._stopped.wait(1 / _PER_SECOND):
+            with self:
+                self._live.refresh()
 
 
 class _Tail:

@@ -11,6 +11,7 @@ from prompt_toolkit.completion import CompleteEvent, Completer, Completion, Path
 from prompt_toolkit.document import Document
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.output import create_output
 from prompt_toolkit.styles import Style
 
 from mesh.cli.chat.commands import COMMANDS
@@ -36,6 +37,7 @@ class Prompt:
             bottom_toolbar=status,
             style=_STYLE,
             enable_open_in_editor=True,
+            output=create_output(always_prefer_tty=True),  # not into a pipe that takes the answers
         )
 
     def ask(self) -> str:
