@@ -67,7 +67,7 @@ def load_config(settings: ModelSettings) -> PretrainedConfig:
         settings.model_name_or_path = str(model_path(settings.model_name_or_path))
     loader: Any = AutoConfig
     try:
-        config: PretrainedConfig = loader.from_pretrained(settings.model_name_or_path, revision=settings.model_revision)
+        config: PretrainedConfig = loader.from_pretrained(settings.model_name_or_path, **_source(settings))
     except (OSError, ValueError) as error:
         raise BadSettings(f"--model cannot be loaded: {error}") from error
     _make_room(config, settings)
@@ -78,7 +78,7 @@ def load_language(settings: ModelSettings, config: PretrainedConfig) -> Language
     """The tokenizer and the chat template. Raises BadSettings where there is none, or where they do not fit."""
     name = settings.model_name_or_path
     loader: Any = AutoTokenizer
-    tokenizer: Any = loader.from_pretrained(name, revision=settings.model_revision)
+    tokenizer: Any = loader.from_pretrained(name, **_source(settings))
     if settings.add_tokens:
         tokenizer.add_special_tokens({"additional_special_tokens": settings.add_tokens})
     if tokenizer.eos_token_id is None:
@@ -110,7 +110,7 @@ def load_model(
     kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     model: PreTrainedModel = kind.from_pretrained(
         settings.model_name_or_path,
-        revision=settings.model_revision,
+        **_source(settings),
         config=config,
         dtype=_dtype(settings, arguments),
         attn_implementation=_attention(settings, arguments),
@@ -119,6 +119,10 @@ def load_model(
     _grow(model, settings, language)
     _end_answers(model, language)
     return _with_adapter(model, settings, arguments) if settings.adapts else model
+
+
+def _source(settings: ModelSettings) -> dict[str, Any]:
+    return {"revision": settings.model_revision, "trust_remote_code": settings.trust_remote_code}
 
 
 def _make_room(config: PretrainedConfig, settings: ModelSettings) -> None:

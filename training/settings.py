@@ -66,6 +66,7 @@ _MEANS: Final[Mapping[str, Mapping[str, str]]] = {
 """Switches elsewhere whose setting here has names for its values."""
 EXPLAINED: Final[Mapping[str, str]] = {
     "lazy_preprocess": "conversations are tokenised once and then read from the disk; nothing is left to be lazy about",
+    "padding_side": "rows are filled up at their ends, and nothing sees what they are filled with",
     "efficient_loss": "the loss is always that of the answers alone",
     "overwrite_output_dir": "use --resume-from-checkpoint none to begin again",
 }
@@ -111,6 +112,7 @@ class ModelSettings:
 
     model_name_or_path: str = setting("", "Model to begin with: a folder, its name on the hub, or mesh-demo.")
     model_revision: str | None = setting(None, "Branch, tag or commit of a model on the hub.")
+    trust_remote_code: bool = setting(False, "Run Python code that comes with the model.")
     chat_template: str | None = setting(
         None,
         "Chat template by name (`mesh templates` lists them), file or jinja text. Default: the tokenizer's own, else a "
@@ -301,6 +303,8 @@ def _print_help(parser: argparse.ArgumentParser, cls: type[Any], *, everything: 
         action.metavar = action.dest.upper()
         if action.dest in trainers and action.dest not in USUAL and not everything:
             action.help = argparse.SUPPRESS
+    for group in parser._action_groups:  # pyright: ignore[reportPrivateUsage]
+        group._group_actions.sort(key=lambda action: action.dest in trainers)  # pyright: ignore[reportPrivateUsage]
     parser.usage = (
         f"{parser.prog} [--recipe NAME|FILE] --model MODEL --data FILE... --output FOLDER [--SETTING VALUE]..."
     )
