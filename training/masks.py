@@ -113,7 +113,7 @@ class Masker:
         text, spans = self.spans(messages)
         ids = self._encode(text)
         labels = [IGNORED] * len(ids)
-        for span in spans[-1:] if self.last_only else spans:
+        for span in spans:
             start, end = self._tokens(text, ids, span)
             labels[start:end] = ids[start:end]
         if self._lacks_end(text, spans[-1]):
@@ -125,9 +125,8 @@ class Masker:
         """A conversation for an encoder-decoder model: of each answer the prompt for the encoder, and its tokens with
         the end of the text for the decoder. Raises Unmaskable."""
         _check(messages, self._eos)
-        places = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
         samples: list[Sample] = []
-        for place in places[-1:] if self.last_only else places:
+        for place in self._places(messages):
             prompt = self._encode(self.render(messages[:place], prompt=True))
             answer = [*self._encode(messages[place]["content"]), self._eos[0]]
             if self.max_length is not None and len(prompt) > self.max_length:
@@ -137,9 +136,10 @@ class Masker:
         return samples
 
     def spans(self, messages: Sequence[ChatMessage]) -> tuple[str, list[Span]]:
-        """The rendered conversation, and where in it the answers are. Raises Unmaskable."""
-        text, spans = self._marked_spans(messages) if self._marked else self._found_spans(messages)
-        answers = [message["content"] for message in messages if message["role"] == "assistant"]
+        """The rendered conversation, and where in it the answers to train on are. Raises Unmaskable."""
+        places = self._places(messages)
+        text, spans = self._marked_spans(messages) if self._marked else self._found_spans(messages, places)
+        answers = [messages[place]["content"] for place in places]
         if len(spans) != len(answers):
             raise Unmaskable(Refusal.ALTERED, f"{len(answers)} answers, of which it writes {len(spans)}")
         return text, [_spoken(text, span, answer) for span, answer in zip(spans, answers, strict=True)]
@@ -148,12 +148,14 @@ class Masker:
         """The text of some messages, with the beginning of an answer if it is a prompt. Raises Unmaskable."""
         return self._rendered(messages, prompt=prompt, marks=False)[0]
 
-    def _found_spans(self, messages: Sequence[ChatMessage]) -> tuple[str, list[Span]]:
+    def _places(self, messages: Sequence[ChatMessage]) -> list[int]:
+        places = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
+        return places[-1:] if self.last_only else places
+
+    def _found_spans(self, messages: Sequence[ChatMessage], places: list[int]) -> tuple[str, list[Span]]:
         text = self.render(messages, prompt=False)
         spans: list[Span] = []
-        for place, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
+        for place in places:
             before = self.render(messages[:place], prompt=True)
             after = self.render(messages[: place + 1], prompt=False)
             if not (text.startswith(after) and after.startswith(before)):
@@ -163,7 +165,8 @@ class Masker:
 
     def _marked_spans(self, messages: Sequence[ChatMessage]) -> tuple[str, list[Span]]:
         text, marks = self._rendered(messages, prompt=False, marks=True)
-        return text, [Span(start, end) for start, end in marks]
+        spans = [Span(start, end) for start, end in marks]
+        return text, spans[-1:] if self.last_only else spans
 
     def _rendered(
         self, messages: Sequence[ChatMessage], *, prompt: bool, marks: bool

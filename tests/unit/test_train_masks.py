@@ -191,11 +191,16 @@ def test_an_answer_that_begins_within_a_token_is_refused() -> None:
     assert caught.value.refusal is Refusal.START_INSIDE
 
 
-def test_a_template_that_rewrites_what_was_said_is_refused() -> None:
+def test_a_template_that_rewrites_what_was_said_is_refused_but_for_the_last_answer() -> None:
     template = "{% for message in messages %}{{ message.content if loop.last else 'x' }}{% endfor %}"
+    tokenizer, messages = FAMILIES["byte level"](), conversation("hello", "world", "a", "b")
     with pytest.raises(Unmaskable) as caught:
-        Masker(FAMILIES["byte level"](), template).sample(conversation("hello", "world", "a", "b"))
+        Masker(tokenizer, template).sample(messages)
     assert caught.value.refusal is Refusal.REWRITTEN
+    last = "{% for message in messages %}{{ message.content if loop.index > 3 else 'x' }}{% endfor %}"
+    sample = Masker(tokenizer, last, last_only=True).sample(messages)
+    assert tokenizer.decode(sample.input_ids) == "xxxb</s>"
+    assert [tokenizer.decode(label) for label in sample.labels if label != IGNORED] == ["b", "</s>"]
 
 
 def test_a_long_conversation_is_cut_at_its_end() -> None:
