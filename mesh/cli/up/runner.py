@@ -53,9 +53,11 @@ class Runner:
         self._identity = identity(self._child.pid) or ""
         self.state = "starting"
 
-    async def follow(self, stopping: asyncio.Event, on_end: Callable[[Runner, int], bool]) -> None:
+    async def follow(
+        self, stopping: asyncio.Event, on_end: Callable[[Runner, int], bool], on_change: Callable[[], None]
+    ) -> None:
         """Copy its output, and start it again when it has ended, until `on_end` (given its exit code) says that this
-        was the end for good, or until `stopping`."""
+        was the end for good, or until `stopping`. `on_change` is called when it has ended and when it runs again."""
         pause = _FIRST_PAUSE
         while True:
             assert self._child is not None, "start comes first"
@@ -68,11 +70,13 @@ class Runner:
                 pause = _FIRST_PAUSE
             self._say(f"{self.service.name} has ended with {self._exit}: starting it again in {pause:g} s")
             self.state = "restarting"
+            on_change()
             if await _set_within(stopping, pause):
                 return
             pause = min(2 * pause, _LONGEST_PAUSE)
             self._restarts += 1
             await self.start()
+            on_change()
             if stopping.is_set():  # meanwhile, so who stops knew only the one before
                 self.signal(signal.SIGTERM)
 

@@ -18,7 +18,7 @@ from mesh.config import ConfigError, fail, option, parse
 from mesh.errors import MeshError, invalid
 
 _PROG = "mesh status"
-_COLUMNS = ("mesh", "process", "pid", "state", "restarts", "address", "models", "log")
+_COLUMNS = ("mesh", "process", "pid", "state", "restarts", "address", "models")
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ def main(argv: Sequence[str]) -> int:
         print(msgspec.json.format(msgspec.json.encode(found)).decode())
     else:
         show(_table(found) if found else "no mesh runs")
+        for mesh in found:
+            show(f"logs of {mesh.name}: {mesh.log}/PROCESS.log")
     well = bool(found) and all(each.state == "ready" for mesh in found for each in mesh.processes)
     return 0 if well else 1
 
@@ -73,9 +75,9 @@ def _table(found: Sequence[Record]) -> Table:
         table.add_column(name, justify="right" if name in ("pid", "restarts") else "left", overflow="fold")
     for mesh in found:
         state = ("up " + duration(time.time() - mesh.started_at)) if mesh.alive else "gone"
-        table.add_row(mesh.name, "mesh up", str(mesh.pid), state, "", f"registry {mesh.registry}", "", mesh.log)
+        table.add_row(mesh.name, "mesh up", str(mesh.pid), state, "", f"registry {mesh.registry}", "")
         for each in mesh.processes:
             state = f"{each.state} ({each.exit})" if each.state in ("restarting", "ended") else each.state
-            where = (each.address or "-", ", ".join(each.models), each.log)
-            table.add_row(mesh.name, each.name, str(each.pid or "-"), state, str(each.restarts), *where)
+            serves = (each.address or "-", ", ".join(each.models))
+            table.add_row(mesh.name, each.name, str(each.pid or "-"), state, str(each.restarts), *serves)
     return table

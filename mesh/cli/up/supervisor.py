@@ -106,14 +106,13 @@ class Supervisor:
     async def _start_and_watch(self, group: asyncio.TaskGroup) -> None:
         for runner in self._runners:
             await runner.start()
-            group.create_task(runner.follow(self._stopping, self._ended_for_good))
+            group.create_task(runner.follow(self._stopping, self._ended_for_good, self._note_if_possible))
         await self._set_aliases()
         while True:
             await self._look()
             became_ready = not self._ready and all(runner.state == "ready" for runner in self._runners)
             self._ready = self._ready or became_ready
-            with contextlib.suppress(OSError):  # a full disk must not stop what answers
-                self._note()
+            self._note_if_possible()
             if became_ready:
                 self._on_ready()
             await asyncio.sleep(_SLOW_POLL if self._ready else _POLL)
@@ -200,6 +199,10 @@ class Supervisor:
         else:
             self._say("stopping; Ctrl-C again kills")
             self._stopping.set()
+
+    def _note_if_possible(self) -> None:
+        with contextlib.suppress(OSError):  # a full disk must not stop what answers
+            self._note()
 
     def _note(self) -> None:
         """Write the record, if it has changed."""
