@@ -13,6 +13,7 @@ from mesh.demo import model_path
 from tests.e2e.screen import Screen
 from tests.harness import Mesh, wait_until
 
+LOAD_LIMIT = 45.0  # torch, on a busy machine
 DEMO, WRITER = "mesh-demo-mini", "writer"
 WRITTEN = """<think>First the list.</think>## Steps
 
@@ -43,7 +44,7 @@ def chat(mesh: Mesh, folder: Path, *argv: str) -> Screen:
 def test_a_conversation_in_one_process_with_its_commands(mesh: Mesh, tmp_path: Path) -> None:
     model = f"--model-path={model_path(DEMO)}"
     with Screen(tmp_path, "chat", model, "--threads=1", "--style=simple", "--set=seed=1") as screen:
-        screen.wait_for(f"{DEMO} at this process", "/help lists commands", "\n>")
+        screen.wait_for(f"{DEMO} at this process", "/help lists commands", "\n>", within=LOAD_LIMIT)
         screen.type("Hello!")
         screen.press("M-Enter")
         screen.enter("What can\\")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -88,7 +89,8 @@ def _model(config: ChatConfig, endpoint: Endpoint) -> str:
 def _display(style: str) -> Display:
     if style == "programmatic":
         return ProgrammaticDisplay()
-    if style == "simple" or (style == "auto" and not sys.stdout.isatty()):
+    plain = not sys.stdout.isatty() or os.environ.get("TERM") in ("dumb", "unknown")
+    if style == "simple" or (style == "auto" and plain):
         return SimpleDisplay()
     from mesh.cli.chat.markdown import MarkdownDisplay  # takes a moment to import
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -37,7 +38,8 @@ class Prompt:
             bottom_toolbar=status,
             style=_STYLE,
             enable_open_in_editor=True,
-            output=create_output(always_prefer_tty=True),  # not into a pipe that takes the answers
+            # Not into a pipe that takes the answers.
+            output=None if sys.stdout.isatty() else create_output(always_prefer_tty=True),
         )
 
     def ask(self) -> str:
