@@ -172,7 +172,7 @@ def create_app(
     app.register_blueprint(decision_routes(dispatch))
     app.register_blueprint(tokenizer_routes(dispatch))
     app.register_blueprint(message_routes(dispatch, image_limits(config), stream_times(config)))
-    runner = _add_batches(config, app, exchanges, store)
+    runner = _add_batches(config, app, exchanges, store, metrics)
     app.register_blueprint(model_routes(directory, aliases, anthropic_page=model_page, anthropic_one=model_info))
     app.register_blueprint(health_routes(directory, exchanges, metrics, book, seat))
     app.register_blueprint(openapi_routes(keyed=book is not None, open_routes=config.open_routes))
@@ -186,7 +186,9 @@ def create_app(
     return app, exchanges, [store.run, background.run, runner.run]
 
 
-def _add_batches(config: GatewayConfig, app: Quart, exchanges: Exchanges, store: Store) -> Runner:
+def _add_batches(
+    config: GatewayConfig, app: Quart, exchanges: Exchanges, store: Store, metrics: GatewayMetrics
+) -> Runner:
     """The routes of files and batches, and what works on these."""
     contents = Contents(config.files)
     shop = Shop(
@@ -195,6 +197,7 @@ def _add_batches(config: GatewayConfig, app: Quart, exchanges: Exchanges, store:
         asyncio.Semaphore(config.batch_concurrency),
         config.batch_takeover / 4,
         lambda: exchanges.draining,
+        metrics,
     )
     runner = Runner(store, shop, takeover=config.batch_takeover)
     app.register_blueprint(file_routes(store, contents, config.max_file_bytes))

@@ -111,6 +111,18 @@ class GatewayMetrics:
             ["model", "how"],
             registry=r,
         )
+        self.batches = Counter(
+            "mesh_gateway_batches",
+            "Batches that have ended on this gateway: completed, failed, expired or cancelled.",
+            ["endpoint", "status"],
+            registry=r,
+        )
+        self.batch_requests = Counter(
+            "mesh_gateway_batch_requests",
+            "Requests of batches that this gateway has an answer to: done, or failed.",
+            ["endpoint", "outcome"],
+            registry=r,
+        )
         self.queue_length = Gauge(
             "mesh_gateway_queue_requests", "Requests that wait for a worker with room.", ["model"], registry=r
         )

@@ -6,11 +6,19 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from gateway.batches.spent import BatchUsage
+
 # What an uploaded file may be for, and what our own are for.
 Purpose = Literal["assistants", "batch", "evals", "fine-tune", "user_data", "vision"]
 BATCH: Final = "batch"
 OUTPUT: Final = "batch_output"
-ENDPOINTS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
+ENDPOINTS: Final = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    "/v1/moderations",
+)
 ENDED: Final = ("completed", "failed", "expired", "cancelled")
 
 
@@ -89,6 +97,7 @@ class BatchObject(msgspec.Struct, kw_only=True):
     cancelled_at: int | None = None
     request_counts: Counts = msgspec.field(default_factory=Counts)
     metadata: dict[str, str] | None = None
+    usage: BatchUsage = msgspec.field(default_factory=BatchUsage)
     # Told if it was asked for: OpenAI has no such field here.
     output_expires_after: ExpiresAfter | msgspec.UnsetType = msgspec.UNSET
 

@@ -30,10 +30,12 @@ from gateway.batches.shapes import (
     LineResponse,
     OutputLine,
 )
+from gateway.batches.spent import BatchUsage, spent_on
 from gateway.exchange import Inside
 from gateway.store.shapes import KeptBatch, KeptFile, Result
 from mesh.errors import MeshError
 from mesh.log import kv
+from mesh.metrics import GatewayMetrics
 
 if TYPE_CHECKING:
     from gateway.store.batches import Batches
@@ -61,6 +63,7 @@ class Shop:
     places: asyncio.Semaphore
     beat: float
     draining: Callable[[], bool]
+    metrics: GatewayMetrics
 
 
 class Work:
@@ -73,6 +76,7 @@ class Work:
         self._inside = Inside(tenant, PRIORITY)
         self._batch = msgspec.json.decode(body, type=BatchObject)
         self._results: list[Result] = []
+        self._usage = BatchUsage()  # of these
         self._news = asyncio.Event()
 
     def look(self) -> None:
@@ -117,6 +121,8 @@ class Work:
                 batch.request_counts.total = checker.total
 
         await self._save(change)
+        if self._batch.status == "failed":
+            self._shop.metrics.batches.labels(self._batch.endpoint, "failed").inc()
 
     # Answers
 
@@ -193,21 +199,26 @@ class Work:
                 await asyncio.sleep(_wait_of(reply))
         finally:
             self._shop.places.release()
+        if reply.status == 200:
+            self._usage.add(spent_on(reply.body))
         response = LineResponse(reply.status, reply.headers.get("x-request-id", request_id), _body(reply))
         self._add(number, DONE if reply.status == 200 else FAILED, OutputLine("", line.custom_id, response, None))
 
     def _add(self, number: int, part: str, line: OutputLine) -> None:
         line.id = f"batch_req_{_digest(self._batch.id, str(number))}"
         self._results.append(Result(number, part, msgspec.json.encode(line)))
+        self._shop.metrics.batch_requests.labels(self._batch.endpoint, part).inc()
         self._news.set()
 
     async def _flush(self) -> None:
         """Keep the results that are there, with their counts; without any, say that this gateway is still there."""
         results, self._results = self._results, []
+        usage, self._usage = self._usage, BatchUsage()
 
         def change(batch: BatchObject) -> None:
             batch.request_counts.completed += sum(each.part == DONE for each in results)
             batch.request_counts.failed += sum(each.part == FAILED for each in results)
+            batch.usage.add(usage)
 
         await self._save(change, results)
 
@@ -232,6 +243,7 @@ class Work:
                 batch.status, batch.completed_at = "completed", now
 
         await self._save(change, files=[file for file in (output, errors) if file is not None])
+        self._shop.metrics.batches.labels(self._batch.endpoint, self._batch.status).inc()
         counts = self._batch.request_counts
         facts = kv(batch=self._batch.id, status=self._batch.status, completed=counts.completed, failed=counts.failed)
         log.info("batch ended", extra=facts)

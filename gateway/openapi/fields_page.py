@@ -171,6 +171,7 @@ _BATCHES: Final = """## Files and batches
 - The result of each line is kept as soon as it is there. If the gateway stops or is lost, another one with the same
   store goes on after `--batch-takeover` seconds, and asks for the lines without results alone: each line is in the
   output once, in the order of the input.
+- `usage` has the tokens of all answers so far.
 - A batch that is cancelled keeps what was answered; one whose `completion_window` is over is `expired`, and its other
   lines are in the file of errors.
 """

@@ -16,8 +16,9 @@ from openai.types import Batch, FileObject
 
 from mesh.errors import ErrorKind, MeshError
 from mesh.keys import new_key
+from mesh.v1 import inference_pb2 as pb
 from tests.component.gateway_fixture import GatewayUnderTest, body
-from tests.component.gateway_worker import FakeWorker
+from tests.component.gateway_worker import CAPABILITIES, FakeWorker
 from tests.component.test_gateway_keys import make_book
 from tests.component.test_gateway_sdk import check
 from tests.harness import eventually
@@ -150,6 +151,59 @@ async def test_a_batch_from_its_input_to_its_output() -> None:
     assert told["choices"] == alone.json()["choices"]
     assert listed == [batch.id]
     assert (file.purpose, file.filename) == ("batch_output", f"{batch.id}_output.jsonl")
+
+
+class Everything(FakeWorker):
+    """Embeds and classifies too."""
+
+    def __init__(self) -> None:
+        more = (pb.CAPABILITY_EMBED, pb.CAPABILITY_CLASSIFY)
+        super().__init__("a", pause=0, capabilities=(*CAPABILITIES, *more))
+
+    async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
+        return pb.EmbedResponse(embeddings=[pb.Embedding(values=[1.0])], prompt_tokens=4)
+
+    async def Classify(self, request: pb.ClassifyRequest, context: Any) -> pb.ClassifyResponse:
+        scores = pb.ClassScores(scores=[0.9, 0.1])
+        return pb.ClassifyResponse(results=[scores], labels=["hate", "ok"], prompt_tokens=4, exclusive=True)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "asked", "tokens"),
+    [
+        (CHAT, body(max_tokens=2), (5, 2)),
+        ("/v1/completions", {"model": "m", "prompt": "hi", "max_tokens": 2, "seed": 7}, (5, 2)),
+        ("/v1/embeddings", {"model": "m", "input": "hi"}, (4, 0)),
+        ("/v1/responses", {"model": "m", "input": "hi", "max_output_tokens": 16, "store": False}, (5, 16)),
+        ("/v1/moderations", {"model": "m", "input": "hi"}, (0, 0)),
+    ],
+)
+async def test_every_endpoint_is_answered_as_it_is_alone_and_its_tokens_are_summed(
+    endpoint: str, asked: dict[str, Any], tokens: tuple[int, int]
+) -> None:
+    async with Everything() as worker, GatewayUnderTest() as gateway, sdk(gateway) as client:
+        worker.cached = 3
+        await gateway.add(worker)
+        wrong = {**asked, "model": "unknown"}
+        batch = await ended(client, await begin(client, lines([asked, asked, wrong], endpoint), endpoint=endpoint))
+        answers = await rows(client, batch.output_file_id)
+        alone = (await gateway.http.post(endpoint, json=asked)).json()
+        outcomes = [
+            gateway.metric("mesh_gateway_batch_requests_total", endpoint=endpoint, outcome=each)
+            for each in ("done", "failed")
+        ]
+        assert gateway.metric("mesh_gateway_batches_total", endpoint=endpoint, status="completed") == 1
+    assert outcomes == [2, 1]
+    own = ("data", "choices", "results", "object")
+    for answer in answers:
+        told = answer["response"]["body"]
+        assert {name: told.get(name) for name in own} == {name: alone.get(name) for name in own}
+    assert len(answers) == 2
+    usage = batch.usage
+    assert usage is not None
+    assert (usage.input_tokens, usage.output_tokens) == (2 * tokens[0], 2 * tokens[1])
+    assert usage.total_tokens == 2 * sum(tokens)
+    assert usage.input_tokens_details.cached_tokens == (6 if tokens[1] else 0)
 
 
 BAD = [
