@@ -40,6 +40,22 @@ class WebConfig:
     unwanted_words: Path | None = option(
         None, "File with a word or phrase on each line: prompts with one are refused, answers with one marked."
     )
+    moderation: str | None = option(
+        None,
+        "Model that judges prompts and answers by /v1/moderations of the gateway, or of --moderation-url.",
+        metavar="MODEL",
+    )
+    moderation_url: str | None = option(
+        None, "Another OpenAI-compatible endpoint for that, such as https://api.openai.com/v1.", metavar="URL"
+    )
+    moderation_key: str = option("none", "API key for that endpoint.", secret=True)
+    boost: tuple[str, ...] = option(
+        (), "Draw a model more or less often, such as new-model=3; may be repeated.", metavar="MODEL=FACTOR"
+    )
+    outage: tuple[str, ...] = option((), "Model that is not drawn for battles; may be repeated.", metavar="MODEL")
+    sampling_floor: float = option(
+        0.1, "Part of battles whose pair is drawn evenly, the others where votes say most.", low=0.01, high=1
+    )
     login: Path | None = option(None, "File with a NAME:PASSWORD on each line: only they may enter.")
     user_header: str | None = option(
         None, "Header in which a proxy tells who has signed in (OIDC); without it nobody enters. See --trusted-proxy."
@@ -57,6 +73,11 @@ class WebConfig:
             raise ConfigError("--login and --user-header exclude each other")
         if self.user_header and not self.trusted_proxy:
             raise ConfigError("--user-header needs --trusted-proxy: anybody could send the header otherwise")
+        if self.unwanted_words and self.moderation:
+            raise ConfigError("--unwanted-words and --moderation exclude each other")
+        if self.moderation_url and not self.moderation:
+            raise ConfigError("--moderation-url needs --moderation MODEL")
+        _ = self.boosts
         for flag, path in (
             ("--cards", self.cards),
             ("--rules", self.rules),
@@ -72,6 +93,20 @@ class WebConfig:
     def where(self) -> str:
         """The store: a file or a URL."""
         return self.store or default_store()
+
+    @property
+    def boosts(self) -> dict[str, float]:
+        """Factors of models. Raises ConfigError."""
+        found: dict[str, float] = {}
+        for each in self.boost:
+            name, _, factor = each.rpartition("=")
+            try:
+                found[name] = float(factor)
+            except ValueError:
+                found[name] = 0.0
+            if not name or not 0 < found[name] < float("inf"):
+                raise ConfigError(f"--boost must be MODEL=FACTOR with a factor above 0, not '{each}'")
+        return found
 
     @property
     def parameters(self) -> dict[str, float]:

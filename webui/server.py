@@ -22,12 +22,12 @@ from webui.gateway import Gateway
 from webui.leaderboard.live import LiveLeaderboard
 from webui.pages.desk import Desk
 from webui.records import ModelCard, Store
-from webui.sampling import PairSampler
+from webui.sampling import PairSampler, SamplingRules
 from webui.store.store import open_store
 from webui.store.tallies import SqlVotes
 from webui.trust.gate import ArenaGate, Limits
 from webui.trust.identity import IdentityWatch
-from webui.trust.moderation import WordList
+from webui.trust.moderation import Moderation, ModerationEndpoint, WordList
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ def serve(config: WebConfig) -> None:
         closing(open_store(config.where)) as store,
         tempfile.TemporaryDirectory(prefix="mesh-webui-") as folder,
     ):
-        sampler = PairSampler()
+        sampler = PairSampler(SamplingRules(config.sampling_floor, config.boosts, frozenset(config.outage)))
         live = LiveLeaderboard(SqlVotes(store.database), interval=config.leaderboard_interval, on_counts=sampler.learn)
         live.start()
         try:
@@ -102,8 +102,14 @@ def _limits(config: WebConfig) -> Limits:
     return Limits(prompts_per_minute=config.prompts_per_minute, votes_per_day=config.votes_per_day)
 
 
-def _moderation(config: WebConfig) -> WordList | None:
-    return WordList.read(config.unwanted_words) if config.unwanted_words else None
+def _moderation(config: WebConfig) -> Moderation | None:
+    if config.unwanted_words:
+        return WordList.read(config.unwanted_words)
+    if config.moderation is None:
+        return None
+    if config.moderation_url is None:
+        return ModerationEndpoint(f"{config.gateway.rstrip('/')}/v1", config.api_key, config.moderation)
+    return ModerationEndpoint(config.moderation_url, config.moderation_key, config.moderation)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -192,6 +192,7 @@ def test_counts_and_the_report(arena: Arena, store: SqlStore, tmp_path: Path) ->
     out = tmp_path / "board.html"
     assert "5 votes" in arena("report", str(out))
     assert out.read_text().count("<section") >= 3
+    assert "Online Elo" in out.read_text()
     assert not list(tmp_path.glob("*.partial"))
 
 

@@ -13,6 +13,7 @@ from gateway.openai.moderations import CATEGORIES, judged
 from mesh.v1 import inference_pb2 as pb
 from tests.component.gateway_fixture import GatewayUnderTest
 from tests.component.gateway_worker import FakeWorker
+from webui.trust.moderation import ModerationEndpoint, ModerationUnavailable
 
 LABELS = ("safe", "hate", "self_harm")
 SCORES = {"hi": (0.9, 0.06, 0.04), "grr": (0.2, 0.75, 0.05), "both": (0.4, 0.35, 0.25)}
@@ -128,3 +129,15 @@ async def test_moderations_without_a_model_need_exactly_one(models: tuple[str, .
         response = await gateway.http.post("/v1/moderations", json={"input": "hi"})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "model")
     assert said in response.json()["error"]["message"]
+
+
+async def test_the_arena_asks_its_own_gateway() -> None:
+    async with Classifying() as worker, GatewayUnderTest() as gateway:
+        await gateway.add(worker)
+        endpoint = ModerationEndpoint(f"{gateway.url}/v1", "none", "m")
+        assert await endpoint.flagged(["hi", "grr", "both"]) == ["", "hate", "flagged"]
+        gone = ModerationEndpoint(f"{gateway.url}/v1", "none", "unknown")
+        with pytest.raises(ModerationUnavailable, match="no answer"):
+            await gone.flagged(["hi"])
+        for each in (endpoint, gone):
+            await each.close()

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.e2e.webui_site import DESKTOP, PHONE, Site, Tap, Watch, ask, chromium, open_page, said, visit, wait_vote
+from tests.component.arena_votes import fill
+from tests.e2e.webui_site import (
+    DESKTOP,
+    PATIENCE,
+    PHONE,
+    Site,
+    Tap,
+    Watch,
+    ask,
+    chromium,
+    open_page,
+    said,
+    visit,
+    wait_vote,
+)
 from tests.harness import Mesh, wait_until
+from webui.store.store import open_store
 
 # Neither is among the words that the models say.
 MODELS = ("zebra-7b", "quokka-9b")
@@ -223,3 +240,38 @@ def test_a_gateway_that_is_not_there_is_told(browser: Browser, tmp_path: Path) -
         ask(page, "Anybody?")
         expect(page.locator("#battle-status")).to_contain_text("cannot be reached")
         expect(page.locator(".prompt textarea")).to_have_value("Anybody?")
+
+
+def test_a_locked_database_is_told_and_the_vote_can_be_given_later(site: Site, browser: Browser) -> None:
+    before = votes(site)
+    with visit(browser) as visitor, closing(sqlite3.connect(site.store, isolation_level=None)) as other:
+        page = open_page(visitor, site.url)
+        ask(page, "Who holds the lock?")
+        wait_vote(page)
+        other.execute("BEGIN IMMEDIATE")
+        page.locator("#battle-vote-tie").click()
+        expect(page.locator("#battle-status")).to_contain_text("could not be kept just now")
+        assert votes(site) == before
+        other.execute("ROLLBACK")
+        page.locator("#battle-vote-tie").click()
+        expect(page.locator("#battle-status")).to_contain_text("Thanks")
+    assert votes(site) == before + 1
+
+
+def test_each_plot_is_saved_as_a_picture(site: Site, browser: Browser) -> None:
+    with closing(open_store(str(site.store))) as store:
+        fill(store, [(*MODELS, "a"), (*MODELS, "b")] * 10, voter="crowd")
+    watch = Watch()
+    with visit(browser) as visitor:
+        page = visitor.new_page()
+        page.set_default_timeout(PATIENCE)
+        watch.look_at(page)
+        page.goto(f"{site.url}/leaderboard")
+        for title in ("Intervals", "Win rates", "Over time"):
+            page.get_by_role("tab", name=title).click()
+            expect(page.locator(".js-plotly-plot:visible .main-svg").first).to_be_visible()
+            with page.expect_download() as download:
+                page.locator("button.png:visible").click()
+            assert download.value.path().read_bytes().startswith(b"\x89PNG"), title
+    assert watch.errors == []
+    assert watch.left == []

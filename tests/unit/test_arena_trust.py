@@ -6,11 +6,14 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from mesh.config import ConfigError
+from webui.config import WebConfig
 from webui.leaderboard.ballots import Ballots, Group
 from webui.leaderboard.bradley_terry import sigmoid
 from webui.records import Answer, Battle, Finish, Flag, ModelCard, Refused, Turn, Visitor
@@ -206,6 +209,29 @@ async def test_nobody_is_let_in_unseen() -> None:
     await ArenaGate().moderate(["hello"])
     with pytest.raises(Refused, match="rules"):
         await ArenaGate(moderation=WordList(["bad"])).moderate(["fine", "so bad"])
+
+
+def web_config(**settings: Any) -> WebConfig:
+    return WebConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "flag"),
+    [
+        ({"boost": ("new",)}, "--boost"),
+        ({"boost": ("new=0",)}, "--boost"),
+        ({"boost": ("new=nan",)}, "--boost"),
+        ({"boost": ("=2",)}, "--boost"),
+        ({"moderation_url": "http://127.0.0.1:9/v1"}, "--moderation-url"),
+    ],
+)
+def test_settings_that_cannot_be_kept_to(settings: dict[str, Any], flag: str) -> None:
+    with pytest.raises(ConfigError, match=flag):
+        web_config(**settings)
+
+
+def test_factors_of_models_whose_names_have_signs_of_their_own() -> None:
+    assert web_config(boost=("acme/fox=b=2.5", "owl=0.5")).boosts == {"acme/fox=b": 2.5, "owl": 0.5}
 
 
 # --- traits ---

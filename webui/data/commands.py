@@ -104,7 +104,7 @@ def report(config: ReportConfig) -> int:
     others = [rate(tally, category.name, rules) for category in present(tally) if category.name != OVERALL]
     boards = [rate(tally, OVERALL, rules), rate_with_style(ballots, OVERALL, rules), *others]
     with _replaced(config.out) as target:
-        target.write_text(page(config.title, boards, days, {}, datetime.now(UTC)), encoding="utf-8")
+        target.write_text(page(config.title, boards, days, {}, datetime.now(UTC), ballots), encoding="utf-8")
     _say(f"{boards[0].votes:,} votes, {len(boards)} boards to {config.out}")
     return 0
 

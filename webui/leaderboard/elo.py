@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from webui.leaderboard.ballots import SCORES, Ballots
+from webui.leaderboard.categories import counts
 from webui.leaderboard.cells import Floats
 
 
@@ -17,6 +19,19 @@ class History:
 
     after: npt.NDArray[np.int64]
     ratings: Floats
+
+
+def history(ballots: Ballots) -> tuple[tuple[str, ...], History]:
+    """The models by name, and what the votes that count made of them in their order."""
+    counted = [group for group in ballots.groups if counts(group)]
+    models = tuple(sorted({name for group in counted for name in (group.model_a, group.model_b)}))
+    places = {name: place for place, name in enumerate(models)}
+    rows = ballots.group[np.array([counts(group) for group in ballots.groups], bool)[ballots.group]]
+    # A group that does not count may have no models here; none of the rows is of it.
+    a = np.array([places.get(group.model_a, 0) for group in ballots.groups], np.int64)[rows]
+    b = np.array([places.get(group.model_b, 0) for group in ballots.groups], np.int64)[rows]
+    score = np.array([SCORES[group.choice] for group in ballots.groups], np.float64)[rows]
+    return models, elo(len(models), a, b, score)
 
 
 def elo(

@@ -110,7 +110,7 @@ def elo_history(names: Sequence[str], after: Sequence[int], ratings: Floats) -> 
     """Online Elo after so many battles: `ratings` is [P, M]."""
     figure = go.Figure(
         [
-            go.Scatter(x=list(after), y=ratings[:, position], name=name, mode="lines")
+            go.Scatter(x=list(after), y=ratings[:, position], name=_plain(name), mode="lines")
             for position, name in enumerate(names[:SHOWN])
         ]
     )

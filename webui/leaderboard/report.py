@@ -11,9 +11,10 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from webui.leaderboard import figures, table
-from webui.leaderboard.ballots import Tally
+from webui.leaderboard.ballots import Ballots, Tally
 from webui.leaderboard.board import Board, Standing
 from webui.leaderboard.categories import CATEGORIES
+from webui.leaderboard.elo import history
 from webui.records import ModelCard
 
 _STYLE: Final = """
@@ -60,8 +61,9 @@ def report(
     days: Mapping[int, Tally],
     cards: Mapping[str, ModelCard],
     as_of: datetime,
+    ballots: Ballots | None = None,
 ) -> str:
-    """The page. The first of the boards is shown first, and drawn."""
+    """The page. The first of the boards is shown first, and drawn; so is what online Elo makes of the `ballots`."""
     main = boards[0]
     drawn = [
         figures.intervals(main),
@@ -70,6 +72,9 @@ def report(
         figures.average_win_rates(main),
         figures.over_time(days, main.rules),
     ]
+    if ballots is not None and len(ballots.group):
+        models, told = history(ballots)
+        drawn.append(figures.elo_history(models, told.after.tolist(), told.ratings))
     method = (
         "Scores are those of a Bradley–Terry model on Elo's scale (400 points are odds of 10 to 1), a tie being half a "
         "win. A rank is one more than the number of models whose interval lies wholly above."

@@ -28,6 +28,9 @@ _PLOTS: Final[tuple[tuple[str, Callable[[Board], go.Figure]], ...]] = (
     ("Averages", figures.average_win_rates),
 )
 _REFRESH_SECONDS: Final = 30
+# Plotly's own button, which shows only under a mouse: of the plot that can be seen.
+_SAVE: Final = """() => [...document.querySelectorAll('.js-plotly-plot')].find(plot => plot.offsetParent)
+    ?.querySelector('.modebar-btn[data-title^="Download plot"]')?.click()"""
 _EMPTY: Final = "Nobody has voted yet. The first battle is yours: [begin one](./)."
 
 
@@ -118,6 +121,8 @@ def build(desk: Desk, blocks: gr.Blocks, live: LiveLeaderboard) -> None:
             for title in [title for title, _ in _PLOTS] + ["Over time"]:
                 with gr.Tab(title):
                     plots.append(gr.Plot(show_label=False, container=False))
+                    with gr.Row(elem_classes="tools"):
+                        gr.Button("PNG", size="sm", elem_classes="png").click(None, js=_SAVE, api_visibility="private")
     page = Leaderboard(desk, live, category, styled, summary, rows, tuple(plots), files, content, drawn_column)
     shown: dict[str, Any] = {
         "fn": page.show,

@@ -1,0 +1,63 @@
+"""Who may enter the arena: by names and passwords, or by what a proxy says; in a real browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, expect
+
+from tests.e2e.webui_site import PATIENCE, Site, chromium, visit
+
+NOWHERE = "http://127.0.0.1:9"  # a gateway is not needed to be let in or not
+HEADER = "x-signed-in"
+
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as running:
+        yield running
+
+
+def pages_of(url: str, **headers: str) -> int:
+    """The status of what draws the pages."""
+    return httpx.get(f"{url}/config", headers=headers, timeout=20).status_code
+
+
+def test_names_and_passwords(browser: Browser, tmp_path: Path) -> None:
+    accounts = tmp_path / "accounts"
+    accounts.write_text("# who may enter\nann:wal:nut\n")
+    with Site(tmp_path, NOWHERE, "--login", str(accounts)) as site, visit(browser) as visitor:
+        site.wait_ready()
+        assert pages_of(site.url) == 401
+        page = visitor.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(site.url)
+        name, password = page.locator("input").first, page.locator("input[type=password]")
+        for given, entered in (("chestnut", False), ("wal:nut", True)):
+            name.fill("ann")
+            password.fill(given)
+            password.press("Enter")
+            if entered:
+                expect(page.locator(".prompt textarea")).to_be_visible()
+            else:
+                expect(page.get_by_text("Incorrect")).to_be_visible()
+        page.goto(f"{site.url}/leaderboard")
+        expect(page.locator("#leaderboard")).to_be_visible()
+        assert pages_of(site.url) == 401, "another visitor"
+
+
+def test_a_proxy_says_who_has_signed_in(browser: Browser, tmp_path: Path) -> None:
+    """That nobody else can is in tests/component/test_webui_http.py."""
+    with Site(tmp_path, NOWHERE, "--user-header", HEADER, "--trusted-proxy", "127.0.0.1") as site:
+        site.wait_ready()
+        assert pages_of(site.url) == 401
+        assert pages_of(site.url, **{HEADER: "ann"}) == 200
+        with browser.new_context(extra_http_headers={HEADER: "ann"}) as visitor:
+            page = visitor.new_page()
+            page.goto(site.url)
+            expect(page.locator(".prompt textarea")).to_be_visible()
