@@ -73,6 +73,16 @@ def test_lists_and_tables() -> None:
     assert to_markdown(html) == "1. One\n   - a\n   - b\n2. Two\n\n| x | a\\|b |\n| --- | --- |\n| 1 | y |"
 
 
+@pytest.mark.parametrize(("around", "sign"), [("katex-inline", "$"), ("katex-display", "$$")])
+def test_formulas_are_there_once_and_as_tex(around: str, sign: str) -> None:
+    html = (
+        f'<p>So <span class="{around}"><span class="katex"><span class="katex-mathml"><math><mi>a</mi>'
+        r'<annotation encoding="application/x-tex">\frac{a_1}{b} \\ x</annotation></math></span>'
+        '<span class="katex-html" aria-hidden="true">a b</span></span></span> it is.</p>'
+    )
+    assert to_markdown(html) == rf"So {sign}\frac{{a_1}}{{b}} \\ x{sign} it is."
+
+
 @pytest.mark.parametrize(
     ("text", "html"),
     [

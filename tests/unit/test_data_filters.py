@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,6 +24,7 @@ from training.data.sampling import Sample, TrainTest
 from training.data.segment import Named
 from training.data.summary import distribution
 from training.data.tool import Changed, Dropped, DroppedItem, Tool
+from training.data.tools import TOOLS
 from training.reading import Record
 
 
@@ -72,6 +73,33 @@ def test_near_duplicates() -> None:
     assert through(Dedup(near=False), conversations)[0] == ["a", "b", "c"]
     assert through(Dedup(), conversations) == (["a", "c"], {"a near-duplicate": 1})
     assert through(Dedup(threshold=0.99), conversations)[0] == ["a", "b", "c"]
+
+
+def test_near_duplicates_are_found_and_others_are_not() -> None:
+    """A hundred texts, each with one that lacks the last two of its words, and one that has half of its n-grams."""
+    texts = [[f"w{number}x{place}" for place in range(60)] for number in range(100)]
+    near = [talk(" ".join(text[:-2]), "") for text in texts]
+    other = [talk(" ".join([*text[:40], *text[:20:-1]]), "") for text in texts]
+    kept, reasons = through(Dedup(), [talk(" ".join(text), "", "first") for text in texts] + near + other)
+    assert kept == ["first"] * 100 + [None] * 100
+    assert reasons == {"a near-duplicate": 100}
+
+
+@pytest.mark.parametrize("tools", [["convert"], ["dedup", "convert", "stats"]])
+def test_what_has_no_end_goes_through(tools: list[str]) -> None:
+    """Whatever a tool holds, it is less than all: FastChat's tools hold all."""
+    taken = 0
+
+    def records() -> Iterator[list[Record]]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield [Record("", msgspec.json.encode(openai_record(talk(f"Question {taken}", "No."))))]
+
+    run = Run([Named(name, TOOLS[name]()) for name in tools], "openai", lambda bad: None, lambda dropped: None)
+    kept = run.kept(records(), 1)
+    assert len([item for item, _ in zip(kept, range(600), strict=False)]) == 600
+    assert taken <= 600 + 256 * len(tools)
 
 
 @pytest.mark.parametrize(

@@ -34,8 +34,20 @@ def to_markdown(html: str) -> str:
     soup = BeautifulSoup(html, "html.parser")
     for element in soup.find_all(_CHROME):
         element.decompose()
+    for formula in soup.select(".katex"):
+        _write_as_tex(formula)
     text = _Converter().convert_soup(soup)
     return _squeezed(text).strip()
+
+
+def _write_as_tex(formula: Tag) -> None:
+    """KaTeX's page holds a formula twice, as MathML and as drawn, and its source in between."""
+    source = formula.select_one('annotation[encoding="application/x-tex"]')
+    if source is None:
+        return
+    shown = formula.parent is not None and "katex-display" in _classes(formula.parent)
+    sign = "$$" if shown else "$"
+    formula.replace_with(f"{sign}{source.get_text().strip()}{sign}")
 
 
 def _squeezed(text: str) -> str:
