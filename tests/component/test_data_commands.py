@@ -201,9 +201,9 @@ def test_stats(chats: Path, data: Command, tmp_path: Path) -> None:
 
 
 def test_strict_ends_at_the_first_bad_record(refused: Command, tmp_path: Path) -> None:
-    (tmp_path / "chats.jsonl").write_text(json.dumps(CHATS[0]) + "\n{\n")
+    (tmp_path / "chats.jsonl").write_text((json.dumps(CHATS[0]) + "\n") * 3000 + "{\n")  # some is written before
     said = refused("clean", tmp_path / "chats.jsonl", "--output", tmp_path / "out.jsonl", "--strict")
-    assert said == f"mesh data clean: {tmp_path / 'chats.jsonl'}:2: broken JSON: Input data was truncated"
+    assert said == f"mesh data clean: {tmp_path / 'chats.jsonl'}:3001: broken JSON: Input data was truncated"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["chats.jsonl"]  # nothing half done is left
 
 
