@@ -37,7 +37,7 @@ COMMANDS: dict[str, Sequence[Sequence[str]]] = {
     "gateway": [["mesh-gateway", "--help"], ["mesh", "up", "--help"]],
     "postgres": [["python", "-c", "import psycopg"]],
     "webui": [["mesh-webui", "--help"], ["mesh", "arena", "--help"], ["python", "-c", "import webui.app"]],
-    "bench": [["mesh", "mtbench", "--help"], ["mesh", "mtbench", "validate"]],
+    "bench": [["mesh", "mtbench", "--help"], ["python", "-c", "import benchmarks.mt_bench.endpoint"]],
     "train": [["mesh", "train", "--help"], ["mesh", "train", "sft", "--help"]],
     "data": [["mesh", "data", "--help"]],
     "gguf": [["python", "-c", "import gguf"]],
@@ -45,8 +45,10 @@ COMMANDS: dict[str, Sequence[Sequence[str]]] = {
     "docs": [["zensical", "--version"]],
     "all": [["mesh", "--version"], ["mesh-gateway", "--help"], ["mesh-webui", "--help"]],
 }
+# Of an installation, on a machine that does other things too.
+_LIMIT = 800
 # torch alone is a gigabyte to unpack.
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(3 * _LIMIT)
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,10 @@ def wheel() -> Path:
 def installed(wheel: Path, extra: str) -> Generator[Environment]:
     """A new environment, gone afterwards."""
     with tempfile.TemporaryDirectory(prefix=f"wheel-{extra or 'bare'}-") as folder:
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=120)
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True, timeout=_LIMIT)
         wanted = f"{wheel}[{extra}]" if extra else str(wheel)
         pip = [f"{folder}/bin/python", "-m", "pip", "install", "--quiet", "--constraint", str(ROOT / "constraints.txt")]
-        subprocess.run([*pip, wanted], check=True, timeout=800)
+        subprocess.run([*pip, wanted], check=True, timeout=_LIMIT)
         yield Environment(Path(folder))
 
 
