@@ -99,7 +99,7 @@ class Reader:
             check=True,
         )
         mesh = self._start(shlex.split(planned.stdout.splitlines()[-1]))
-        mesh.wait(lambda: " is ready" in mesh.output, within=90)
+        mesh.wait(lambda: "OpenAI API" in mesh.output, within=90)  # the banner
 
     def _start(self, words: list[str]) -> Process:
         module = MODULES[Path(words[0]).name]

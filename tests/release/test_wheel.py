@@ -136,7 +136,7 @@ def mesh(environment: Environment, engine: str) -> Generator[str]:
             env=environment.environ,
         )
     try:
-        wait_until(lambda: process.poll() is not None or " is ready" in log.read_text(), within=120)
+        wait_until(lambda: process.poll() is not None or "OpenAI API" in log.read_text(), within=120)
         assert process.poll() is None, log.read_text()
         yield f"http://127.0.0.1:{ports[0]}"
     finally:
