@@ -19,7 +19,7 @@ from mesh.cli.doctor import certificates, installation, machine, registry
 from mesh.cli.doctor.finding import Finding
 from mesh.cli.doctor.model import model
 from mesh.demo import model_path
-from mesh.registry import EtcdClient, EtcdOptions, encode, key_for
+from mesh.registry import EtcdClient, EtcdError, EtcdOptions, encode, key_for
 from mesh.v1.registry_pb2 import ServedModel, WorkerRecord
 from tests.etcd_server import EtcdServer, make_certificates
 from tests.harness import ROOT, Mesh, free_port
@@ -96,6 +96,25 @@ def test_full_disks_and_low_limits_are_found(tmp_path: Path):
     only(machine.limits(65536), "ok", "65536")
 
 
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo 'NVIDIA H100, 570.1'", "is built for CPUs, but there is NVIDIA H100"),
+        ("exit 9", "a GPU whose driver does not answer"),
+    ],
+)
+def test_a_gpu_that_torch_cannot_use_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, words: str):
+    import torch
+
+    if torch.version.cuda is not None:
+        pytest.skip("torch is built for CUDA")
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f"#!/bin/sh\n{script}\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    only(machine.gpu(), "fail", words)
+
+
 def test_taken_ports_are_found_unless_a_mesh_of_ours_has_them():
     with socket.create_server(("127.0.0.1", 0)) as sock:
         address = f"127.0.0.1:{sock.getsockname()[1]}"
@@ -158,6 +177,25 @@ def test_clocks_that_differ_are_found(ahead: float, status: str, words: str):
     answers = [registry.Answer(WorkerRecord(worker_id="w"), 0.01), registry.Answer(WorkerRecord(worker_id="x"), ahead)]
     only(registry.clocks(answers), status, words)
     only(registry.clocks([registry.Answer(WorkerRecord(worker_id="w"), error="dead")]), "skip")
+
+
+def test_an_etcd_that_is_full_is_found(tmp_path: Path):
+    async def fill(client: EtcdClient) -> None:
+        for number in range(50):
+            await client.put(b"/filler/%d" % number, b"x" * 65536)
+
+    async def look() -> list[Finding]:
+        async with EtcdServer(tmp_path, arguments=["--quota-backend-bytes", "262144"]) as etcd:
+            options = EtcdOptions.from_url(etcd.url)
+            async with EtcdClient(options) as client:
+                with pytest.raises(EtcdError, match="space"):
+                    await fill(client)
+            return await registry.etcd(options)
+
+    [finding] = asyncio.run(look())
+    assert finding.status == "fail"
+    assert "NOSPACE" in finding.found
+    assert "defrag" in finding.remedy
 
 
 def test_the_clock_of_a_real_etcd_is_read(tmp_path: Path):

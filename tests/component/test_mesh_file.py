@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -132,6 +133,13 @@ def test_every_mistake_is_told_at_once_with_its_line(tmp_path: Path):
     assert told[0] == f"{len(expected)} errors:"
     for line, (said, wanted) in enumerate(zip(told[1:], expected, strict=True), 1):
         assert said.startswith(f"{tmp_path}/mesh.yaml{wanted}"), f"{line}: {said}"
+
+
+def test_the_file_of_the_documentation_is_taken(tmp_path: Path):
+    [text] = re.findall(r"```yaml\n(# etcd:.*?)```", (ROOT / "docs/operations.md").read_text(), re.S)
+    plan = read_mesh_file(write(tmp_path, text))
+    assert plan.models == ["my-llama", "claude-sonnet-4-5"]
+    assert [worker.env.get("CUDA_VISIBLE_DEVICES") for worker in plan.of("worker")] == ["0", "1", None]
 
 
 @pytest.mark.parametrize(
