@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -245,3 +246,7 @@ def test_the_exit_code_is_that_of_failures_and_json_is_for_programs(mesh: Mesh):
     typo = run("--only", "etdc")
     assert typo.returncode == 2
     assert "etdc" in typo.stderr
+    known = re.split(", ", typo.stderr.strip().partition("there are: ")[2])
+    assert len(known) == 10
+    shown = run("--help").stdout
+    assert all(name in shown for name in known)

@@ -40,7 +40,11 @@ class DoctorConfig(RegistryConfig):
     )
     config: Path | None = option(None, "File of mesh up, whose ports, certificates and etcd are looked at.")
     model_path: tuple[str, ...] = option((), "Model to be looked at: a folder, a name on the hub, *.gguf; repeated.")
-    only: tuple[str, ...] = option((), "Check to make, repeated. Default: all.")
+    only: tuple[str, ...] = option(
+        (),
+        "Check to make, repeated: python, packages, pins, protos, gpu, disk, limits, ports, certificates, registry or, "
+        "with --model-path, model. Default: all.",
+    )
     json: bool = option(False, "Print JSON.")
 
 

@@ -32,6 +32,7 @@ def run_detached(argv: Sequence[str], notes: Notes, plan: Plan) -> int:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    print(f"mesh up: process {process.pid} starts everything; logs are in {notes.logs}", file=sys.stderr)
     try:
         while not _is_ready(notes.path, process.pid):
             if process.poll() is not None:
