@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,10 @@ import pytest
 from mesh.cli.answering.endpoint import End, Event, Piece
 from mesh.cli.answering.local import local_endpoint
 from mesh.cli.answering.wire import WireEndpoint, to_request
+from mesh.cli.chat.chat import Chat
+from mesh.cli.chat.commands import run
+from mesh.cli.chat.conversation import Conversation
+from mesh.cli.chat.display import SimpleDisplay
 from mesh.dialects import Dialect
 from mesh.engine.scripted import ScriptedEngine, ScriptedOptions
 from mesh.errors import MeshError
@@ -73,6 +78,39 @@ def test_what_the_engine_refuses_or_breaks_off_is_said() -> None:
             list(endpoint.answer({"model": "m", "messages": [HELLO], "temperature": -1}))
         with pytest.raises(MeshError, match="'other'"):
             list(endpoint.answer({"model": "other", "messages": [HELLO]}))
+
+
+def test_pictures_go_with_the_next_message_and_wait_if_it_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.png").write_bytes(b"a picture")
+    with local(engine(tokens=3)) as blind, local(engine(tokens=3, vision=True)) as seeing:
+        chat = Chat(blind, SimpleDisplay(), "m", Conversation(), {})
+        assert run(chat, f"/image {tmp_path}/x.png")
+        assert not chat.say("What is it?")
+        assert (len(chat.images), chat.conversation.messages) == (1, [])
+        chat.endpoint = seeing
+        assert chat.say("What is it?")
+        assert [part["type"] for part in chat.conversation.messages[0]["content"]] == ["image_url", "text"]
+        assert chat.images == []
+        assert run(chat, f"/image {tmp_path}/x.png")
+        assert run(chat, "/image")
+        assert chat.images == []
+        assert not run(chat, f"/image {tmp_path}/none.png")
+
+
+def test_an_answer_is_regenerated_and_stays_if_none_comes() -> None:
+    with local(engine(tokens=9)) as sound, local(engine(fail_after=0)) as broken:
+        chat = Chat(sound, SimpleDisplay(), "m", Conversation(), {"seed": 1})
+        assert chat.say("Hello!")
+        first = chat.conversation.messages[1]["content"]
+        chat.parameters["seed"] = 2
+        assert run(chat, "/regenerate")
+        second = chat.conversation.messages[1]["content"]
+        assert second != first
+        chat.endpoint = broken
+        assert not run(chat, "/regenerate")
+        assert [message["content"] for message in chat.conversation.messages] == ["Hello!", second]
+        assert not chat.say("More?")
+        assert len(chat.conversation.messages) == 2
 
 
 def test_a_chat_becomes_a_request_of_the_wire() -> None:

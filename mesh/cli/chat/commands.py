@@ -8,7 +8,7 @@ import mimetypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NoReturn
 
 from mesh.cli.answering.endpoint import sentence
 from mesh.cli.chat.chat import Chat
@@ -29,12 +29,12 @@ class Leave(Exception):
 class Command:
     """A command: what it takes, what it does, what completes its argument, and what does it.
 
-    `run` takes the argument, stripped, and returns what there is to tell, or None.
+    `run` takes the argument, stripped, and returns what there is to tell, or whether it went well.
     """
 
     argument: str
     help: str
-    run: Callable[[Chat, str], str | None]
+    run: Callable[[Chat, str], str | bool]
     completes: Literal["", "file", "model", "parameter"] = ""
 
 
@@ -47,16 +47,16 @@ def run(chat: Chat, line: str) -> bool:
         command = COMMANDS[name]
         if argument.strip() and not command.argument:
             raise invalid("command", f"{name} takes nothing after it, not '{argument.strip()}'")
-        text = command.run(chat, argument.strip())
+        result = command.run(chat, argument.strip())
     except MeshError as error:
         chat.display.complain(error.message)
         return False
     except OSError as error:
         chat.display.complain(sentence(error))
         return False
-    if text:
-        chat.display.say(text)
-    return True
+    if isinstance(result, str):
+        chat.display.say(result)
+    return bool(result)
 
 
 def _help(chat: Chat, argument: str) -> str:
@@ -82,8 +82,8 @@ def _remove(chat: Chat, argument: str) -> str:
     return f"Removed: {_short(chat.conversation.remove(int(argument)))}"
 
 
-def _regenerate(chat: Chat, argument: str) -> None:
-    chat.regenerate()
+def _regenerate(chat: Chat, argument: str) -> bool:
+    return chat.regenerate()
 
 
 def _save(chat: Chat, argument: str) -> str:
@@ -147,6 +147,9 @@ def _model(chat: Chat, argument: str) -> str:
 
 
 def _image(chat: Chat, argument: str) -> str:
+    if not argument:
+        chat.images = []
+        return "No picture goes with the next message."
     path = _path(argument, "/image")
     chat.images.append(image_part(path))
     return f"{path} goes with the next message."
@@ -156,7 +159,7 @@ def _stats(chat: Chat, argument: str) -> str:
     return str(chat.statistics)
 
 
-def _exit(chat: Chat, argument: str) -> None:
+def _exit(chat: Chat, argument: str) -> NoReturn:
     raise Leave
 
 
@@ -172,7 +175,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "/set": Command("NAME VALUE", "set a parameter; without value as the model has it", _set, "parameter"),
     "/show": Command("", "settings and conversation", _show),
     "/model": Command("NAME", "talk with another model; without name list them", _model, "model"),
-    "/image": Command("FILE", "send a picture with the next message", _image, "file"),
+    "/image": Command("FILE", "send a picture with the next message; without name none", _image, "file"),
     "/stats": Command("", "tokens and speed, of the last answer and in all", _stats),
     "/exit": Command("", "leave", _exit),
 }
