@@ -90,8 +90,12 @@ func (c *Client) Models(ctx context.Context) ([]string, error) {
 // Generate begins an answer. Close it, or end its context, to cancel it: the worker's rows end within a step.
 func (c *Client) Generate(ctx context.Context, request *pb.GenerateRequest) *Generation {
 	ctx, cancel := context.WithCancel(ctx)
+	var deadline time.Time
+	if request.DeadlineMs != nil {
+		deadline = time.Now().Add(time.Duration(*request.DeadlineMs) * time.Millisecond)
+	}
 	return &Generation{
-		client: c, ctx: ctx, cancel: cancel, answer: newAnswer(prepared(request)),
+		client: c, ctx: ctx, cancel: cancel, answer: newAnswer(prepared(request)), deadline: deadline,
 		until: time.Now().Add(c.options.Patience), avoid: map[*worker]bool{}, never: map[*worker]bool{},
 	}
 }
@@ -109,6 +113,7 @@ type Generation struct {
 	begun    bool
 	failures int
 	until    time.Time
+	deadline time.Time // the request's own; zero: none
 	last     error
 	// Workers that were left, and those that never can.
 	avoid, never map[*worker]bool
@@ -176,6 +181,9 @@ func credit(delta *pb.Delta, started *pb.Started) int {
 }
 
 func (g *Generation) begin() error {
+	if g.answer.request.Resume != nil {
+		return &Error{Code: "invalid_request", Message: "'resume' is what this client sends by itself", Param: "resume"}
+	}
 	found, err := g.find()
 	if err != nil {
 		return err
@@ -188,6 +196,13 @@ func (g *Generation) begin() error {
 	}
 	request := g.answer.next(g.asked)
 	g.asked++
+	if !g.deadline.IsZero() { // an attempt has what is left of the time
+		left := time.Until(g.deadline).Milliseconds()
+		if left < 1 {
+			left = 1
+		}
+		request.DeadlineMs = proto.Uint32(uint32(left))
+	}
 	g.attempt, err = found.start(g.ctx, &g.client.options, request, ahead, g.leaves(found))
 	return err
 }
@@ -204,6 +219,9 @@ func (g *Generation) leaves(here *worker) func() bool {
 func (g *Generation) find() (*worker, error) {
 	model, fingerprint := g.answer.request.Model, g.answer.fingerprint()
 	for {
+		if !g.deadline.IsZero() && time.Now().After(g.deadline) {
+			return nil, newError("deadline_exceeded", "the deadline has passed")
+		}
 		if err := g.client.workers.refresh(g.ctx); err != nil {
 			return nil, err
 		}

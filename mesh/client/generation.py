@@ -69,7 +69,7 @@ class Generation:
         worker = self._worker = await self._placement.find()
         worker.live += 1
         left = self._placement.seconds_left
-        attempt = self._attempt = await worker.start(self._next_request(left), credit=self._credit, timeout=left)
+        attempt = self._attempt = await worker.start(self._next_request(left), self._credit)
         self._attempts += 1
         served = worker.served(self._request.model)
         self._answer.begin_attempt(self._placement.fingerprint or (served.fingerprint if served is not None else ""))

@@ -14,6 +14,8 @@ from mesh.v1.inference_pb2 import Capability
 
 # Wait at most so many seconds before the workers are looked at again: one that rests may be ready.
 _LOOK = 0.1
+# Seconds after a deadline in which the worker may tell that it has passed.
+_WORKERS_OWN_WORD = 0.5
 _NEVER_HERE = frozenset({ErrorKind.MODEL_NOT_FOUND, ErrorKind.WRONG_MODEL})
 
 
@@ -69,9 +71,10 @@ class Placement:
 
     @asynccontextmanager
     async def deadline(self) -> AsyncGenerator[None]:
-        """A block that ends with MeshError when the deadline passes meanwhile."""
+        """A block that ends with MeshError when the deadline passes meanwhile and the worker does not say so."""
+        limit = None if self._deadline is None else self._deadline + _WORKERS_OWN_WORD
         try:
-            async with asyncio.timeout(self.seconds_left):
+            async with asyncio.timeout_at(limit):
                 yield
         except TimeoutError:
             raise deadline_passed(self._timeout or 0.0) from None

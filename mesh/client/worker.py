@@ -137,11 +137,11 @@ class Worker:
         """It does what it is asked."""
         self._pauses.reset()
 
-    async def start(self, request: pb.GenerateRequest, *, credit: int, timeout: float | None) -> Attempt:
-        """Start a generation there. Raises MeshError if it cannot be reached."""
+    async def start(self, request: pb.GenerateRequest, credit: int) -> Attempt:
+        """Start a generation there; it may send `credit` tokens before it is granted more. Raises MeshError."""
         if not self._sessions:
             stub = await self._connected()
-            return PlainCall(stub.Generate(request, timeout=timeout), self.id)
+            return PlainCall(stub.Generate(request), self.id)
         session = await self._open_session()
         return session.start(request, credit)
 

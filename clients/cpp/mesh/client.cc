@@ -46,7 +46,11 @@ Generation::Generation(std::shared_ptr<Workers> workers, const Options& options,
     : workers_(std::move(workers)),
       options_(options),
       answer_(prepared(std::move(request))),
-      until_(Clock::now() + options.patience) {}
+      until_(Clock::now() + options.patience) {
+  const v1::GenerateRequest& asked = answer_.request();
+  if (asked.has_resume()) throw Error("invalid_request", "'resume' is what this client sends by itself", "resume");
+  if (asked.has_deadline_ms()) deadline_ = Clock::now() + std::chrono::milliseconds(asked.deadline_ms());
+}
 
 Generation::~Generation() { leave(); }
 
@@ -91,12 +95,18 @@ void Generation::begin() {
     auto other = workers_->choose(answer_.request().model(), answer_.fingerprint(), avoid_, never_);
     return !answer_.pinned() && other && other.get() != here;
   };
-  attempt_ = worker_->start(answer_.next(asked_++), options_.plain_calls, credit, leaves);
+  v1::GenerateRequest request = answer_.next(asked_++);
+  if (request.has_deadline_ms()) {  // an attempt has what is left of the time
+    auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline_ - Clock::now()).count();
+    request.set_deadline_ms(std::max<int64_t>(1, left));
+  }
+  attempt_ = worker_->start(request, options_.plain_calls, credit, leaves);
 }
 
 std::shared_ptr<Worker> Generation::find() {
   const std::string& model = answer_.request().model();
   for (;;) {
+    if (Clock::now() > deadline_) throw Error("deadline_exceeded", "the deadline has passed");
     workers_->refresh();
     if (auto found = workers_->choose(model, answer_.fingerprint(), avoid_, never_)) return found;
     if (answer_.fingerprint().empty() && !workers_->any_serves(model, never_)) {

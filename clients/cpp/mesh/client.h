@@ -62,6 +62,7 @@ class Generation {
   WorkerSet avoid_, never_;
   std::optional<Error> last_;
   Clock::time_point until_;
+  Clock::time_point deadline_ = Clock::time_point::max();
   uint32_t asked_ = 0;
   int failures_ = 0;
   bool begun_ = false;

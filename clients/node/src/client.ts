@@ -53,7 +53,7 @@ export class MeshClient {
   // loop cancels it: the worker's rows end within a step.
   async *generate(request: GenerateRequest): AsyncGenerator<Event> {
     const answer = new Answer(prepared(request));
-    const search = new Search(this.workers, request.model ?? "", this.options.patience, this.options.attempts);
+    const search = new Search(this.workers, request, this.options.patience, this.options.attempts);
     while (!answer.done) {
       const worker = await search.find(answer.started?.fingerprint ?? "");
       worker.live += 1;
@@ -78,7 +78,7 @@ export class MeshClient {
   private async *attempt(worker: Worker, answer: Answer, search: Search): AsyncGenerator<Event> {
     const { transport } = this.options;
     const credit = Math.max(this.options.credit, answer.choices.length * 16);
-    const request = answer.next(search.asked++);
+    const request = search.limit(answer.next(search.asked++));
     const leaves = () => !answer.pinned && search.elsewhere(worker, answer.started?.fingerprint ?? "");
     const attempt: Attempt = await worker.start(request, transport, credit, leaves);
     try {
@@ -97,6 +97,7 @@ export class MeshClient {
 
 // A copy with a name for the logs, and a seed, so that each worker draws the same numbers.
 function prepared(request: GenerateRequest): GenerateRequest {
+  if (request.resume) throw new MeshError("invalid_request", "'resume' is what this client sends by itself", "resume");
   const copy = { ...request, request_id: request.request_id || randomUUID(), sampling: { ...request.sampling } };
   if (copy.sampling.seed === undefined) {
     copy.sampling.seed = (randomBytes(8).readBigUInt64BE() >> 1n).toString();
@@ -108,6 +109,8 @@ function prepared(request: GenerateRequest): GenerateRequest {
 // The search of one request for a worker, and when it is to be given up.
 class Search {
   asked = 0;
+  private readonly model: string;
+  private readonly deadline: number;
   private until: number;
   private begun = false;
   private failures = 0;
@@ -117,10 +120,12 @@ class Search {
 
   constructor(
     private readonly workers: Workers,
-    private readonly model: string,
+    request: GenerateRequest,
     private readonly patience: number, // seconds
     private readonly attempts: number,
   ) {
+    this.model = request.model ?? "";
+    this.deadline = performance.now() + (request.deadline_ms ?? Infinity);
     this.until = performance.now() + patience * 1000;
   }
 
@@ -128,6 +133,7 @@ class Search {
   async find(fingerprint: string): Promise<Worker> {
     this.begun = false;
     for (;;) {
+      if (performance.now() > this.deadline) throw new MeshError("deadline_exceeded", "the deadline has passed");
       await this.workers.refresh();
       const worker = this.choose(fingerprint);
       if (worker) return worker;
@@ -140,6 +146,12 @@ class Search {
       }
       await sleep(100);
     }
+  }
+
+  // The request for an attempt, which has what is left of the time.
+  limit(request: GenerateRequest): GenerateRequest {
+    if (this.deadline === Infinity) return request;
+    return { ...request, deadline_ms: Math.max(1, Math.floor(this.deadline - performance.now())) };
   }
 
   elsewhere(here: Worker, fingerprint: string): boolean {
