@@ -178,6 +178,7 @@ def test_what_is_held_out_is_evaluated(llama: str, train: Train) -> None:
         (("--chat-template", "vicuna", "--no-condense-rope"), "2048 is more than the model's context of 128 tokens"),
         (("--chat-template", "vicuna", "--eval-strategy", "epoch"), "--eval-strategy needs conversations"),
         (("--chat-template", "vicuna", "--model-max-length", "3"), "no token of an answer is within the maximum"),
+        (("--chat-template", "vicuna", "--data", "nowhere.jsonl"), "nowhere.jsonl: No such file or directory"),
         (("--chat-template", "vicuna", "--lora", "--add-tokens", "<x>"), "add_tokens needs the embeddings"),
     ],
 )

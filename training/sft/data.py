@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from datasets import Dataset, Features, List, Value
+from datasets.exceptions import DatasetGenerationError
 
 from training.conversations import Conversation
 from training.masks import Masker, Unmaskable, chat_message
@@ -94,9 +95,7 @@ def encode(
 
     Columns: `input_ids`, `labels`, `length` (tokens of the input). Raises BadFile.
     """
-    texts = cast("Any", Dataset).from_generator(
-        _conversations, gen_kwargs={"paths": [str(path) for path in paths], "limit": limit}, cache_dir=str(folder)
-    )
+    texts = _written(paths, limit, folder)
     rows = texts.map(
         encoder,
         batched=True,
@@ -115,6 +114,15 @@ def encode(
         cache_file_name=str(folder / "kept.arrow"),
     )
     return kept.select_columns(["input_ids", "labels", "length"]), account
+
+
+def _written(paths: Sequence[Path], limit: int | None, folder: Path) -> Any:
+    """The conversations as rows on the disk. Raises BadFile."""
+    given = {"paths": [str(path) for path in paths], "limit": limit}
+    try:
+        return cast("Any", Dataset).from_generator(_conversations, gen_kwargs=given, cache_dir=str(folder))
+    except DatasetGenerationError as error:
+        raise error.__cause__ or error from None
 
 
 def _accepted(refusals: list[str]) -> list[bool]:

@@ -92,6 +92,8 @@ def _samples(settings: SftSettings, language: Language, config: PretrainedConfig
     with settings.main_process_first(local=settings.save_on_each_node, desc="tokenising"):
         if settings.process_index == 0 or (settings.save_on_each_node and settings.local_process_index == 0):
             _encode(settings, language, config, encoded)
+    if not (encoded / REPORT).exists():
+        raise BadSettings("the process that reads the data has failed")
     held_out = encoded / "held_out"
     return Samples(_stored(encoded / "train"), _stored(held_out) if held_out.exists() else None)
 
@@ -108,11 +110,14 @@ def _encode(settings: SftSettings, language: Language, config: PretrainedConfig,
         language.tokenizer, language.template, settings.model_max_length, last_only=settings.answers == "last"
     )
     encoder = Encoder(masker, pairs=bool(config.is_encoder_decoder))
-    train, account = _encoded(settings, settings.data_path, encoder, folder / "tokens")
+    raw = folder / "raw"
+    train, account = _encoded(settings, settings.data_path, encoder, raw / "train", settings.max_samples)
     held_out = None
     if settings.eval_data_path:
-        held_out, _ = _encoded(settings, settings.eval_data_path, encoder, folder / "held_out_tokens")
+        held_out, _ = _encoded(settings, settings.eval_data_path, encoder, raw / "held_out")
     elif settings.eval_ratio:
+        if len(train) < 2:
+            raise BadSettings("--eval-ratio needs two samples at least: one to train on, one to evaluate on")
         parts = train.train_test_split(settings.eval_ratio, seed=settings.seed)
         train, held_out = parts["train"], parts["test"]
     if settings.packing:
@@ -121,15 +126,18 @@ def _encode(settings: SftSettings, language: Language, config: PretrainedConfig,
     train.save_to_disk(folder / "train")
     if held_out is not None:
         held_out.save_to_disk(folder / "held_out")
+    shutil.rmtree(raw)
     (folder / REPORT).write_text(json.dumps(asdict(account), indent=2) + "\n", encoding="utf-8")
 
 
-def _encoded(settings: SftSettings, paths: list[str], encoder: Encoder, folder: Path) -> tuple[Dataset, Account]:
+def _encoded(
+    settings: SftSettings, paths: list[str], encoder: Encoder, folder: Path, limit: int | None = None
+) -> tuple[Dataset, Account]:
     samples, account = encode(
         [dummy.FILE if path == "dummy" else Path(path) for path in paths],
         encoder,
         folder,
-        limit=settings.max_samples,
+        limit=limit,
         processes=settings.num_proc,
     )
     sys.stderr.write("\n".join(account.lines()) + "\n")

@@ -20,7 +20,7 @@ class SftSettings(ModelSettings, TrainingArguments):
     )
     eval_data_path: list[str] = setting([], "Files of conversations to evaluate on.")
     eval_ratio: float = setting(0.0, "Share of the conversations that is kept back and evaluated on.")
-    max_samples: int | None = setting(None, "Use the first so many conversations.")
+    max_samples: int | None = setting(None, "Train on the first so many conversations.")
     answers: Literal["all", "last"] = setting("all", "Which answers of a conversation are trained on.")
     packing: bool = setting(
         False, "Several conversations in a row of model_max_length tokens, none of which sees the others."
