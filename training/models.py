@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 import torch
+from tokenizers import AddedToken
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -79,8 +80,9 @@ def load_language(settings: ModelSettings, config: PretrainedConfig) -> Language
     name = settings.model_name_or_path
     loader: Any = AutoTokenizer
     tokenizer: Any = loader.from_pretrained(name, **_source(settings))
-    if settings.add_tokens:
-        tokenizer.add_special_tokens({"additional_special_tokens": settings.add_tokens})
+    # As they stand in the text: T5 for one would take the end of a line for a space before it is looked for.
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in settings.add_tokens])
+    tokenizer.add_tokens(settings.add_special_tokens, special_tokens=True)
     if tokenizer.eos_token_id is None:
         raise BadSettings(f"the tokenizer of {name} has no token that ends a text (eos_token): no answer would end")
     names = [name, Path(name).name, str(getattr(config, "_name_or_path", ""))]
@@ -98,7 +100,8 @@ def load_language(settings: ModelSettings, config: PretrainedConfig) -> Language
     known = tokenizer.get_vocab()
     if missing := [token for token in template.tokens if token not in known]:
         raise BadSettings(
-            f"the chat template {template.name} needs {', '.join(missing)}, which the tokenizer lacks: --add-tokens"
+            f"the chat template {template.name} needs {', '.join(missing)}, which the tokenizer lacks: "
+            "--add-special-tokens"
         )
     return Language(tokenizer, template.text, find_stops(template, tokenizer).token_ids)
 
@@ -176,10 +179,10 @@ def _quantisation(settings: ModelSettings, arguments: TrainingArguments) -> Any:
 
 def _grow(model: PreTrainedModel, settings: ModelSettings, language: Language) -> None:
     """Room for tokens that were added: they begin as the mean of all others."""
-    if not settings.add_tokens:
+    if not (settings.add_tokens or settings.add_special_tokens):
         return
     if settings.adapts:
-        raise BadSettings("add_tokens needs the embeddings to be trained, which an adapter leaves as they are")
+        raise BadSettings("tokens can be added only with the embeddings trained, which an adapter leaves as they are")
     embeddings: Any = model.get_input_embeddings()
     if len(language.tokenizer) > embeddings.weight.shape[0]:
         model.resize_token_embeddings(len(language.tokenizer))

@@ -118,7 +118,8 @@ class ModelSettings:
         "Chat template by name (`mesh templates` lists them), file or jinja text. Default: the tokenizer's own, else a "
         "built-in one that the model's name calls for. It is saved with the model.",
     )
-    add_tokens: list[str] = setting([], "Special tokens that the model gets, such as a chat template needs.")
+    add_special_tokens: list[str] = setting([], "Special tokens that the model gets, such as a chat template needs.")
+    add_tokens: list[str] = setting([], "Pieces of text that the tokenizer gets, such as characters that it lacks.")
     model_max_length: int = setting(2048, "Longest conversation in tokens; of longer ones the beginning is kept.")
     condense_rope: bool = setting(
         True, "Stretch the positions of a model whose own context is shorter than model_max_length (LongChat)."

@@ -122,7 +122,7 @@ def test_the_saved_model_brings_its_template_and_stops_where_it_ends_turns(
     llama: str, train: Train, tmp_path: Path
 ) -> None:
     tokens = ("<|im_start|>", "<|im_end|>")
-    train(llama, "--chat-template", "chatml", "--add-tokens", *tokens)
+    train(llama, "--chat-template", "chatml", "--add-special-tokens", *tokens)
     tokenizer, model = load(AutoTokenizer, tmp_path / "out"), load(AutoModelForCausalLM, tmp_path / "out")
     assert "<|im_start|>" in tokenizer.chat_template
     assert tokenizer.convert_tokens_to_ids("<|im_end|>") in model.generation_config.eos_token_id
@@ -135,11 +135,14 @@ def test_an_encoder_decoder_model_learns_each_answer(train: Train, tmp_path: Pat
     config = T5Config(vocab_size=len(metaspace()), d_model=16, d_ff=16, d_kv=8, num_layers=2, num_heads=2)
     config.decoder_start_token_id = config.pad_token_id = 0
     base = save(tmp_path / "t5", T5ForConditionalGeneration(config), metaspace())
-    report = train(base, "--chat-template", "fastchat-t5", "--learning-rate", "1e-2", steps=12)
+    words = ("--chat-template", "fastchat-t5", "--add-tokens", "\n", "{", "--learning-rate", "1e-2")
+    report = train(base, *words, steps=12)
     losses = list(report["training"]["losses"].values())
     assert report["conversations"]["samples"] > report["conversations"]["conversations"] == 8
     assert losses[-1] < losses[0] - 0.3
     assert load(AutoModelForSeq2SeqLM, tmp_path / "out").config.is_encoder_decoder
+    tokenizer = load(AutoTokenizer, tmp_path / "out")
+    assert "hello\n{" in tokenizer.decode(tokenizer.encode("hello\n{"), skip_special_tokens=True)
 
 
 def test_positions_are_condensed_for_a_longer_context(
@@ -172,14 +175,20 @@ def test_what_is_held_out_is_evaluated(llama: str, train: Train) -> None:
     ("words", "said"),
     [
         ((), "has no chat template: choose one with --chat-template"),
-        (("--chat-template", "chatml"), "needs <|im_start|>, <|im_end|>, which the tokenizer lacks: --add-tokens"),
+        (
+            ("--chat-template", "chatml"),
+            "needs <|im_start|>, <|im_end|>, which the tokenizer lacks: --add-special-tokens",
+        ),
         (("--chat-template", "vicuna", "--qlora"), "qlora cannot be used: the package bitsandbytes is not installed"),
         (("--chat-template", "vicuna", "--report-to", "wandb"), "the package wandb is not installed"),
         (("--chat-template", "vicuna", "--no-condense-rope"), "2048 is more than the model's context of 128 tokens"),
         (("--chat-template", "vicuna", "--eval-strategy", "epoch"), "--eval-strategy needs conversations"),
         (("--chat-template", "vicuna", "--model-max-length", "3"), "no token of an answer is within the maximum"),
         (("--chat-template", "vicuna", "--data", "nowhere.jsonl"), "nowhere.jsonl: No such file or directory"),
-        (("--chat-template", "vicuna", "--lora", "--add-tokens", "<x>"), "add_tokens needs the embeddings"),
+        (
+            ("--chat-template", "vicuna", "--lora", "--add-tokens", "<x>"),
+            "tokens can be added only with the embeddings trained",
+        ),
     ],
 )
 def test_what_is_refused(
