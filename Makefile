@@ -266,5 +266,5 @@ audit: .venv-sbom/.installed ## Ask an index whether a pinned package has a know
 
 .PHONY: clean
 clean: ## Remove generated code and build output; .venv and node_modules stay
-	rm -rf build dist mesh/v1 mesh/etcd .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist mesh/v1 mesh/etcd clients/*/{bin,build,dist,gen} .pytest_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -path ./node_modules -prune -o -name __pycache__ -print0 | xargs -0r rm -rf
