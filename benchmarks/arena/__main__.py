@@ -1,6 +1,7 @@
 """`python -m benchmarks.arena`: prints tables for RESULTS.md and draws the two figures of docs/leaderboard.md.
 
---quick makes fewer runs; --timing measures the rating engine alone, on a quiet machine; --figures says where to draw.
+--quick makes fewer runs; --timing measures the rating engine alone, and --load battles at once on the pages, both on a
+quiet machine; --figures says where to draw.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from html import escape
 from pathlib import Path
 
 from benchmarks import machine
-from benchmarks.arena import sampling, timing, voters
+from benchmarks.arena import load, sampling, timing, voters
 from benchmarks.table import markdown, number
 
 _COLOURS = ("#2f6fd0", "#d1603d", "#7a7f87")
@@ -22,6 +23,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.arena", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer runs")
     parser.add_argument("--timing", action="store_true", help="the rating engine's times alone")
+    parser.add_argument("--load", action="store_true", help="battles at once on the pages, with scripted models, alone")
+    parser.add_argument("--battles", type=int, default=60, help="how many (60)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="that an answer takes (20)")
     parser.add_argument("--figures", type=Path, default=Path("docs/images"), help="folder for the figures")
     given = parser.parse_args()
     print("\n".join(machine.describe().lines()) + "\n")
@@ -29,9 +33,18 @@ def main() -> None:
         rows = [[name, number(seconds), apart] for name, seconds, apart in timing.measure()]
         print(markdown([f"{timing.BATTLES:,} battles, {timing.MODELS} models", "s", "from the exact fit"], rows))
         return
+    if given.load:
+        print(_load(load.run(given.battles, given.seconds)))
+        return
     runs = range(2 if given.quick else 10)
     print(_sampling(list(runs), given.figures) + "\n")
     print(_voters(list(runs)[:5], given.figures))
+
+
+def _load(found: load.Load) -> str:
+    header = ["battles at once", "whole", "updates", "lag p50 ms", "p95 ms", "CPU of the pages, s a battle"]
+    lags = [f"{1000 * each:.0f}" for each in (found.median, found.late)]
+    return markdown(header, [[f"{found.battles}", f"{found.whole}", f"{found.updates:,}", *lags, number(found.cpu)]])
 
 
 def _sampling(seeds: Sequence[int], folder: Path) -> str:
