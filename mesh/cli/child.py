@@ -15,12 +15,14 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from mesh.cli.modules import command_line
+
 _PR_SET_PDEATHSIG = 1
 
 
 def command(module: str, *args: str) -> list[str]:
     """The command line that runs `python -m module args` as such a child of this process."""
-    return [sys.executable, "-m", __spec__.name, str(os.getpid()), module, *args]
+    return command_line(__spec__.name, str(os.getpid()), module, *args)
 
 
 def end_with_parent(parent: int) -> None:

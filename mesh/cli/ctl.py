@@ -22,6 +22,7 @@ from mesh.cli.top import TopConfig, top
 from mesh.cli.workers import find_worker, list_workers
 from mesh.config import fail, option, parse
 from mesh.errors import MeshError, invalid
+from mesh.registry import EtcdError
 from mesh.v1 import admin_pb2, admin_pb2_grpc, registry_pb2
 
 _PROG = "mesh ctl"
@@ -177,6 +178,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     except MeshError as error:
         fail(prog, error.message)
+    except EtcdError as error:  # it answered when it was first asked
+        fail(prog, str(error))
     except BrokenPipeError:  # a ConnectionError too, but of who reads the output
         raise
     except ConnectionError as error:

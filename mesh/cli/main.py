@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from mesh.cli.modules import command_line
 from mesh.config import fail
 from mesh.version import version
 
@@ -69,7 +70,7 @@ class Module:
 
     def __call__(self, argv: Sequence[str]) -> int:
         """Run `python -m`."""
-        os.execv(sys.executable, [sys.executable, "-m", self.name, *argv])
+        os.execv(sys.executable, command_line(self.name, *argv))
 
 
 COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {

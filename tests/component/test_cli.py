@@ -295,6 +295,16 @@ def test_version_and_usage():
         assert run(name, "--help").returncode == 0
 
 
+@pytest.mark.parametrize("name", ["data", "mtbench", "arena"])
+def test_a_folder_of_the_users_is_not_taken_for_a_package_of_ours(tmp_path: Path, name: str) -> None:
+    for package in ("training", "benchmarks", "webui"):
+        (tmp_path / package).mkdir()
+        (tmp_path / package / "__init__.py").write_text("raise SystemExit('the wrong one')\n")
+    argv = [Path(sys.executable).with_name("mesh"), name, "--help"]
+    done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, "usage" in done.stdout.lower()) == (0, True), done.stderr
+
+
 @pytest.mark.parametrize("argv", [("templates",), ("ctl", "keys", "create", "--name", "me", "--keys-file", "keys")])
 def test_nobody_reads_the_output(tmp_path: Path, argv: tuple[str, ...]):
     """As after `| head -1`, once it has what it wanted."""

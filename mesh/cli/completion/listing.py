@@ -18,6 +18,8 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Any
 
+from mesh.cli.modules import command_line
+
 # The first run of a package may have to compile it.
 _LIMIT = 60.0
 Node = dict[str, Any]
@@ -26,7 +28,7 @@ Node = dict[str, Any]
 
 def program(module: str) -> Node:
     """What `python -m MODULE` can be told, asked in a process of its own; nothing of one that does not run here."""
-    argv = [sys.executable, "-m", __spec__.name, module]
+    argv = command_line(__spec__.name, module)
     done = subprocess.run(argv, capture_output=True, text=True, timeout=_LIMIT, check=False)
     return json.loads(done.stdout) if done.returncode == 0 else {}
 

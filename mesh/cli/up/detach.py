@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from mesh.cli.modules import command_line
 from mesh.cli.up import record
 from mesh.cli.up.banner import banner
 from mesh.cli.up.logs import Log
@@ -26,7 +27,7 @@ def run_detached(argv: Sequence[str], notes: Notes, plan: Plan) -> int:
     """
     with Log(notes.logs / "up.log") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "mesh.cli", "up", *argv, "--no-detach", "--no-echo"],
+            command_line("mesh.cli", "up", *argv, "--no-detach", "--no-echo"),
             stdin=subprocess.DEVNULL,
             stdout=log.fileno(),
             stderr=subprocess.STDOUT,

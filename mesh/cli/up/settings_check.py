@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from mesh.cli.modules import command_line
 from mesh.cli.up.document import Value, nearest
 from mesh.cli.up.flags import Flags
 from mesh.cli.up.plan import Service
@@ -34,7 +34,7 @@ def check_settings(given: Sequence[tuple[Service, Value, Flags]]) -> list[Config
 def _complaint(service: Service) -> str:
     """The sentence with which a command refuses its settings; empty if it takes them."""
     done = subprocess.run(
-        [sys.executable, "-m", service.module, *service.argv, "--check-settings"],
+        command_line(service.module, *service.argv, "--check-settings"),
         env={**os.environ, **service.env},
         stdin=subprocess.DEVNULL,
         capture_output=True,
