@@ -200,7 +200,8 @@ def _ours(name: str, values: list[str], called: str) -> Iterator[tuple[str, list
     if name in REFUSED:
         raise BadSettings(f"{called} cannot be used: {REFUSED[name]}")
     if name in EXPLAINED:
-        sys.stderr.write(f"{called} changes nothing: {EXPLAINED[name]}\n")
+        if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one is enough
+            sys.stderr.write(f"{called} changes nothing: {EXPLAINED[name]}\n")
         return
     if name.startswith("no_"):
         name, values = name[3:], ["false"]
@@ -281,6 +282,9 @@ def _translate_fsdp(words: _Words) -> None:
         config.update(_FSDP[choice.lower()])
     if layers:
         config["transformer_layer_cls_to_wrap"] = layers[0].split(",")
+    if "fsdp_config" not in words and words.get("activation_checkpointing") in ([], ["true"], ["True"]):
+        del words["activation_checkpointing"]  # FSDP's own gathers the weights once less
+        config["activation_checkpointing"] = True
     words["fsdp"] = []
     if config and "fsdp_config" in words:
         raise BadSettings("fsdp_config says by itself what is sharded: give --fsdp alone, without layers' classes")
