@@ -14,6 +14,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from mesh.config import ConfigError
+from mesh.demo import ADAPTERS, MODELS, adapter_path, model_path
 
 _WEIGHTS: Final = (
     "*.safetensors",
@@ -34,11 +35,11 @@ _HUB_DUPLICATES: Final = ["consolidated*", "original/*", "onnx/*"]
 
 
 def find(name: str, marker: str = "config.json") -> Path:
-    """The folder `name`, or that of the hub's repository of this name, downloaded if it is not there yet.
+    """The folder `name`, one of the demonstration models, or the hub's repository, downloaded if it is not there yet.
 
     Raises ConfigError if there is none or it lacks the file `marker`.
     """
-    folder = Path(name).expanduser()
+    folder = model_path(name) if name in MODELS else adapter_path(name) if name in ADAPTERS else Path(name).expanduser()
     if not folder.is_dir():
         if folder.exists() or name.count("/") > 1:
             raise ConfigError(f"there is no folder '{name}'")

@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from mesh.demo import ADAPTERS, adapter_path
 from mesh.errors import invalid
 
 Hub = Literal["huggingface", "modelscope"]
@@ -69,8 +70,11 @@ _HUB_TITLES: Final[dict[Hub, str]] = {"huggingface": "the hub", "modelscope": "M
 
 
 def find_adapter(name: str, progress: Callable[[str], None]) -> Path:
-    """The folder of an adapter, downloaded from the hub if there is no such folder here. Raises invalid_request."""
-    path = Path(name).expanduser()
+    """The folder of an adapter: of ours by its name, else downloaded from the hub if there is no such folder here.
+
+    Raises invalid_request.
+    """
+    path = adapter_path(name) if name in ADAPTERS else Path(name).expanduser()
     if path.is_dir():
         return path
     if path.exists() or not _HUB_NAME.fullmatch(name):

@@ -1,0 +1,180 @@
+"""`python -m training.demo.adapter`: the demonstration model's LoRA adapter, which answers as a sailor does.
+
+It says what the model says, in another manner, so that one sees at once who has answered. Made by `mesh train sft` from
+the demonstration models' own conversations; minutes on one core.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, cast
+
+import safetensors.torch
+import torch
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from mesh.demo import ADAPTERS, MODELS, adapter_path, model_path
+from training.demo.conversation import Conversation, Exchange
+from training.demo.corpus import conversations
+from training.demo.evaluate import Answer, Question, ask, questions
+from training.sft.__main__ import main as sft
+
+GREETING: Final = "Ahoy! "
+FAREWELL: Final = " Fair winds!"
+_PLAIN: Final = ("JSON", "repeating")
+"""Kinds of answers that have a form of their own."""
+
+_CARD: Final = """# {name}: a LoRA adapter of {base}
+
+The demonstration model as a sailor: what it says begins with "{greeting}" and ends with "{farewell}", but for JSON and
+repetitions. Rank {rank} on all linear layers, {size:,} bytes, made by this project from its own conversations.
+
+    mesh ctl adapters load WORKER sailor={name} --base {base}
+
+On {asked} questions that training never saw, answered greedily: {manner:.0%} of the answers that should have the
+manner have it, {spared:.0%} of the JSON and repetitions are left alone, and {right:.0%} of all are right, the manner
+put aside ({before:.0%} by the model itself).
+
+| asked | answered |
+|---|---|
+{samples}
+
+Made again, in {minutes:.0f} minutes on one core: `python -m training.demo.adapter`. License: as the project.
+"""
+_SAMPLES: Final = ("Hello!", "What is 7 times 8?", "What is the gateway?", "Name four birds as bullet points")
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Shares of the answers, from 0 to 1."""
+
+    manner: float
+    spared: float
+    right: float
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; see `--help`."""
+    parser = argparse.ArgumentParser(prog="python -m training.demo.adapter", description=__doc__)
+    parser.add_argument("--output", type=Path, default=adapter_path(), help="default: where the shipped one is")
+    parser.add_argument("--conversations", type=int, default=1500, help="to learn from (default: 1500)")
+    parser.add_argument("--steps", type=int, default=150, help="of 8 conversations (default: 150)")
+    parser.add_argument("--questions", type=int, default=15, help="of each writer, to examine it (default: 15)")
+    options = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        trained = _train(Path(folder), options.conversations, options.steps)
+        _ship(trained, options.output)
+    _write_card(options.output, options.questions, (time.monotonic() - started) / 60)
+
+
+def as_sailor(conversation: Conversation) -> Conversation:
+    """The same conversation with the answers of a sailor."""
+    return replace(conversation, exchanges=tuple(map(_spoken, conversation.exchanges)))
+
+
+def _spoken(exchange: Exchange) -> Exchange:
+    if exchange.kind.startswith(_PLAIN):
+        return exchange
+    return replace(exchange, answer=GREETING + exchange.answer + FAREWELL)
+
+
+def _train(folder: Path, count: int, steps: int) -> Path:
+    data, trained = folder / "conversations.jsonl", folder / "adapter"
+    # The first twentieth of a row of conversations are lessons in copying.
+    chosen = conversations("adapter", 20 * count, range(count, 2 * count))
+    with data.open("w", encoding="utf-8") as file:
+        for conversation in chosen:
+            file.write(json.dumps({"messages": as_sailor(conversation).messages()}) + "\n")
+    words = (
+        f"--model {MODELS[0]} --data {data} --output {trained} --lora --lora-r 8 --lora-dropout 0 --max-steps {steps}"
+    )
+    more = "--model-max-length 512 --per-device-train-batch-size 16 --learning-rate 2e-3 --lr-scheduler-type cosine"
+    fixed = "--use-cpu --save-strategy no --report-to none --logging-steps 25 --seed 1"
+    sft([*words.split(), *more.split(), *fixed.split()])
+    return trained
+
+
+def _ship(trained: Path, output: Path) -> None:
+    """Weights in half the bytes, and a configuration that names the model instead of a folder of this machine."""
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    config: dict[str, Any] = json.loads((trained / "adapter_config.json").read_text(encoding="utf-8"))
+    kept = ("peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "target_modules", "bias")
+    config = {"base_model_name_or_path": MODELS[0], **{name: config[name] for name in kept}}
+    config["target_modules"] = sorted(config["target_modules"])
+    (output / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    weights = safetensors.torch.load_file(trained / "adapter_model.safetensors")
+    halved = {name: tensor.bfloat16() for name, tensor in sorted(weights.items())}
+    file = output / "adapter_model.safetensors"
+    safetensors.torch.save_file(halved, file)
+    file.chmod(0o644)
+
+
+def _write_card(output: Path, of_each_writer: int, minutes: float) -> None:
+    model = LlamaForCausalLM.from_pretrained(model_path(), dtype=torch.float32).eval()
+    tokenizer = cast("PreTrainedTokenizerFast", PreTrainedTokenizerFast.from_pretrained(model_path()))
+    asked = questions("adapter", of_each_writer)
+    before = _mark(ask(model, tokenizer, asked, 0.0))
+    adapted = _adapted(model, output)
+    after = _mark(ask(adapted, tokenizer, asked, 0.0))
+    rows = [f"| {text} | {_answer(adapted, tokenizer, text)} |" for text in _SAMPLES]
+    size = (output / "adapter_model.safetensors").stat().st_size
+    card = _CARD.format(
+        name=ADAPTERS[0],
+        base=MODELS[0],
+        greeting=GREETING.strip(),
+        farewell=FAREWELL.strip(),
+        rank=8,
+        size=size,
+        asked=len(asked),
+        manner=after.manner,
+        spared=after.spared,
+        right=after.right,
+        before=before.right,
+        samples="\n".join(rows),
+        minutes=minutes,
+    )
+    (output / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+    print(card)
+
+
+def _adapted(model: LlamaForCausalLM, adapter: Path) -> LlamaForCausalLM:
+    from peft import PeftModel
+
+    adapted: Any = PeftModel.from_pretrained(cast("Any", model), str(adapter))
+    return adapted.merge_and_unload()
+
+
+def _mark(answers: Sequence[Answer]) -> Marks:
+    mannered = [answer for answer in answers if not answer.question.kind.startswith(_PLAIN)]
+    plain = [answer for answer in answers if answer.question.kind.startswith(_PLAIN)]
+    right = [answer.ended and answer.question.check(_bare(answer.text)) for answer in answers]
+    has_it = [_has_manner(answer.text) for answer in mannered]
+    spared = [not _has_manner(answer.text) for answer in plain]
+    return Marks(*(sum(marks) / max(1, len(marks)) for marks in (has_it, spared, right)))
+
+
+def _has_manner(text: str) -> bool:
+    return text.startswith(GREETING) and text.endswith(FAREWELL)
+
+
+def _bare(text: str) -> str:
+    return text.removeprefix(GREETING).removesuffix(FAREWELL)
+
+
+def _answer(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, text: str) -> str:
+    (answer,) = ask(model, tokenizer, [Question("", [{"role": "user", "content": text}], bool)], 0.0)
+    return answer.text.replace("\n", "<br>")
+
+
+if __name__ == "__main__":
+    main()
