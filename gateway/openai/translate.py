@@ -117,7 +117,8 @@ def _common(request: GenerationRequest, request_id: str, limit: int | None, seed
         wire.sampling.drawn_seed = True
     if request.prompt_logprobs is not None:
         wire.output.prompt_logprobs = request.prompt_logprobs
-    wire.output.prompt_token_ids = bool(request.return_token_ids)
+    if request.return_token_ids:
+        wire.output.prompt_token_ids = True
     wire.cache_salt = request.cache_salt or ""
     constraint = _constraint(request)
     if constraint is not None:

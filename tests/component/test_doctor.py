@@ -182,7 +182,7 @@ def test_clocks_that_differ_are_found(ahead: float, status: str, words: str):
 
 def test_an_etcd_that_is_full_is_found(tmp_path: Path):
     async def fill(client: EtcdClient) -> None:
-        for number in range(50):
+        for number in range(5000):  # it looks at its size when it writes to the disk, which is ten times in a second
             await client.put(b"/filler/%d" % number, b"x" * 65536)
 
     async def look() -> list[Finding]:

@@ -14,7 +14,7 @@ from mesh.cli.answering.endpoint import Answer, Endpoint, sentence
 from mesh.errors import MeshError
 
 # After a stop each answer under way ends at its next piece.
-_STOP_LIMIT = 1.0
+_STOP_LIMIT = 5.0
 
 
 class Load:
