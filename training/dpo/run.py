@@ -22,6 +22,7 @@ from training.dpo.settings import DpoSettings
 from training.masks import Masker
 from training.models import Language, check_packages, load_config, load_language, load_model
 from training.settings import BadSettings
+from training.weights.folders import make_readable
 
 REPORT: Final = "dpo_report.json"
 
@@ -159,6 +160,7 @@ def _finish(settings: DpoSettings, result: Result) -> None:
     report = {"base": settings.model_name_or_path, "preferences": account, "training": asdict(result)}
     (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(folder / "encoded")
+    make_readable(folder)
     losses = list(result.losses.values())
     course = f", loss {losses[0]:.3f} to {losses[-1]:.3f}" if losses else ""
     print(f"{result.steps} steps in {result.seconds:.0f} s{course}; saved in {folder}")

@@ -26,6 +26,7 @@ from training.sft.data import Account, Encoder, encode
 from training.sft.rows import Packed, Padded, pack, packs_exactly
 from training.sft.settings import SftSettings
 from training.sharding import shard
+from training.weights.folders import make_readable
 
 REPORT: Final = "sft_report.json"
 
@@ -178,8 +179,7 @@ def _finish(settings: SftSettings, result: Result, folder: Path) -> None:
     report = {"base": settings.model_name_or_path, "conversations": account, "training": asdict(result)}
     (folder / REPORT).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     shutil.rmtree(folder / "encoded")
-    for weights in folder.glob("*.safetensors"):
-        weights.chmod(0o644)  # transformers writes it for its owner alone
+    make_readable(folder)
     losses = list(result.losses.values())
     course = f", loss {losses[0]:.3f} to {losses[-1]:.3f}" if losses else ""
     held_out = "" if result.held_out_loss is None else f", {result.held_out_loss:.3f} on what was held out"

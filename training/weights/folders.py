@@ -79,7 +79,7 @@ def written(output: Path) -> Generator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        _readable(partial)
+        make_readable(partial)
         os.replace(partial, output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -110,7 +110,7 @@ def _holds_weights(file: Path) -> bool:
     return any(file.match(pattern) for pattern in _WEIGHTS)
 
 
-def _readable(folder: Path) -> None:
+def make_readable(folder: Path) -> None:
     """Give all files the usual mode: safetensors writes them for their owner alone, and workers are other users."""
     mask = os.umask(0)
     os.umask(mask)
