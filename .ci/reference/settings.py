@@ -45,7 +45,8 @@ the settings of a command as JSON, for programs.
 TRAIN = """## mesh train
 
 Settings are those of transformers' Trainer and some of our own, as flags, as `MESH_TRAIN_...` or in a recipe.
-`mesh train sft --help` lists the usual ones, `--help-all` all of them; [Training](training.md) tells what they are for.
+`mesh train sft --help` and `mesh train dpo --help` list the usual ones, `--help-all` all of them;
+[Training](training.md) and [From votes to a better model](loop.md) tell what they are for.
 """
 Command = tuple[str, type[Any], str]
 """What is typed, its settings, the beginning of its variables."""
