@@ -96,7 +96,11 @@ async def test_preempted(seeing: Seeing, name: str, packed: bool) -> None:
     path, model = seeing(name)
     conversations = [chat([picture, "What?"]) for picture in (TALL, WIDE, OTHER)]
     async with Driver(path, packed=packed, kv_tokens=144, prefix_cache=False, step_tokens=24) as driver:
-        keys = [await driver.submit(conversation, tokens=40) for conversation in conversations]
+        keys = [await driver.submit(conversation, tokens=40, credit=1) for conversation in conversations]
+        for key in keys:  # so that the first is not over before the last has begun
+            await driver.until_tokens(key, 1)
+        for key in keys:
+            driver.engine.grant(key, 40)
         for conversation, key in zip(conversations, keys, strict=True):
             assert (await driver.answer(key)).ids == generate(name, model, conversation, 40)
         assert driver.stat("preemptions") > 0
