@@ -33,7 +33,8 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     script = folder / "script.txt"
     script.write_text(WRITTEN)
     args = ("--engine", "scripted", "--model-name", WRITER, "--script-text", str(script), "--reasoning-parser", "think")
-    with Mesh(folder, worker_args=(*args, "--script-step-ms", "0.5"), model=WRITER) as mesh:
+    # Slow enough to be stopped before its end.
+    with Mesh(folder, worker_args=(*args, "--script-step-ms", "4"), model=WRITER) as mesh:
         yield mesh
 
 

@@ -89,13 +89,16 @@ class Reader:
 
     def _start_mesh(self, block: Block) -> None:
         [target] = re.findall(r"^make (\w+)", block.text, re.M)
-        # What make would run last; its own first step, the installation, is what this test runs in.
+        # What make would run last; its own first step, the installation, is what this test runs in. Of the make that
+        # runs the tests it knows nothing, which has arguments of its own.
+        outer = ("ARGS", "MAKEFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "MFLAGS")
         planned = subprocess.run(
             ["make", "-n", "-o", ".venv/.installed", target],
             capture_output=True,
             text=True,
             timeout=45,
             cwd=ROOT,
+            env={key: value for key, value in os.environ.items() if key not in outer},
             check=True,
         )
         mesh = self._start(shlex.split(planned.stdout.splitlines()[-1]))

@@ -106,12 +106,12 @@ class Watch:
 
     def look_at(self, page: Page) -> None:
         """Keep an eye on a page."""
-        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on("console", lambda message: self._broke(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: self._broke(str(error)))
         page.on("request", self._requested)
 
     def _broke(self, error: str) -> None:
-        # A page that is left ends its stream of events, and Gradio's code does not catch the end.
+        # A page that is left ends its stream of events, and Gradio's code takes that for an error.
         if not error.startswith("AbortError: signal is aborted without reason"):
             self.errors.append(error)
 
