@@ -26,6 +26,7 @@ _POLL = 0.01
 # Below those that the system gives to connections and to servers that leave the choice to it: while ours is not bound
 # yet, or its server is down for a while, nobody is given it by chance.
 _PORTS = range(20_000, 32_000)
+_reserved: list[socket.socket] = []
 
 
 class ProcessFailed(Exception):
@@ -177,9 +178,28 @@ def _answers(port: int, path: str) -> bool:
 
 
 def free_port() -> int:
-    """A port that was free a moment ago. Raises ProcessFailed."""
-    for port in random.SystemRandom().sample(_PORTS, 100):  # apart from the generator that tests seed
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
+    """A port that nobody listens on, and that no other process is given by this function while we live.
+
+    Raises ProcessFailed.
+    """
+    for port in random.SystemRandom().sample(_PORTS, min(100, len(_PORTS))):  # apart from the generator that tests seed
+        with contextlib.suppress(OSError):
+            _reserve(port)
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
             return port
     raise ProcessFailed(f"none of 100 ports from {_PORTS.start} to {_PORTS.stop - 1} is free")
+
+
+def _reserve(port: int) -> None:
+    """Hold the UDP port of the same number, as a mark: whoever else asks must not take a server that is down for free.
+
+    Raises OSError if it is taken. The system gives it back with the end of this process, however that comes.
+    """
+    mark = socket.socket(type=socket.SOCK_DGRAM)
+    try:
+        mark.bind(("127.0.0.1", port))
+    except OSError:
+        mark.close()
+        raise
+    _reserved.append(mark)
