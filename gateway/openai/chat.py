@@ -47,7 +47,7 @@ CHAT = Operation(
     values={
         **VALUES,
         "chat_template": "if the worker allows it",
-        "chat_template_kwargs": "at most 65536 bytes",
+        "chat_template_kwargs": "at most 65536 bytes and 16 levels",
         "metadata": "at most 16 entries, kept with the answer",
         "modalities": '`["text"]`',
         "service_tier": "auto, default",

@@ -9,11 +9,10 @@ import msgspec
 from gateway.openai.functions import FunctionChoice, take_calls, tools_of
 from gateway.openai.messages import ChatMessage, check_messages
 from gateway.openai.schema import UINT32, GenerationRequest, check_common, check_ranges, decode
+from gateway.openai.template_kwargs import check_template_kwargs
 from gateway.openai.tools import Function, Tool, ToolChoice, check_tools
 from mesh.errors import invalid, unsupported
 
-# Bytes of JSON: templates read switches and a few texts, and each value has its own message on the wire.
-MAX_TEMPLATE_KWARGS: Final = 64 * 1024
 EFFORTS: Final = ("none", "minimal", "low", "medium", "high", "xhigh", "max")
 
 
@@ -142,10 +141,7 @@ def _check_prompt(request: ChatRequest) -> None:
     if effort is not None and effort not in EFFORTS:
         text = f"'reasoning_effort' must be one of {', '.join(EFFORTS)}, not '{effort[:64]}'"
         raise invalid("reasoning_effort", text)
-    size = len(msgspec.json.encode(request.chat_template_kwargs or {}))
-    if size > MAX_TEMPLATE_KWARGS:
-        text = f"'chat_template_kwargs' must have at most {MAX_TEMPLATE_KWARGS} bytes as JSON, not {size}"
-        raise invalid("chat_template_kwargs", text)
+    check_template_kwargs(request.chat_template_kwargs)
     if request.continue_final_message and request.add_generation_prompt:
         raise invalid("continue_final_message", "'continue_final_message' excludes 'add_generation_prompt'")
     if request.continue_final_message and request.messages[-1].role != "assistant":

@@ -14,6 +14,7 @@ from gateway.openai.chat_schema import WITHOUT_EFFECT, ChatRequest, parse_chat
 from gateway.openai.translate import to_generate
 from gateway.openapi.fields_page import page
 from mesh.errors import ErrorKind, MeshError
+from mesh.v1 import inference_pb2 as pb
 
 MINIMAL: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 TOOL: dict[str, Any] = {"type": "function", "function": {"name": "f"}}
@@ -250,6 +251,25 @@ def test_template_variables_are_few() -> None:
     error = attempt(chat_template_kwargs={"x": [{}] * 40_000})
     assert error is not None
     assert (error.param, "at most 65536 bytes as JSON, not" in error.message) == ("chat_template_kwargs", True)
+
+
+def _nested(levels: int) -> Any:
+    return [_nested(levels - 1)] if levels else "x"
+
+
+@pytest.mark.parametrize("levels", [17, 46, 60, 300])
+def test_template_variables_that_no_worker_could_read_are_refused(levels: int) -> None:
+    """The session with the worker would break, and with it all answers on it."""
+    assert "nested at most 16 levels" in refusal(chat_template_kwargs={"x": _nested(levels - 1)}).message
+    wire = pb.StreamStart(request=to_generate(parse(chat_template_kwargs={"x": _nested(15)}), ""))
+    assert pb.SessionRequest.FromString(pb.SessionRequest(start=wire).SerializeToString()).start == wire
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, -(2**53) - 1, 10**400])
+def test_numbers_of_template_variables_are_kept_or_refused(number: int) -> None:
+    assert "whole numbers between" in refusal(chat_template_kwargs={"x": [number]}).message
+    wire = to_generate(parse(chat_template_kwargs={"x": 2**53, "y": 1.5e300}), "")
+    assert (wire.chat.template_arguments["x"], wire.chat.template_arguments["y"]) == (2**53, 1.5e300)
 
 
 def test_nul_bytes_are_text() -> None:
