@@ -171,3 +171,5 @@ def check_metadata(metadata: dict[str, str]) -> None:
                 f"'metadata' must have keys of at most 64 characters and values of at most 512, "
                 f"not {len(key)} and {len(value)}",
             )
+        if "\0" in key or "\0" in value:
+            raise invalid("metadata", "'metadata' must not hold the character U+0000, which not every store can keep")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from gateway.store.database import Database
 from gateway.store.records import find, items, listed, now, remove
@@ -59,9 +60,9 @@ class Chats:
         wanted = select(Record).where(Record.tenant == tenant, Record.kind == CHAT)
         if model is not None:
             wanted = wanted.where(Record.model == model)
-        for key, value in details.items():
-            wanted = wanted.where(Record.details[key].as_string() == value)
         async with self._database.reading() as session:
+            for key, value in details.items():
+                wanted = wanted.where(_has_pair(session, key, value))
             found, more = await listed(session, Record, wanted, page)
             return [(record.body, record.details) for record in found], more
 
@@ -71,3 +72,10 @@ class Chats:
             record = await find(session, CHAT, chat_id, tenant)
             found, more = await items(session, record, _ASKED, page)
             return [Entry(item.id, item.body) for item in found], more
+
+
+def _has_pair(session: AsyncSession, key: str, value: str) -> ColumnElement[bool]:
+    """Whether a record has this pair. Not by a path into its JSON: keys may hold what has a meaning in paths."""
+    each = func.json_each if session.get_bind().dialect.name == "sqlite" else func.json_each_text
+    pair = each(Record.details).table_valued("key", "value")
+    return select(pair.c.key).where(pair.c.key == key, pair.c.value == value).correlate(Record).exists()

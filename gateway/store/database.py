@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from sqlalchemy import Connection, CursorResult, delete
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DataError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from gateway.store.tables import Record
 from mesh import database
-from mesh.errors import MeshError
+from mesh.errors import ErrorKind, MeshError
 
 # How long a transaction waits for others that write, and then for a database that says nothing at all, in seconds.
 _BUSY_SECONDS: Final = 5.0
@@ -36,13 +36,13 @@ class Database:
 
     @asynccontextmanager
     async def reading(self) -> AsyncGenerator[AsyncSession]:
-        """A transaction that changes nothing. Raises MeshError (store_unavailable)."""
+        """A transaction that changes nothing. Raises MeshError (store_unavailable, invalid_request)."""
         async with self._transaction(self._engine) as session:
             yield session
 
     @asynccontextmanager
     async def writing(self) -> AsyncGenerator[AsyncSession]:
-        """A transaction that is kept if the block ends well. Raises MeshError (store_unavailable)."""
+        """A transaction that is kept if the block ends well. Raises MeshError (store_unavailable, invalid_request)."""
         async with self._transaction(self._writer) as session:
             yield session
             await session.commit()
@@ -71,6 +71,9 @@ class Database:
         try:
             async with asyncio.timeout(_LIMIT_SECONDS), AsyncSession(engine, expire_on_commit=False) as session:
                 yield session
+        except DataError as error:  # PostgreSQL's texts hold no NUL, nor more than their columns
+            text = f"the store cannot hold what the request says: {database.reason(error)}"
+            raise MeshError(ErrorKind.INVALID_REQUEST, text) from error
         except (SQLAlchemyError, OSError, TimeoutError) as error:
             raise self._unavailable(error) from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import openai
@@ -14,6 +15,8 @@ from openai.types.chat import ChatCompletion
 from openai.types.conversations import Conversation, ConversationItem
 from pydantic import RootModel
 
+from gateway.store.shapes import Page, Talk
+from gateway.store.store import Store
 from mesh.keys import new_key
 from tests.component.gateway_fixture import GatewayUnderTest, body
 from tests.component.test_gateway_keys import make_book
@@ -112,6 +115,18 @@ async def test_chat_completions_that_are_kept(stream: bool) -> None:
             await chats.retrieve(answer.id)
 
 
+@pytest.mark.parametrize("key", ['a"b', "a\\b", "größe", "a.b", "a[0]", "$", ""])
+async def test_pairs_are_found_whatever_characters_their_keys_have(tmp_path: Path, key: str) -> None:
+    store = Store(str(tmp_path / "store.db"))
+    chats = await store.chats()
+    for name, details in (("one", {key: "x", "other": "y"}), ("two", {key: "y"})):
+        await chats.keep("", Talk(name, 0, details), "m", name.encode(), [])
+    for pairs, names in (({key: "x"}, [b"one"]), ({key: "y"}, [b"two"]), ({key: "x", "other": "x"}, [])):
+        found, _ = await chats.list("", Page(), None, pairs)
+        assert [body for body, _ in found] == names
+    await store.close()
+
+
 async def test_what_lists_and_items_take_is_told() -> None:
     async with serving() as gateway:
         http = gateway.http
@@ -128,6 +143,7 @@ async def test_what_lists_and_items_take_is_told() -> None:
         for fields, param in (
             ({"items": many}, "items"),
             ({"items": [{"type": "item_reference", "id": "x"}]}, "items[0].type"),
+            ({"items": [{"role": "user", "content": "x", "id": "i" * 129}]}, "items[0].id"),
             ({"metadata": {"k": "v" * 513}}, "metadata"),
             ({"name": "x"}, "name"),
         ):

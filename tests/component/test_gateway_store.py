@@ -16,7 +16,7 @@ from sqlalchemy import func, select
 
 from gateway.store.database import Database, connect
 from gateway.store.records import find, records, remove
-from gateway.store.shapes import Page
+from gateway.store.shapes import Page, Talk
 from gateway.store.store import Store
 from gateway.store.tables import Event, Item, Record, Table
 from mesh.errors import ErrorKind, MeshError
@@ -121,6 +121,12 @@ async def test_the_same_on_postgresql() -> None:
                 assert (len(found), more) == (4, True)
                 await remove(session, "response", "r0", "")
                 assert await session.scalar(select(func.count()).select_from(Item)) == 0
+            with pytest.raises(MeshError, match="NUL") as caught:
+                await (await stores[2].responses()).read("", "a\0b")
+            assert caught.value.kind is ErrorKind.INVALID_REQUEST
+            await (await stores[2].chats()).keep("", Talk("c", 0, {'a"b': "é"}), "m", b"{}", [])
+            found, _ = await (await stores[2].chats()).list("", Page(), None, {'a"b': "é"})
+            assert len(found) == 1
 
 
 async def test_a_store_that_cannot_be_used_says_why(tmp_path: Path) -> None:

@@ -133,6 +133,7 @@ def test_a_value_out_of_range_is_refused_with_field_limits_and_value(
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"logit_bias": {"a": 1}}, "logit_bias"),
         ({"metadata": {str(index): "" for index in range(17)}}, "metadata"),
+        ({"metadata": {"a": "\0"}}, "metadata"),
         ({"temprature": 1}, "temprature"),
         ({"tools": [{"type": "function"}]}, "tools[0].function"),
         ({"tools": list[Any]()}, "tools"),

@@ -16,6 +16,7 @@ _ROLES: Final = ("user", "assistant", "system", "developer")
 _SAID: Final = ("input_text", "input_image")
 _ANSWERED: Final = ("output_text", "refusal", "input_text")
 MAX_ITEMS: Final = 10_000
+MAX_ID: Final = 128  # characters, for which the store has room
 
 
 class Part(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
@@ -95,6 +96,8 @@ def check_items(items: Sequence[Item], param: str = "input") -> None:
         raise invalid(param, f"'{param}' must hold 1 to {MAX_ITEMS} items, not {len(items)}")
     for index, item in enumerate(items):
         where = f"{param}[{index}]"
+        if (length := len(item.id or "")) > MAX_ID:
+            raise invalid(f"{where}.id", f"'{where}.id' must have at most {MAX_ID} characters, not {length}")
         match item.kind:
             case "message":
                 _check_message(where, item)
