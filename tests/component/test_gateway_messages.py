@@ -23,6 +23,7 @@ from anthropic.types import (
 )
 from pydantic import BaseModel
 
+from gateway.anthropic.blocks import arguments_of
 from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import inference_pb2 as pb
 from tests.component.anthropic_sdk import USER, asked, check, events_of, sdk
@@ -232,6 +233,20 @@ async def test_a_call_that_was_cut_off_has_what_came_whole() -> None:
     (call,) = whole["content"]
     assert call["input"] == {"a": [1, {"b": "x,y"}]}
     assert whole["stop_reason"] == "max_tokens"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('{"a": ' + "[" * 100_000, {}),
+        ('{"a": "\\ud800x", "b": "é"', {"a": "?x"}),
+        ('{"a": [1, 2], "b": {"c": [3, "[', {"a": [1, 2], "b": {"c": [3]}}),
+        ('{"a": "\\"}]", "b": 1, "c', {"a": '"}]', "b": 1}),
+        ("[1]", {}),
+    ],
+)
+def test_whatever_a_model_writes_as_arguments_is_an_input(text: str, found: dict[str, Any]) -> None:
+    assert arguments_of(text) == found
 
 
 TURNS: list[Any] = [

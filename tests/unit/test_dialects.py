@@ -231,3 +231,23 @@ def test_of_the_built_in_templates_only_harmony_has_a_dialect() -> None:
 def test_every_parser_can_be_chosen_by_flag() -> None:
     assert set(get_args(ToolParser)) == {AUTO, NONE, *TOOLS}
     assert set(get_args(ReasoningParser)) == {AUTO, NONE, HARMONY, *REASONING}
+
+
+@pytest.mark.parametrize("tools", [*TOOLS])
+@pytest.mark.parametrize(
+    "text",
+    [
+        r'<tool_call>{"name": "get_weather", "arguments": "{\"city\": \"\ud800\"}"}</tool_call>',
+        r'<tool_call>{"name": "\ud800", "arguments": {}}</tool_call>',
+        r'{"name": "get_weather", "arguments": "\ud800"}',
+        r'<tool_call>get_weather<arg_key>days</arg_key><arg_value>"\ud800"</arg_value></tool_call>',
+        r'<function=get_weather><parameter=days>["\ud800"]</parameter></function>',
+        r'[get_weather(city="\ud800")]',
+    ],
+)
+def test_half_a_surrogate_pair_that_a_model_writes_stays_an_escape(tools: str, text: str) -> None:
+    """As a character it could be in no answer."""
+    reader = read(Dialect(tools), tools=FUNCTIONS, reasoned=False, prompt_end="")
+    assert reader is not None
+    for part in (*reader.feed(text), *reader.finish()):
+        (part.name if isinstance(part, Call) else part.text).encode()
