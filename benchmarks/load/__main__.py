@@ -104,6 +104,7 @@ def _run_side_by_side(machine: Machine, plan: Plan, names: Sequence[str]) -> Non
     """Each system in turn; one that is not installed or fails is named, with the reason."""
     found: dict[str, SystemCost] = {}
     failed: list[str] = []
+    streams = (plan.streams, 4 * plan.streams)
     for name in names:
         system = SYSTEMS[name]
         if not system.installed():
@@ -111,9 +112,10 @@ def _run_side_by_side(machine: Machine, plan: Plan, names: Sequence[str]) -> Non
             continue
         _tell(f"{name}: starting")
         try:
-            found[name] = side_by_side.measure(system, plan, (plan.streams, 4 * plan.streams))
+            found[name] = cost = side_by_side.measure(system, plan, streams)
+            failed += (f"{name} failed with {count} streams: {why}" for count, why in cost.failed.items())
         except (ProcessFailed, TimeoutError) as error:
-            failed.append(f"{name} failed: {str(error).partition(chr(10))[0] or type(error).__name__}")
+            failed.append(f"{name} failed: {side_by_side.first_line(error)}")
     pinned = "gateway on a core of its own, the rest on another" if plan.gateway_core is not None else "not pinned"
     conditions = (
         f"one scripted worker that makes a token per stream every {plan.step * 1e3:g} ms, {plan.window:g} s after "
@@ -122,7 +124,7 @@ def _run_side_by_side(machine: Machine, plan: Plan, names: Sequence[str]) -> Non
     )
     print("\n".join(f"- {line}" for line in [*machine.lines(), conditions, *failed]))
     if found:
-        print("\n" + side_by_side.table(found, plan))
+        print("\n" + side_by_side.table(found, plan, streams))
 
 
 def _tell(line: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +28,21 @@ class Held:
     memory: float
 
 
+_NOTHING = Held(math.nan, math.nan, math.nan, math.nan)
+
+
 @dataclass(frozen=True, slots=True)
 class SystemCost:
-    """What one system costs. `first_token` are seconds, through the gateway to a worker that answers at once."""
+    """What one system costs. `first_token` are seconds, through the gateway to a worker that answers at once.
+
+    A number of streams that the system did not carry is absent from `held` and in `failed`, with the reason.
+    """
 
     ready: float
     memory_ready: float
     first_token: tuple[float, ...]
     held: Mapping[int, Held]
+    failed: Mapping[int, str]
 
 
 def measure(system: type[System], plan: Plan, streams: Sequence[int]) -> SystemCost:
@@ -54,8 +62,14 @@ async def _measure(system: type[System], plan: Plan, streams: Sequence[int]) -> 
             memory_ready = running.gateways[0].memory()
             with load_generator(running.port, MODEL, core=plan.other_core) as load:
                 asked = load.do("ask", requests=plan.asks + 1, streams=1, max_tokens=1, gap=1.5 * plan.step)
-                held = {count: await _hold(running, load, plan, count) for count in streams}
-            return SystemCost(running.ready_seconds, memory_ready, tuple(asked["first_token"][1:]), held)
+                held: dict[int, Held] = {}
+                failed: dict[int, str] = {}
+                for count in streams:
+                    try:
+                        held[count] = await _hold(running, load, plan, count)
+                    except (ProcessFailed, TimeoutError) as error:
+                        failed[count] = first_line(error)
+            return SystemCost(running.ready_seconds, memory_ready, tuple(asked["first_token"][1:]), held, failed)
 
 
 async def _hold(running: System, load: Load, plan: Plan, streams: int) -> Held:
@@ -76,8 +90,13 @@ async def _hold(running: System, load: Load, plan: Plan, streams: int) -> Held:
     return Held(gateway_cpu / frames, worker_cpu / frames, frames / seconds, memory)
 
 
-def table(costs: Mapping[str, SystemCost], plan: Plan) -> str:
-    """A column per system."""
+def first_line(error: Exception) -> str:
+    """What went wrong, without the end of a log."""
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def table(costs: Mapping[str, SystemCost], plan: Plan, streams: Sequence[int]) -> str:
+    """A column per system; `-` where it failed."""
     rows = [
         ["time to ready, s", *(number(cost.ready) for cost in costs.values())],
         ["memory when ready, MiB", *(number(cost.memory_ready) for cost in costs.values())],
@@ -86,12 +105,12 @@ def table(costs: Mapping[str, SystemCost], plan: Plan) -> str:
             for rank in (50, 99)
         ),
     ]
-    for streams in next(iter(costs.values())).held:
-        held = [cost.held[streams] for cost in costs.values()]
+    for count in streams:
+        held = [cost.held.get(count, _NOTHING) for cost in costs.values()]
         rows += [
-            [f"{streams} streams: gateway CPU, µs/frame", *(number(each.gateway_cpu * 1e6) for each in held)],
+            [f"{count} streams: gateway CPU, µs/frame", *(number(each.gateway_cpu * 1e6) for each in held)],
             ["worker CPU, µs/frame", *(number(each.worker_cpu * 1e6) for each in held)],
-            [f"frames/s, of {streams / plan.step:.0f}", *(number(each.frames_per_second) for each in held)],
+            [f"frames/s, of {count / plan.step:.0f}", *(number(each.frames_per_second) for each in held)],
             ["memory, MiB", *(number(each.memory) for each in held)],
         ]
     return markdown(("gateway", *costs), rows)

@@ -22,7 +22,7 @@ from benchmarks.systems.tcp_proxy import TcpProxy
 ROOT = Path(__file__).resolve().parent.parent.parent
 MODEL = "bench"
 _WORKERS = Path(__file__).parent / "workers"
-_DEMO = ROOT / "mesh" / "demo" / "model"
+_DEMO = ROOT / "mesh" / "demo" / "models" / "mesh-demo-mini"
 _CONTEXT = 1_000_000
 _START_LIMIT = 60.0
 _SETTLE_PATIENCE = 5.0
