@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import json
 from base64 import b64encode
+from collections import deque
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
-from itertools import islice
+from itertools import chain
 from typing import Any, cast
 
 from gateway.anthropic.answers import (
@@ -132,31 +133,52 @@ def usage(prompt: int, cached: int, completion: int) -> MessageUsage:
 
 def arguments_of(text: str) -> dict[str, Any]:
     """The input of a call by its JSON text; of one that was cut off, what came whole."""
-    for candidate in (text, *islice(_closed(text), _CLOSED)):
+    for candidate in chain([text], _closed(text)):
         try:
-            found = json.loads(candidate)
+            found = _sound(json.loads(candidate))
         except ValueError:
             continue
+        except RecursionError:
+            return {}
         return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
     return {}
 
 
+def _sound(value: object) -> object:
+    """The same with question marks for halves of surrogate pairs, which no answer can carry."""
+    written = json.dumps(value, ensure_ascii=False)
+    return value if written.isascii() else json.loads(written.encode(errors="replace"))
+
+
 def _closed(text: str) -> Iterator[str]:
-    """A JSON text that was cut off, closed behind each of its values, the longest first."""
-    ends: list[tuple[int, str]] = []
-    closers: list[str] = []
+    """A JSON text that was cut off, closed behind each of its last values, the longest first."""
+    ends: deque[int] = deque(maxlen=_CLOSED)
+    for place, character in _outside_strings(text):
+        if character in "{[}]":
+            ends.append(place + 1)
+        elif character == ",":
+            ends.append(place)
+    for end in reversed(ends):
+        yield text[:end] + _closing(text[:end])
+
+
+def _closing(text: str) -> str:
+    """What closes all that is open at the end of a text."""
+    open_: list[str] = []
+    for _, character in _outside_strings(text):
+        if character in "{[":
+            open_.append("}" if character == "{" else "]")
+        elif character in "}]" and open_:
+            open_.pop()
+    return "".join(reversed(open_))
+
+
+def _outside_strings(text: str) -> Iterator[tuple[int, str]]:
     quoted = escaped = False
     for place, character in enumerate(text):
         if quoted:
             quoted, escaped = escaped or character != '"', not escaped and character == "\\"
         elif character == '"':
             quoted = True
-        elif character in "{[":
-            closers.append("}" if character == "{" else "]")
-            ends.append((place + 1, "".join(reversed(closers))))
-        elif character in "}]" and closers:
-            closers.pop()
-            ends.append((place + 1, "".join(reversed(closers))))
-        elif character == ",":
-            ends.append((place, "".join(reversed(closers))))
-    return (text[:place] + closing for place, closing in reversed(ends))
+        else:
+            yield place, character

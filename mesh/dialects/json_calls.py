@@ -131,11 +131,13 @@ def copy_value(source: Source, put: Callable[[str], None], *, keep: bool = False
 
 
 def parsed(raw: str) -> Any:
-    """The value of JSON text; None if it is none."""
+    """The value of JSON text; None if it is none, or has half a surrogate pair, which no text can hold."""
     try:
-        return json.loads(raw)
+        value = json.loads(raw)
+        json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         return None
+    return value
 
 
 def _close(source: Source) -> Reading[None]:

@@ -81,7 +81,9 @@ def literal_value(raw: str) -> Any:
         except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
             raise ValueError(f"no literal: {type(error).__name__}") from None
     try:
-        json.dumps(value, allow_nan=False)
+        json.dumps(
+            value, allow_nan=False, ensure_ascii=False
+        ).encode()  # not half a surrogate pair, which no text holds
     except (TypeError, RecursionError):
         raise ValueError("no value of JSON") from None
     return value
