@@ -10,7 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -68,16 +68,23 @@ class Seat:
 
 
 class Arena:
-    """See the module. Use it inside `running`, in one event loop."""
+    """See the module. Use it inside `running`, in one event loop. `on_vote` is told of each vote that is kept."""
 
     def __init__(
-        self, gateway: Gateway, store: Store, sampler: Sampler, gate: Gate, parameters: Mapping[str, float]
+        self,
+        gateway: Gateway,
+        store: Store,
+        sampler: Sampler,
+        gate: Gate,
+        parameters: Mapping[str, float],
+        on_vote: Callable[[], None],
     ) -> None:
         self.gateway = gateway
         self.parameters = dict(parameters)
         self.store = store
         self._sampler = sampler
         self._gate = gate
+        self._on_vote = on_vote
         self._seats: dict[str, Seat] = {}
         self._current: dict[tuple[str, Mode], str] = {}
         self._group: asyncio.TaskGroup
@@ -193,6 +200,7 @@ class Arena:
                 log.warning("a vote could not be kept", extra=kv(battle=battle.record.id, error=str(error)))
                 raise Refused(_NOT_KEPT) from error
             battle.close(vote)
+            self._on_vote()
             seat.news()
         return vote
 

@@ -28,7 +28,9 @@ class WebConfig:
     temperature: float = option(0.7, "Temperature of battles, and where chats begin.", low=0, high=2)
     top_p: float = option(1.0, "Nucleus of battles, and where chats begin.", low=0, high=1)
     max_tokens: int = option(1024, "Most tokens of an answer, in battles too.", low=1)
-    leaderboard_interval: float = option(15.0, "Seconds between counts of the votes for the leaderboard.", low=0.1)
+    leaderboard_interval: float = option(
+        15.0, "Most seconds until the leaderboard counts votes that another web server has taken.", low=0.1
+    )
     cards: Path | None = option(
         None, "JSON file on models: a list of objects with name, organization, license, link, description."
     )

@@ -81,7 +81,8 @@ async def _serve(
         identity.learn([*cards.values(), *(ModelCard(name=name) for name in names if name not in cards)])
 
     gateway = Gateway(config.gateway, config.api_key, on_models=learn)
-    arena = Arena(gateway, store, sampler, ArenaGate(_limits(config), identity, _moderation(config)), config.parameters)
+    gate = ArenaGate(_limits(config), identity, _moderation(config))
+    arena = Arena(gateway, store, sampler, gate, config.parameters, on_vote=live.news)
     app = web_app(Desk(config, arena, cards, folder), live)
     server = uvicorn.Server(
         uvicorn.Config(

@@ -14,6 +14,7 @@ import numpy as np
 import plotly.graph_objects as go
 import pytest
 
+from tests.harness import wait_until
 from webui.leaderboard import figures, table
 from webui.leaderboard.ballots import Ballots, Group, Tally, cells
 from webui.leaderboard.board import POINTS, BoardRules, rate, rate_with_style
@@ -187,6 +188,10 @@ def test_a_lead_that_hangs_on_one_vote_says_so() -> None:
     assert "hangs on 1 vote (20.00%): without it b would lead." in table.summary(board, NOW)
 
 
+def test_a_single_vote_is_told_as_one() -> None:
+    assert table.summary(rate({group("a", "b", "tie"): 1}), NOW).startswith("1 vote on 2 models, 2 ranked; ")
+
+
 def test_cells_of_a_tally() -> None:
     counted = cells({group("b", "a", "both_bad"): 3, group("a", "b", "b"): 4})
     assert (counted.ties.tolist(), counted.losses.tolist()) == ([3], [4])
@@ -211,7 +216,7 @@ def test_tables_for_page_spreadsheet_and_programs() -> None:
     assert known["method"]["anchor"] == ["a", 1200]
     assert known["models"][0]["low"] < 1200 < known["models"][0]["high"]
     assert table.link("x_[y](z)<b>", None) == r"x\_\[y\](z)\<b\>"
-    assert "No 100 votes" in table.summary(board, NOW)
+    assert "Without the 100 votes that help it most a would still lead." in table.summary(board, NOW)
 
 
 def traces(figure: go.Figure) -> list[Any]:
@@ -271,6 +276,19 @@ class Votes:
 
     def ballots(self) -> Ballots:
         return styled_ballots()
+
+
+def test_a_live_board_counts_a_vote_that_it_is_told_of_long_before_its_time() -> None:
+    votes = Votes()
+    live = LiveLeaderboard(votes, interval=3600)
+    live.start()
+    try:
+        first = wait_until(lambda: live.board().votes)
+        votes.votes = {**TALLY, group("a", "b"): 701}
+        live.news()
+        assert wait_until(lambda: live.board().votes != first and live.board().votes) == first + 1
+    finally:
+        live.stop()
 
 
 def test_a_live_board_counts_when_votes_have_changed() -> None:

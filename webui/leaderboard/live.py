@@ -19,8 +19,9 @@ from webui.records import StoreUnavailable
 
 log = logging.getLogger(__name__)
 
-# Counting rests this many times as long as it took, so that a large store is not counted all the time.
+# Counting rests this many times as long as it took, and so many seconds, so that votes are not counted all the time.
 _REST: Final = 20
+_LEAST_REST: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -36,7 +37,8 @@ class _Seen:
 
 
 class LiveLeaderboard:
-    """Boards by category, from the counts of at most `interval` seconds ago (more for stores that take long to count).
+    """Boards by category, from counts that are made anew soon after `news`, and every `interval` seconds for the votes
+    that another server has taken (more rarely for stores that take long to count).
 
     `on_counts` is given the votes of each pair after every count: for the sampler. `start` the thread, then `stop`.
     """
@@ -56,6 +58,7 @@ class LiveLeaderboard:
         self._seen = _Seen("", datetime.now(UTC), {}, {})
         self._lock = threading.Lock()
         self._stopped = threading.Event()
+        self._news = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leaderboard", daemon=True)
 
     def start(self) -> None:
@@ -65,8 +68,13 @@ class LiveLeaderboard:
     def stop(self) -> None:
         """End the thread; waits for a count that is under way, for some seconds at most."""
         self._stopped.set()
+        self._news.set()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
+
+    def news(self) -> None:
+        """A vote has come: count it soon."""
+        self._news.set()
 
     @property
     def as_of(self) -> datetime:
@@ -111,10 +119,13 @@ class LiveLeaderboard:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
+            self._news.clear()
             begun = time.monotonic()
             try:
                 self.refresh()
             except StoreUnavailable as error:
                 log.warning("the votes could not be counted", extra=kv(why=str(error)))
             took = time.monotonic() - begun
-            self._stopped.wait(max(self._interval, _REST * took))
+            rest = max(min(_LEAST_REST, self._interval), _REST * took)
+            if not self._stopped.wait(rest):
+                self._news.wait(max(0.0, self._interval - rest))

@@ -75,16 +75,23 @@ def as_json(board: Board, cards: Mapping[str, ModelCard], as_of: datetime) -> st
 def summary(board: Board, as_of: datetime) -> str:
     """What the numbers rest on, in a few sentences (Markdown)."""
     ranked = sum(standing.rank is not None for standing in board.standings)
-    lines = [f"{board.votes:,} votes on {len(board.standings)} models, {ranked} ranked; {as_of:%Y-%m-%d %H:%M} UTC."]
+    voted, models = _number(board.votes, "vote"), _number(len(board.standings), "model")
+    lines = [f"{voted} on {models}, {ranked} ranked; {as_of:%Y-%m-%d %H:%M} UTC."]
     hangs = board.sensitivity
     if hangs is not None and hangs.votes is not None:
-        part = f"{hangs.votes:,} vote{'s' if hangs.votes != 1 else ''} ({hangs.votes / board.votes:.2%})"
+        part = f"{_number(hangs.votes, 'vote')} ({hangs.votes / board.votes:.2%})"
         them = "it" if hangs.votes == 1 else "them"
         lines.append(f"The first place hangs on {part}: without {them} {hangs.rival} would lead.")
+    elif hangs is not None and hangs.limit == 1:
+        lines.append(f"Without the vote that helps it most {hangs.leader} would still lead.")
     elif hangs is not None:
-        lines.append(f"No {hangs.limit:,} votes that we looked for would, if taken away, change the first place.")
+        lines.append(f"Without the {hangs.limit:,} votes that help it most {hangs.leader} would still lead.")
     lines += [f"{name}: {effect:+.0f} ± {error:.0f} points." for name, (effect, error) in board.style.items()]
     return " ".join([*lines, *board.notes])
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def link(model: str, card: ModelCard | None) -> str:
