@@ -48,6 +48,9 @@ def theme() -> Base:
         button_primary_text_color="#ffffff",
         input_background_fill="#ffffff",
         input_background_fill_dark="#10161d",
+        table_even_background_fill_dark="#171e27",
+        table_odd_background_fill_dark="#10161d",
+        table_border_color_dark="#2a3542",
     )
 
 
