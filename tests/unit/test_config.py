@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,7 @@ def test_every_type():
     [
         ([], {}, ["--name is required"]),
         (["--nmae", "x"], {}, ["--nmae", "did you mean --name?"]),
+        (["--fi", "x"], {}, ["--fi", "did you mean --file?"]),
         (["--name", "x", "--count", "0"], {}, ["--count", "between 1 and 9", "0"]),
         (["--name", "x", "--count", "ten"], {}, ["--count", "whole number", "ten"]),
         (["--name", "x", "--share", "nan"], {}, ["--share", "at least 0", "nan"]),
@@ -225,6 +227,11 @@ def test_the_banner_names_where_a_client_connects():
     assert "http://127.0.0.1:8000/v1" in banner(plan_of(UpConfig(host="0.0.0.0")), "Ctrl-C")
     assert "http://[::1]:8000/v1" in banner(plan_of(UpConfig(host="::1")), "Ctrl-C")
     assert "http://gpu1:81/v1" in banner(plan_of(UpConfig(host="gpu1", port=81)), "Ctrl-C")
+
+
+def test_the_banners_chat_needs_no_url_where_the_gateway_has_the_usual_one():
+    assert re.search(r"talk .* chat$", banner(plan_of(UpConfig(host="0.0.0.0")), "Ctrl-C"), re.MULTILINE)
+    assert "chat --url http://127.0.0.1:81" in banner(plan_of(UpConfig(port=81)), "Ctrl-C")
 
 
 def test_a_file_excludes_the_flags_that_it_replaces():

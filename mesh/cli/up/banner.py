@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
+import sys
+from pathlib import Path
 
+from mesh.cli.chat.config import TalkFlags
 from mesh.cli.up.plan import Kind, Plan
 from mesh.version import version
 
@@ -20,7 +24,7 @@ def banner(plan: Plan, stop: str) -> str:
         rows.append(("also called", ", ".join(f"{name} → {model}" for name, model in plan.aliases.items())))
     if plan.of("gateway") and plan.models:
         url = plan.of("gateway")[0].address
-        rows += [("try", _curl(url, plan.models[0])), ("talk", f"mesh chat --url {url}")]
+        rows += [("try", _curl(url, plan.models[0])), ("talk", _chat(url))]
     rows += _addresses(plan, "webui", "arena", "/direct" if len(plan.models) == 1 else "/")
     rows.append(("stop", stop))
     lines = [f"  {name:<{_WIDTH}}{value}" for name, value in rows]
@@ -29,6 +33,17 @@ def banner(plan: Plan, stop: str) -> str:
 
 def _addresses(plan: Plan, kind: Kind, title: str, path: str) -> list[tuple[str, str]]:
     return [(title if number == 0 else "", each.address + path) for number, each in enumerate(plan.of(kind))]
+
+
+def _chat(url: str) -> str:
+    """The command as it can be typed here: a clone's `mesh` is not on the path of every shell."""
+    program = "mesh" if shutil.which("mesh") else shlex.join(_called_by())
+    return f"{program} chat" + ("" if url == TalkFlags.url else f" --url {url}")
+
+
+def _called_by() -> list[str]:
+    """What this process was called by, such as `.venv/bin/mesh`."""
+    return [sys.argv[0]] if Path(sys.argv[0]).name == "mesh" else [sys.executable, "-m", "mesh.cli"]
 
 
 def _curl(url: str, model: str) -> str:
