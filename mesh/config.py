@@ -307,7 +307,8 @@ def _limits(limits: _Option) -> str:
 
 
 def _closest(name: str, known: list[str]) -> str:
-    match = difflib.get_close_matches(name, known, n=1)
+    longer = [each for each in known if each.startswith(name)]
+    match = longer or difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {match[0]}?" if match else ""
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pytest
 
 from gateway.config import GatewayConfig
+from mesh.cli.chat.config import ChatConfig
 from mesh.cli.up.banner import banner
 from mesh.cli.up.plan import loads_of, plan_of
 from mesh.cli.up.settings import UpConfig
@@ -84,7 +85,6 @@ def test_every_type():
     [
         ([], {}, ["--name is required"]),
         (["--nmae", "x"], {}, ["--nmae", "did you mean --name?"]),
-        (["--fi", "x"], {}, ["--fi", "did you mean --file?"]),
         (["--name", "x", "--count", "0"], {}, ["--count", "between 1 and 9", "0"]),
         (["--name", "x", "--count", "ten"], {}, ["--count", "whole number", "ten"]),
         (["--name", "x", "--share", "nan"], {}, ["--share", "at least 0", "nan"]),
@@ -216,6 +216,12 @@ def test_what_mesh_up_serves():
         [("other", "/models/other/")],
         [("a.b", "/models/a.b.gguf")],
     ]
+
+
+def test_a_flag_cut_short_is_told_in_full(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        parse(ChatConfig, prog="mesh chat", env_prefix="MESH_CHAT_", argv=["--temp", "1"])
+    assert "did you mean --temperature?" in capsys.readouterr().err
 
 
 def test_mesh_up_refuses_ports_beyond_the_last():
