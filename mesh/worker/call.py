@@ -1,44 +1,56 @@
-"""One plain Generate call: one request, one gRPC stream, one message per event."""
+"""One call for one answer: one request, one gRPC stream, messages as its events come, in the words of the service."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import deque
-from typing import cast
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar, cast
 
 import grpc.aio
 
-from mesh.engine.base import Event, Failed, Finished, Step
+from mesh.engine.base import Delta, Event, Failed, Finished, ModelInfo, Step
 from mesh.errors import MeshError
 from mesh.v1 import inference_pb2 as pb
 from mesh.worker.events import fill_event
 from mesh.worker.stream import Stream
 from mesh.worker.streams import Streams
 
-Context = grpc.aio.ServicerContext[pb.GenerateRequest, pb.GenerateResponse]
+Out = TypeVar("Out")
+Tell = Callable[[Event, ModelInfo | None], Iterable[tuple[Out, int]]]
+"""Makes the messages of an event of an answer of the model, with the tokens in each."""
 
 # Tokens that may wait for a client that does not read; beyond, its rows pause.
-_WINDOW = 256
+WINDOW = 256
 
 
-class Call:
-    """Serves one Generate call; the Sink of its one stream."""
+def tell(event: Event, model: ModelInfo | None) -> Iterator[tuple[pb.GenerateResponse, int]]:
+    """The mesh's own words: a message per event."""
+    wire = pb.GenerateResponse()
+    fill_event(wire, event, model)
+    yield wire, (len(event.token_ids) or 1) if isinstance(event, Delta) else 0
 
-    def __init__(self, streams: Streams, context: Context) -> None:
+
+class Call(Generic[Out]):
+    """Serves one call; the Sink of its one stream."""
+
+    def __init__(self, streams: Streams, context: grpc.aio.ServicerContext[Any, Any], tell: Tell[Out]) -> None:
         self._streams = streams
         self._context = context
-        self._events: deque[pb.GenerateResponse] = deque()
+        self._tell = tell
+        self._stream: Stream | None = None
+        self._messages: deque[tuple[Out, int]] = deque()
         self._wake = asyncio.Event()
         self._ended = False
         self._error: MeshError | None = None
 
-    async def run(self, request: pb.GenerateRequest) -> None:
+    async def run(self, request: pb.GenerateRequest, *, credit: int | None = WINDOW) -> None:
         """Serve to the end; raises MeshError if the request is refused or breaks."""
-        stream = self._streams.open(self)
+        stream = self._stream = self._streams.open(self)
         try:
-            await self._streams.submit(stream, request, credit=_WINDOW, deadline=self._deadline())
-            while not (self._ended and not self._events):
+            await self._streams.submit(stream, request, credit=credit, deadline=self._deadline())
+            while not (self._ended and not self._messages):
                 await self._wake.wait()
                 self._wake.clear()
                 await self._write(stream)
@@ -47,16 +59,24 @@ class Call:
         finally:
             self._streams.cancel(stream)
 
+    def end(self, last: Iterable[Out]) -> None:
+        """End it before its time, with these messages."""
+        if self._stream is not None and self._stream.live:
+            self._streams.cancel(self._stream)
+            self._messages.extend((message, 0) for message in last)
+            self._ended = True
+            self._wake.set()
+
     def _deadline(self) -> float | None:
         remaining = cast("float | None", self._context.time_remaining())  # typed as a float, None without a limit
         return None if remaining is None else time.monotonic() + remaining
 
     async def _write(self, stream: Stream) -> None:
-        while self._events:
-            event = self._events.popleft()
-            await self._context.write(event)
-            if event.HasField("delta"):
-                self._streams.grant(stream, len(event.delta.token_ids) or 1)
+        while self._messages:
+            message, tokens = self._messages.popleft()
+            await self._context.write(message)
+            if tokens:
+                self._streams.grant(stream, tokens)
 
     # Sink
 
@@ -65,9 +85,7 @@ class Call:
         if isinstance(event, Failed):
             self.fail(stream, event.error)
             return
-        wire = pb.GenerateResponse()
-        fill_event(wire, event, stream.model)
-        self._events.append(wire)
+        self._messages.extend(self._tell(event, stream.model))
         self._ended = isinstance(event, Finished)
 
     def fail(self, stream: Stream, error: MeshError) -> None:

@@ -16,7 +16,7 @@ from mesh.log import bind_request_id
 from mesh.metrics import WorkerMetrics
 from mesh.v1 import inference_pb2 as pb
 from mesh.v1 import inference_pb2_grpc as pb_grpc
-from mesh.worker.call import Call
+from mesh.worker.call import Call, tell
 from mesh.worker.convert import check_token_ids, find_model, to_chat, to_classify_inputs, to_embed_inputs
 from mesh.worker.events import check_answer_size, classify_response, describe, embed_response
 from mesh.worker.identity import Identity
@@ -45,7 +45,7 @@ class InferenceServicer(pb_grpc.InferenceServiceServicer):
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """See inference.proto."""
         bind_request_id(request.request_id)
-        await guard(context, Call(self._streams, context).run(request))
+        await guard(context, Call(self._streams, context, tell).run(request))
 
     async def Session(self, requests: AsyncIterator[pb.SessionRequest], context: Context) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """See inference.proto."""
