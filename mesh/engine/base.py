@@ -459,3 +459,7 @@ class Engine(ABC):
     async def detokenize(self, model: str, ids: Sequence[int], *, keep_special_tokens: bool = False) -> str:
         """The text of token ids."""
         raise unsupported("model", f"model '{model}' has no tokenizer")
+
+    async def tokenizer_files(self, model: str) -> dict[str, bytes]:
+        """The tokenizer by file name, in Hugging Face's format: tokenizer.json, and a chat template if any."""
+        raise unsupported("model", f"model '{model}' has no tokenizer that could be handed over")

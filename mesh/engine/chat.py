@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import tempfile
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Final
 
 from mesh.dialects import AUTO, Dialect, choose
@@ -69,6 +71,17 @@ class ChatRenderer:
     def template(self) -> object:
         """What renders chats without a template of their own: jinja text, or several by name; None without."""
         return self._override or self._hf.chat_template
+
+    def files(self) -> dict[str, bytes]:
+        """The tokenizer with this template, as files by name; see Engine.tokenizer_files. Blocks."""
+        with tempfile.TemporaryDirectory(prefix="mesh-tokenizer-") as folder:
+            self._hf.save_pretrained(folder)
+            files = {path.name: path.read_bytes() for path in Path(folder).iterdir() if path.is_file()}
+        if "tokenizer.json" not in files:
+            raise unsupported("model", "the model's tokenizer cannot be handed over: it is none of the fast ones")
+        if isinstance(self.template, str):
+            files["chat_template.jinja"] = self.template.encode()
+        return files
 
     @property
     def facts(self) -> object:

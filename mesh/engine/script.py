@@ -20,7 +20,7 @@ from mesh.errors import invalid, out_of_range, unsupported
 if TYPE_CHECKING:
     from llguidance import LLTokenizer
 
-_WORDS: Final = """
+WORDS: Final = """
 a about above across after again air all along always among an and animal another answer any are around as ask at away
 back be before began begin being below between big bird boat body book both boy bread bring build but by call came can
 carry change child city clear close cloud cold color come could country cross cut dark day deep did different do does
@@ -42,21 +42,21 @@ were west what wheel when where which while white who whole why wide wild will w
 wood word work world would write year yellow yes yet you young your
 """.split()
 
-_SPECIALS: Final = ("<|end|>", "<|begin|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
+SPECIALS: Final = ("<|end|>", "<|begin|>", "<|system|>", "<|user|>", "<|assistant|>", "<|tool|>")
 END: Final = 256
 BEGIN: Final = 257
-_ROLES: Final = {"system": 258, "developer": 258, "user": 259, "assistant": 260, "tool": 261}
-_FIRST_WORD: Final = 256 + len(_SPECIALS)
-VOCAB_SIZE: Final = _FIRST_WORD + len(_WORDS)
+ROLES: Final = {"system": 258, "developer": 258, "user": 259, "assistant": 260, "tool": 261}
+_FIRST_WORD: Final = 256 + len(SPECIALS)
+VOCAB_SIZE: Final = _FIRST_WORD + len(WORDS)
 _SPECIAL_IDS: Final = frozenset(range(256, _FIRST_WORD))
 
 _BYTES: Final = (
     *(bytes([byte]) for byte in range(256)),
-    *(special.encode() for special in _SPECIALS),
-    *(f" {word}".encode() for word in _WORDS),
+    *(special.encode() for special in SPECIALS),
+    *(f" {word}".encode() for word in WORDS),
 )
-_WORD_IDS: Final = {f" {word}": _FIRST_WORD + place for place, word in enumerate(_WORDS)}
-_PIECES: Final = re.compile(r" [a-z]+|[^ ]+| ", re.DOTALL)
+_WORD_IDS: Final = {f" {word}": _FIRST_WORD + place for place, word in enumerate(WORDS)}
+PIECES: Final = re.compile(r" [a-z]+|[^ ]+| ", re.DOTALL)
 
 
 def _bytes_of(token_id: int) -> bytes:
@@ -77,7 +77,7 @@ class ScriptCodec:
         """See Codec."""
         check_text(text, param)
         ids = [BEGIN] if add_special_tokens else []
-        for piece in _PIECES.findall(text):
+        for piece in PIECES.findall(text):
             word = _WORD_IDS.get(piece)
             if word is None:
                 ids.extend(piece.encode())
@@ -87,7 +87,7 @@ class ScriptCodec:
 
     def decode(self, ids: Sequence[int], *, keep_special_tokens: bool = False) -> str:
         """See Codec."""
-        detokenizer = self._detokenizer(_SPECIALS if keep_special_tokens else (), strip=0)
+        detokenizer = self._detokenizer(SPECIALS if keep_special_tokens else (), strip=0)
         return "".join(map(detokenizer.push, ids)) + detokenizer.flush()
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -103,10 +103,10 @@ class ScriptCodec:
     ) -> ByteDetokenizer:
         """See Codec."""
         continues = any(token_id not in _SPECIAL_IDS for token_id in reversed(context))
-        return self._detokenizer(_SPECIALS if keep_special_tokens else kept_tokens, strip=0 if continues else 1)
+        return self._detokenizer(SPECIALS if keep_special_tokens else kept_tokens, strip=0 if continues else 1)
 
     def _detokenizer(self, kept: Collection[str], strip: int) -> ByteDetokenizer:
-        skip = frozenset(256 + place for place, token in enumerate(_SPECIALS) if token not in kept)
+        skip = frozenset(256 + place for place, token in enumerate(SPECIALS) if token not in kept)
         return ByteDetokenizer(_bytes_of, skip, strip)
 
     vocab_size = VOCAB_SIZE
@@ -139,13 +139,13 @@ class ScriptCodec:
         for role, text in [("system", setting)] * bool(setting) + [
             (message.role, message_text(message)) for message in chat.messages
         ]:
-            if role not in _ROLES:
-                raise invalid("messages", f"'messages' has the role '{role}': must be one of {', '.join(_ROLES)}")
-            ids += [_ROLES[role], *self.encode(text, add_special_tokens=False, param="messages"), END]
+            if role not in ROLES:
+                raise invalid("messages", f"'messages' has the role '{role}': must be one of {', '.join(ROLES)}")
+            ids += [ROLES[role], *self.encode(text, add_special_tokens=False, param="messages"), END]
         if chat.continue_final_message:
             ids.pop()
         if chat.add_generation_prompt:
-            ids.append(_ROLES["assistant"])
+            ids.append(ROLES["assistant"])
         return ids
 
 
@@ -254,12 +254,12 @@ class Script:
         if position == self._end:
             return END
         if self._ids is None:
-            token_id = _FIRST_WORD + (mix(self._state ^ position) * len(_WORDS) >> 64)
+            token_id = _FIRST_WORD + (mix(self._state ^ position) * len(WORDS) >> 64)
         else:
             place = position if position < self._end else position - self._end - 1
             token_id = self._ids[place % len(self._ids)] if self._ids else END
         while position < self._min_tokens and token_id in self._avoid:
-            token_id = _FIRST_WORD + (token_id - _FIRST_WORD + 1) % len(_WORDS)
+            token_id = _FIRST_WORD + (token_id - _FIRST_WORD + 1) % len(WORDS)
         return token_id
 
     def logprob(self, position: int, token_id: int, top: int) -> tuple[float, list[tuple[int, float]]]:
@@ -306,7 +306,7 @@ class Author:
     def fingerprint(self) -> str:
         """32 hex digits over all that changes answers."""
         options = self._options
-        facts = [options.text, options.tokens, options.context_length, self._file, _WORDS, _SPECIALS]
+        facts = [options.text, options.tokens, options.context_length, self._file, WORDS, SPECIALS]
         facts += [self._answers] if self._answers else []
         if options.dialect != UNKNOWN:
             facts += [options.dialect.tools, options.dialect.reasoning]

@@ -34,6 +34,7 @@ from mesh.engine.base import (
 from mesh.engine.calls import demands_calls
 from mesh.engine.output import OutputTracker, check_token_ids
 from mesh.engine.script import END, VOCAB_SIZE, Author, Script, ScriptCodec, ScriptedOptions, text_state
+from mesh.engine.script_tokenizer import tokenizer_files
 from mesh.engine.uniform import mix
 from mesh.errors import ErrorKind, MeshError, invalid, out_of_range, unsupported
 
@@ -434,6 +435,11 @@ class ScriptedEngine(Engine):
         """See Engine."""
         self._check_model(model)
         return self._codec.decode(ids, keep_special_tokens=keep_special_tokens)
+
+    async def tokenizer_files(self, model: str) -> dict[str, bytes]:
+        """See Engine."""
+        self._check_model(model)
+        return tokenizer_files()
 
     async def embed(
         self,

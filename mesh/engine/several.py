@@ -178,3 +178,7 @@ class SeveralEngines(Engine):
     async def detokenize(self, model: str, ids: Sequence[int], *, keep_special_tokens: bool = False) -> str:
         """See Engine."""
         return await self._serving(model).detokenize(model, ids, keep_special_tokens=keep_special_tokens)
+
+    async def tokenizer_files(self, model: str) -> dict[str, bytes]:
+        """See Engine."""
+        return await self._serving(model).tokenizer_files(model)

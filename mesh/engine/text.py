@@ -301,13 +301,13 @@ def _printable_bytes() -> dict[str, int]:
     return {chr(byte): byte for byte in plain} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
-_BYTE_OF: Final = _printable_bytes()
+BYTE_OF: Final = _printable_bytes()
 
 
 def _byte_level_bytes(token: str) -> bytes:
     """Bytes of a byte-level token. An added token may hold characters outside the alphabet: it stands for itself."""
     try:
-        return bytes([_BYTE_OF[char] for char in token])
+        return bytes([BYTE_OF[char] for char in token])
     except KeyError:
         return token.encode()
 

@@ -383,6 +383,10 @@ class TransformersEngine(Engine):
         decode = partial(served.tokenizer.decode, ids, keep_special_tokens=keep_special_tokens)
         return await asyncio.to_thread(decode) if len(ids) > _LONG_TEXT else decode()
 
+    async def tokenizer_files(self, model: str) -> dict[str, bytes]:
+        """See Engine."""
+        return await asyncio.to_thread(self._serving(model).chat.files)
+
 
 def _text_length(prompt: Text | Chat) -> int:
     """About how many characters have to be rendered and tokenized; counted only as far as the answer matters."""

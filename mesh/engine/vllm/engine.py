@@ -336,6 +336,10 @@ class VllmEngine(Engine):
         side, _ = self._serving(model)
         return side.tokenizer.decode(ids, keep_special_tokens=keep_special_tokens)
 
+    async def tokenizer_files(self, model: str) -> dict[str, bytes]:
+        """See Engine."""
+        return await asyncio.to_thread(self._serving(model)[0].chat.files)
+
 
 def _encode(side: TextSide, request: Request) -> list[int]:
     match request.prompt:
