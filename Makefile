@@ -188,6 +188,10 @@ bench-peers: $(addprefix .venv-,smg/.installed dynamo/.installed litellm/.instal
 test-vllm: protos .venv-vllm/.installed ## Run the tests of the vLLM engine, in an environment of its own
 	.venv-vllm/bin/python -m pytest -p no:cacheprovider -W default tests/vllm $(ARGS)
 
+.PHONY: test-smg
+test-smg: protos .venv-smg/.installed ## Run smg in front of a worker, in an environment of its own, and compare answers with our gateway's
+	$(PY) -m pytest tests/smg $(ARGS)
+
 .PHONY: test-fastchat
 test-fastchat: protos .venv-judge/.installed ## Run FastChat's show_result on our files and ours on its, side by side
 	$(PY) -m pytest tests/fastchat $(ARGS)
@@ -266,5 +270,5 @@ audit: .venv-sbom/.installed ## Ask an index whether a pinned package has a know
 
 .PHONY: clean
 clean: ## Remove generated code and build output; .venv and node_modules stay
-	rm -rf build dist mesh/v1 mesh/etcd clients/*/{bin,build,dist,gen} .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist mesh/v1 mesh/etcd mesh/vllm clients/*/{bin,build,dist,gen} .pytest_cache .ruff_cache .hypothesis
 	find . -path ./$(VENV) -prune -o -path ./node_modules -prune -o -name __pycache__ -print0 | xargs -0r rm -rf

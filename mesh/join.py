@@ -15,7 +15,7 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import grpc
@@ -97,9 +97,13 @@ class CallGate(grpc.aio.ServerInterceptor):
     A nonce is the worker's own time with a proof of its own, so that nothing is kept, and no clock but one counts.
     """
 
-    def __init__(self, token: JoinToken, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, token: JoinToken, clock: Callable[[], float] = time.monotonic, also_open: Sequence[str] = ()
+    ) -> None:
+        """`also_open` are beginnings of methods, such as /package.Service/, whose callers prove something else."""
         self._token = token
         self._clock = clock
+        self._open = (*_OPEN_METHODS, *also_open)
         self._own = JoinToken(secrets.token_hex(32))
 
     async def intercept_service(
@@ -111,7 +115,7 @@ class CallGate(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         method: str = handler_call_details.method
         metadata = cast("Any", handler_call_details.invocation_metadata) or ()
-        if handler is None or method.startswith(_OPEN_METHODS) or self._proven(method, metadata):
+        if handler is None or method.startswith(self._open) or self._proven(method, metadata):
             return handler
         return _refusing(handler, self._nonce)
 

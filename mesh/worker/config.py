@@ -56,6 +56,8 @@ class WorkerConfig(
             raise ConfigError(f"--model-name can be given once with --engine remote, not {len(names)} times")
         if self.engine == "vllm" and len(paths) > 1:
             raise ConfigError(f"--model-path can be given once with --engine vllm, not {len(paths)} times")
+        if self.also_speak:
+            self._check_other_services()
         if len(set(names)) < len(names):
             raise ConfigError(f"--model-name must differ between models, not be {', '.join(names)}")
         for name in _OF_ONE_MODEL if len(paths) > 1 else ():
@@ -63,6 +65,12 @@ class WorkerConfig(
                 raise ConfigError(
                     f"--{name.replace('_', '-')} is for one model, but {len(paths)} --model-path are given"
                 )
+
+    def _check_other_services(self) -> None:
+        if self.engine == "remote":
+            raise ConfigError("--also-speak vllm cannot be used with --engine remote: a provider tells no token ids")
+        if (count := max(len(self.model_path), len(self.model_name))) > 1:
+            raise ConfigError(f"--also-speak vllm is for one model, but this worker is given {count}")
 
     def _refuse_options_of_other_engines(self) -> None:
         for spec in fields(self):

@@ -43,7 +43,9 @@ async def run(config: WorkerConfig, engine: Engine | None = None) -> int:
     """
     spans = open_spans(config.otlp_endpoint, "mesh-worker", config.id_or_default())
     identity = Identity(config.id_or_default(), join=config.join)
-    server = WorkerServer(engine or make_engine(config), identity, tls=config.tls, spans=spans)
+    server = WorkerServer(
+        engine or make_engine(config), identity, tls=config.tls, spans=spans, also_speak=config.also_speak
+    )
     async with AsyncExitStack() as stack:
         if spans is not None:
             stack.push_async_callback(spans.close)

@@ -24,6 +24,7 @@ from mesh.worker.admin import AdminServicer
 from mesh.worker.identity import Identity
 from mesh.worker.servicer import InferenceServicer
 from mesh.worker.streams import Streams
+from mesh.worker.vllm import servicer as vllm
 
 _INFERENCE: str = inference_pb2.DESCRIPTOR.services_by_name["InferenceService"].full_name
 _ADMIN: str = admin_pb2.DESCRIPTOR.services_by_name["AdminService"].full_name
@@ -49,6 +50,7 @@ class WorkerServer:
         tls: wire.Tls | None = None,
         spans: Spans | None = None,
         interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+        also_speak: Sequence[str] = (),
     ) -> None:
         self.engine = engine
         self.identity = identity
@@ -60,9 +62,11 @@ class WorkerServer:
         self._tls = tls
         self._health = HealthServicer()
         self._calls = wire.Calls()
-        gate = [CallGate(identity.join)] if identity.join is not None else []
+        gate = [CallGate(identity.join, also_open=self._known_by_certificate())] if identity.join is not None else []
         self._server = grpc.aio.server(options=wire.SERVER_OPTIONS, interceptors=[self._calls, *gate, *interceptors])
         self._add_services()
+        if "vllm" in also_speak:
+            self._server.add_generic_rpc_handlers((vllm.VllmServicer(self.streams, identity).handlers(),))
 
     def bind(self, host: str, port: int) -> int:
         """Take the port (0 picks one) and return it; raises MeshError. Clients are served after `start`."""
@@ -129,6 +133,10 @@ class WorkerServer:
         admin_pb2_grpc.add_AdminServiceServicer_to_server(admin, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(_SERVICES, self._server)
+
+    def _known_by_certificate(self) -> tuple[str, ...]:
+        """Services whose clients cannot prove the join token: a certificate lets them in, and nothing else does."""
+        return (f"/{vllm.SERVICE}/",) if self._tls is not None and self._tls.ca is not None else ()
 
     async def _set_health(self, status: health_pb2.HealthCheckResponse.ServingStatus) -> None:
         for service in ("", _INFERENCE, _ADMIN):

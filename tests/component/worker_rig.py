@@ -58,13 +58,22 @@ async def serving(
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
     join: JoinToken | None = None,
     spans: Spans | None = None,
+    tls: wire.Tls | None = None,
+    also_speak: Sequence[str] = (),
 ) -> AsyncGenerator[Rig]:
     """Serve an engine on a free port while the context lasts."""
-    server = WorkerServer(engine, Identity("worker-under-test", join=join), interceptors=interceptors, spans=spans)
+    server = WorkerServer(
+        engine,
+        Identity("worker-under-test", join=join),
+        interceptors=interceptors,
+        spans=spans,
+        tls=tls,
+        also_speak=also_speak,
+    )
     port = server.bind("127.0.0.1", 0)
     await server.start()
     try:
-        async with wire.channel(f"127.0.0.1:{port}") as channel:
+        async with wire.channel(f"127.0.0.1:{port}", tls=tls) as channel:
             yield Rig(server, channel, port)
     finally:
         await server.stop()

@@ -159,6 +159,12 @@ def test_vllm_takes_its_own_arguments_besides_those_of_the_model():
         ({"model_path": ("m", "n"), "model_name": ("x",)}, "once for each of the 2 --model-path"),
         ({"model_path": ("m", "n"), "chat_template": ("x",)}, "--chat-template must be given once for each of the 2"),
         ({"model_path": ("m", "n"), "model_name": ("x", "x")}, "must differ between models, not be x, x"),
+        (
+            {"model_path": ("m", "n"), "also_speak": ("vllm",)},
+            "--also-speak vllm is for one model, but this worker is given 2",
+        ),
+        ({"engine": "remote", "remote_model": "m", "also_speak": ("vllm",)}, "cannot be used with --engine remote"),
+        ({"model_path": ("m",), "also_speak": ("vllm",), "join_token": "x" * 16}, "--join-token needs --tls-ca"),
         ({"model_path": ("m", "n"), "revision": "x"}, "--revision is for one model, but 2"),
         ({"model_path": ("m", "n"), "lora": ("a=x",)}, "--lora is for one model, but 2"),
         ({"model_path": ("m",), "lora": ("a",)}, "--lora must be name=path, not 'a'"),

@@ -51,6 +51,12 @@ class ServerFlags(Flags):
         secret=True,
     )
 
+    also_speak: tuple[Literal["vllm"], ...] = option(
+        (),
+        "Another gRPC service on the same port: vllm, vLLM's VllmEngine, by which gateways for vLLM such as smg use "
+        "this worker.",
+    )
+
     register: bool = option(True, "Announce this worker in the registry.")
     etcd: str | None = option(
         None, f"URL(s) of etcd, comma separated. Default: the registry of this machine's gateway, {LOCAL_REGISTRY}."
@@ -96,6 +102,11 @@ class ServerFlags(Flags):
         if self.join_token is not None and len(self.join_token) < LEAST_CHARACTERS:
             raise ConfigError(
                 f"--join-token must have at least {LEAST_CHARACTERS} characters, not {len(self.join_token)}"
+            )
+        if self.also_speak and self.join_token is not None and self.tls_ca is None:
+            raise ConfigError(
+                "--also-speak vllm with --join-token needs --tls-ca: its clients know no join token, and prove by a "
+                "certificate that they may use this worker"
             )
         for label in self.label:
             if not re.fullmatch(r"[^=]+=.*", label):
