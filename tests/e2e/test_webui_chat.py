@@ -118,6 +118,7 @@ def test_a_battle_of_images_begins_when_a_second_model_has_come(mesh: Mesh, site
     with visit(browser) as visitor:
         page = open_page(visitor, site.url)
         expect(page.locator("#battle-notice")).to_contain_text("A battle needs 2 models")
+        expect(page.locator("#battle-notice a")).to_be_visible()
         expect(page.locator("#battle-notice a")).to_have_attribute("href", "./direct")
         ask(page, "Anybody?")
         expect(page.locator("#battle-status")).to_contain_text("needs two models")
