@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, fields
@@ -74,7 +75,8 @@ async def _create(config: CreateConfig) -> None:
     if config.json:
         print(json.dumps({**_as_dict(key, Usage()), "key": text}))
     else:
-        print(f"{text}\n\nkey {key.id} of {key.name}; this is the only time that it is shown")
+        print(text)  # alone on standard output, for KEY=$(mesh ctl keys create ...)
+        print(f"key {key.id} of {key.name}; this is the only time that it is shown", file=sys.stderr)
 
 
 async def _list(config: KeysConfig) -> None:

@@ -31,7 +31,7 @@ def test_the_life_of_a_key(tmp_path: Path, ctl: Run) -> None:
         gateway.wait_ready()
         where = ("--etcd", gateway.etcd)
         limits = ("--model", "m", "--model", "n", "--token-budget", "1000", "--expires", "30d")
-        text = ctl("keys", "create", "--name", "team a", *limits, *where).split()[0]
+        text = ctl("keys", "create", "--name", "team a", *limits, *where).removesuffix("\n")
         key_id = id_of(text) or ""
         listed = ctl("keys", "list", *where)
         assert all(part in listed for part in (key_id, "team a", "m, n", "0 of 1000"))
@@ -43,7 +43,7 @@ def test_the_life_of_a_key(tmp_path: Path, ctl: Run) -> None:
         assert "requests_per_minute" in ctl("keys", "show", key_id, *where)
         headers = {"authorization": f"Bearer {text}"}
         gateway.wait(lambda: gateway.get("/v1/models", headers).status_code == 200, 5)
-        reader = ctl("keys", "create", "--name", "top", "--metrics", *where).split()[0]
+        reader = ctl("keys", "create", "--name", "top", "--metrics", *where).removesuffix("\n")
         look = ("top", "--once", "--json", "--interval", "0.1", "--gateways", gateway.url, *where)
         gateway.wait(lambda: gateway.get("/metrics", {"x-api-key": reader}).status_code == 200, 5)
         assert not json.loads(ctl(*look, "--api-key", reader))["gateways"][0].get("error")
