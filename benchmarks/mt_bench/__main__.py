@@ -5,24 +5,14 @@ from __future__ import annotations
 import asyncio
 import difflib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from benchmarks.mt_bench import commands, config
+from benchmarks.mt_bench import config
 from benchmarks.mt_bench.jsonl import BadFile
 from mesh.config import fail, parse
 
 _PROG: Final = "mesh mtbench"
-_RUN: Final[Mapping[str, Callable[[Any], int]]] = {
-    "answer": commands.answer,
-    "judge": commands.judge,
-    "show": commands.show,
-    "report": commands.report,
-    "browse": commands.browse,
-    "agreement": commands.agreement,
-    "validate": commands.validate,
-    "download": commands.download,
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,8 +22,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(usage())
         return 0 if words else 2
     name = words[0]
-    if name not in _RUN:
-        match = difflib.get_close_matches(name, _RUN, n=1)
+    if name not in config.COMMANDS:
+        match = difflib.get_close_matches(name, config.COMMANDS, n=1)
         hint = f"; did you mean {match[0]}?" if match else f" (see {_PROG} --help)"
         fail(_PROG, f"unknown command '{name}'{hint}")
     prog = f"{_PROG} {name}"
@@ -45,12 +35,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         siblings=[*config.COMMANDS.values()],
     )
     try:
-        return _RUN[name](settings)
+        return _command(name)(settings)
     except BadFile as error:
         fail(prog, str(error))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print(f"{prog}: stopped; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def _command(name: str) -> Callable[[Any], int]:
+    # Help needs none of it, and it takes a second to import.
+    from benchmarks.mt_bench import commands
+
+    run: dict[str, Callable[[Any], int]] = {
+        "answer": commands.answer,
+        "judge": commands.judge,
+        "show": commands.show,
+        "report": commands.report,
+        "browse": commands.browse,
+        "agreement": commands.agreement,
+        "validate": commands.validate,
+        "download": commands.download,
+    }
+    return run[name]
 
 
 def usage() -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from benchmarks.mt_bench.matches import Mode
 from benchmarks.mt_bench.question_set import SHIPPED, QuestionSet, load
+from benchmarks.mt_bench.records import Mode
 from mesh.config import ConfigError, option
 
 ENV_PREFIX: Final = "MESH_MTBENCH_"

@@ -15,6 +15,7 @@ from benchmarks.mt_bench.question_set import QuestionSet, placeholders
 from benchmarks.mt_bench.questions import Question, QuestionId
 from benchmarks.mt_bench.records import (
     Answer,
+    Mode,
     Pair,
     Single,
     answer_path,
@@ -24,8 +25,6 @@ from benchmarks.mt_bench.records import (
     read_judgments,
 )
 
-Mode = Literal["single", "pairwise-baseline", "pairwise-all"]
-MODES: tuple[Mode, ...] = ("single", "pairwise-baseline", "pairwise-all")
 Answers = dict[str, dict[QuestionId, Answer]]
 
 

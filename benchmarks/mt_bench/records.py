@@ -16,6 +16,7 @@ import msgspec
 from benchmarks.mt_bench.jsonl import lines, numbered, replace
 from benchmarks.mt_bench.questions import QuestionId
 
+Mode = Literal["single", "pairwise-baseline", "pairwise-all"]
 Winner = Literal["model_1", "model_2", "tie", "error"]
 UNSCORED = -1
 

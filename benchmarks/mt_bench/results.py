@@ -14,9 +14,9 @@ from benchmarks.mt_bench.counts import Questions, item, reasons
 from benchmarks.mt_bench.duels import Duels, compare
 from benchmarks.mt_bench.grades import Grades, grade
 from benchmarks.mt_bench.jsonl import BadFile
-from benchmarks.mt_bench.matches import Answers, Mode, answered_models, load_answers
+from benchmarks.mt_bench.matches import Answers, answered_models, load_answers
 from benchmarks.mt_bench.question_set import QuestionSet
-from benchmarks.mt_bench.records import Failure, Judgment, Pair, Single, read_failures, read_judgments
+from benchmarks.mt_bench.records import Failure, Judgment, Mode, Pair, Single, read_failures, read_judgments
 
 ALL_JUDGES = "all judges"
 

@@ -12,8 +12,8 @@ from benchmarks.mt_bench.answering import AnswerPlan
 from benchmarks.mt_bench.cache import Cache
 from benchmarks.mt_bench.endpoint import Endpoint
 from benchmarks.mt_bench.judging import JudgePlan, Judging
-from benchmarks.mt_bench.matches import Mode
 from benchmarks.mt_bench.question_set import QuestionSet, load
+from benchmarks.mt_bench.records import Mode
 from tests.component.fake_provider import FakeProvider, Reply, Seen
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}

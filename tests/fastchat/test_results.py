@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from benchmarks.mt_bench.agreement import agreements, read_votes
-from benchmarks.mt_bench.matches import Mode
 from benchmarks.mt_bench.question_set import QuestionSet, load
+from benchmarks.mt_bench.records import Mode
 from benchmarks.mt_bench.results import collect
 from tests.component.fake_provider import Reply, Seen
 from tests.component.mtbench_rig import answer, judge, last, provider, said
