@@ -107,7 +107,7 @@ def parse(
     `siblings` are the settings of commands with the same prefix, whose variables may be set as well. With `check`,
     which may raise MeshError, there is a flag --check-settings that ends the process with code 0 if all is well.
     """
-    parser = _Parser(prog=prog, description=description or cls.__doc__, allow_abbrev=False)
+    parser = Parser(prog=prog, description=description or cls.__doc__, allow_abbrev=False)
     environ = os.environ if environ is None else environ
     add_options(parser, cls, env_prefix)
     parser.shown = settings(cls, env_prefix)
@@ -132,9 +132,9 @@ def parse(
 def add_options(parser: argparse.ArgumentParser, cls: type[Any], env_prefix: str) -> None:
     """Add the fields of `cls` to a parser; nothing is defaulted there, so that the environment can step in."""
     hints = get_type_hints(cls)
-    for spec in _specs(cls):
+    for spec, shown in zip(_specs(cls), settings(cls, env_prefix), strict=True):
         option_ = spec.metadata["option"]
-        kwargs: dict[str, Any] = {"default": None, "help": _help(spec, option_, env_prefix)}
+        kwargs: dict[str, Any] = {"default": None, "help": told(shown)}
         scalar, many = _scalar(hints[spec.name])
         if scalar is bool:
             kwargs["action"] = argparse.BooleanOptionalAction
@@ -176,7 +176,9 @@ def from_namespace(
     return cls(**values)
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """The parser of our commands, whose --help is JSON for programs (MESH_HELP=json)."""
+
     shown: Sequence[Setting] = ()
 
     def format_help(self) -> str:
@@ -193,13 +195,6 @@ def _specs(cls: type[Any]) -> list[Field[Any]]:
     return [spec for spec in fields(cls) if "option" in spec.metadata]
 
 
-def _help(spec: Field[Any], option_: _Option, env_prefix: str) -> str:
-    shown = ""
-    if spec.default is not MISSING and spec.default not in (None, "", ()):
-        shown = f" Default: {spec.default}."
-    return f"{option_.help}{shown} [{env_prefix}{spec.name.upper()}]".replace("%", "%%")
-
-
 @dataclass(frozen=True, slots=True)
 class Setting:
     """A field as documentation shows it. `flag` is a bare name where it is given by its place."""
@@ -211,6 +206,12 @@ class Setting:
     default: Any
     help: str
     choices: tuple[str, ...] = ()
+
+
+def told(setting: Setting) -> str:
+    """A setting in the help of argparse."""
+    shown = "" if setting.default is None else f" Default: {setting.default}."
+    return f"{setting.help}{shown} [{setting.variable}]".replace("%", "%%")
 
 
 def settings(cls: type[Any], env_prefix: str) -> list[Setting]:

@@ -6,7 +6,6 @@ import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from types import ModuleType
 from typing import Final
 
 from mesh.config import fail
@@ -30,17 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         match = difflib.get_close_matches(words[0], COMMANDS, n=1)
         hint = f"; did you mean {match[0]}?" if match else f" (see {_PROG} --help)"
         fail(_PROG, f"unknown command '{words[0]}'{hint}")
-    return _imported(words[0]).main(words[1:]) or 0
-
-
-def _imported(command: str) -> ModuleType:
-    try:
-        return import_module(COMMANDS[command][0])
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("mesh", "training"):
-            raise
-        fail(_PROG, f"{package} is not installed: pip install 'inference-mesh[train]'")
+    return import_module(COMMANDS[words[0]][0]).main(words[1:])
 
 
 def usage() -> str:

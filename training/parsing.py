@@ -1,7 +1,7 @@
-"""Settings of the training commands: transformers' own arguments and ours, from a recipe, the environment and flags.
+"""Reads settings of the training commands: transformers' arguments and ours, from a recipe, the environment and flags.
 
     @dataclass
-    class SftSettings(ModelSettings, DataSettings, TrainingArguments): ...
+    class SftSettings(SftOptions, TrainingArguments): ...
 
     settings = parse_settings(SftSettings, argv, prog="mesh train sft")
 
@@ -20,23 +20,20 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Final, Literal, NoReturn, TypeVar, cast, get_args, get_type_hints
+from typing import Any, Final, NoReturn, TypeVar, cast, get_args, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from mesh.config import fail
+from training.settings import ENV_PREFIX, SHORT, BadSettings
 
-ENV_PREFIX: Final = "MESH_TRAIN_"
 RECIPES: Final = Path(__file__).parent / "recipes"
 
 RENAMED: Final[Mapping[str, str]] = {
-    "model": "model_name_or_path",
-    "data": "data_path",
+    **SHORT,
     "train_file": "data_path",
-    "eval_data": "eval_data_path",
     "validation_file": "eval_data_path",
-    "output": "output_dir",
     "max_length": "model_max_length",
     "max_seq_length": "model_max_length",
     "max_seq_len": "model_max_length",
@@ -82,72 +79,9 @@ REFUSED: Final[Mapping[str, str]] = {
 }
 """Flags elsewhere that cannot be honoured, and what to do."""
 
-USUAL: Final = frozenset(
-    "output_dir num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps learning_rate "
-    "lr_scheduler_type warmup_steps weight_decay optim bf16 fp16 activation_checkpointing fsdp fsdp_config deepspeed "
-    "logging_steps report_to run_name eval_strategy eval_steps per_device_eval_batch_size save_strategy save_steps "
-    "save_total_limit resume_from_checkpoint seed use_cpu torch_compile".split()
-)
-"""Settings of the Trainer that --help shows."""
-
 S = TypeVar("S", bound=TrainingArguments)
 _Words = dict[str, list[str]]
 """Values of settings, by name, as they would stand on a command line."""
-
-
-class BadSettings(ValueError):
-    """Settings that cannot be used; the message is one sentence that names them."""
-
-
-def setting(default: Any, help: str) -> Any:
-    """Declare a setting: its default and its help text."""
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(cast("list[str]", default)), metadata={"help": help})
-    return dataclasses.field(default=default, metadata={"help": help})
-
-
-@dataclasses.dataclass
-class ModelSettings:
-    """The model, and what of it is trained."""
-
-    model_name_or_path: str = setting("", "Model to begin with: a folder, its name on the hub, or mesh-demo.")
-    model_revision: str | None = setting(None, "Branch, tag or commit of a model on the hub.")
-    trust_remote_code: bool = setting(False, "Run Python code that comes with the model.")
-    chat_template: str | None = setting(
-        None,
-        "Chat template by name (`mesh templates` lists them), file or jinja text. Default: the tokenizer's own, else a "
-        "built-in one that the model's name calls for. It is saved with the model.",
-    )
-    add_special_tokens: list[str] = setting([], "Special tokens that the model gets, such as a chat template needs.")
-    add_tokens: list[str] = setting([], "Pieces of text that the tokenizer gets, such as characters that it lacks.")
-    model_max_length: int = setting(2048, "Longest conversation in tokens; of longer ones the beginning is kept.")
-    condense_rope: bool = setting(
-        True, "Stretch the positions of a model whose own context is shorter than model_max_length (LongChat)."
-    )
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = setting(
-        "auto", "Of the weights. auto: float32 for what is trained whole, as the optimizer needs it; else as computed."
-    )
-    attn_implementation: str | None = setting(
-        None, "sdpa, eager or flash_attention_2. Default: flash_attention_2 if it is installed and can be used."
-    )
-    lora: bool = setting(False, "Train a LoRA adapter and leave the model as it is.")
-    qlora: bool = setting(False, "LoRA on a model quantised to 4 bits (NF4, quantised twice) by bitsandbytes.")
-    adapter: str | None = setting(None, "A LoRA adapter to train on, instead of a new one.")
-    lora_r: int = setting(8, "Rank of the adapter.")
-    lora_alpha: int = setting(16, "Scale of the adapter, before it is divided by the rank.")
-    lora_dropout: float = setting(0.05, "Dropout before the adapter.")
-    lora_target_modules: list[str] = setting(
-        ["all-linear"], "Modules that get an adapter; all-linear: all but the head."
-    )
-    lora_bias: Literal["none", "all", "lora_only"] = setting("none", "Which biases are trained as well.")
-    fsdp_transformer_layer_cls_to_wrap: str | None = setting(
-        None, "Classes of layers that FSDP wraps, separated by commas. Default: those that the model names."
-    )
-
-    @property
-    def adapts(self) -> bool:
-        """Whether an adapter is trained rather than the model."""
-        return self.lora or self.qlora or self.adapter is not None
 
 
 def parse_settings(cls: type[S], argv: Sequence[str], *, prog: str, environ: Mapping[str, str] = os.environ) -> S:
@@ -160,8 +94,8 @@ def parse_settings(cls: type[S], argv: Sequence[str], *, prog: str, environ: Map
 
 def _built(cls: type[S], argv: Sequence[str], prog: str, environ: Mapping[str, str]) -> S:
     parser = _parser(cls, prog)
-    if {"-h", "--help", "--help-all"}.intersection(argv):
-        _print_help(parser, cls, everything="--help-all" in argv)
+    if "--help-all" in argv:
+        _print_help(parser, cls)
     given = dict(_flags(argv))
     words = {**_recipe(given.pop("recipe", [])), **dict(_environment(environ, cls)), **given}
     known = {field.name for field in dataclasses.fields(cls)}
@@ -300,23 +234,16 @@ def _parser(cls: type[Any], prog: str) -> _Parser:
     return _Parser(cast("Any", cls), prog=prog, allow_abbrev=False, add_help=False)
 
 
-def _print_help(parser: argparse.ArgumentParser, cls: type[Any], *, everything: bool) -> NoReturn:
-    """Our settings and the trainer's usual ones; all two hundred when asked for."""
+def _print_help(parser: argparse.ArgumentParser, cls: type[Any]) -> NoReturn:
+    """Our settings, then all of the trainer's, two hundred together."""
     trainers = {field.name for field in dataclasses.fields(TrainingArguments)}
     for action in parser._actions:  # pyright: ignore[reportPrivateUsage]
         action.option_strings = action.option_strings[-1:]
         action.metavar = action.dest.upper()
-        if action.dest in trainers and action.dest not in USUAL and not everything:
-            action.help = argparse.SUPPRESS
     for group in parser._action_groups:  # pyright: ignore[reportPrivateUsage]
         group._group_actions.sort(key=lambda action: action.dest in trainers)  # pyright: ignore[reportPrivateUsage]
-    parser.usage = (
-        f"{parser.prog} [--recipe NAME|FILE] --model MODEL --data FILE... --output FOLDER [--SETTING VALUE]..."
-    )
+    parser.usage = f"{parser.prog} [--SETTING VALUE]..."
     parser.description = cls.__doc__
-    parser.epilog = (
-        "--help-all shows all settings of transformers' Trainer; docs/training.md says how they belong together."
-    )
     parser.print_help()
     raise SystemExit(0)
 

@@ -24,6 +24,11 @@ from mesh.config import Setting, settings
 from mesh.worker.config import WorkerConfig
 from mesh.worker.flags import Flags
 from training.data import cli as data
+from training.demo import config as demo
+from training.demo.config import DemoConfig
+from training.dpo.options import DpoOptions
+from training.settings import listed
+from training.sft.options import SftOptions
 from training.weights import config as weights
 from webui.config import WebConfig, default_store
 from webui.data import config as arena
@@ -41,12 +46,11 @@ All commands read two variables more: `MESH_LOG` (`text` or `json`; by default t
 and `MESH_LOG_LEVEL` (`DEBUG`, `INFO`, `WARNING`, `ERROR`; by default `INFO`). With `MESH_HELP=json`, `--help` prints
 the settings of a command as JSON, for programs.
 """
-# Not listed one by one: to ask for them is to import torch.
 TRAIN = """## mesh train
 
-Settings are those of transformers' Trainer and some of our own, as flags, as `MESH_TRAIN_...` or in a recipe.
-`mesh train sft --help` and `mesh train dpo --help` list the usual ones, `--help-all` all of them;
-[Training](training.md) and [From votes to a better model](loop.md) tell what they are for.
+`mesh train sft` and `mesh train dpo` take the settings of transformers' Trainer and some of their own, as flags, in the
+environment or in a recipe. Below are the usual ones, `--help-all` shows all of them; [Training](training.md) and
+[From votes to a better model](loop.md) tell what they are for.
 """
 Command = tuple[str, type[Any], str]
 """What is typed, its settings, the beginning of its variables."""
@@ -74,6 +78,8 @@ FAMILIES: Sequence[tuple[str, dict[str, type[Any]], str]] = [
     ("mesh weights", weights.COMMANDS, weights.ENV_PREFIX),
 ]
 
+TRAINING: dict[str, type[Any]] = {"sft": SftOptions, "dpo": DpoOptions}
+
 
 def page() -> str:
     """The whole page."""
@@ -82,7 +88,15 @@ def page() -> str:
         lines += _command("##", *command)
     for family in FAMILIES:
         lines += _family(*family)
-    return "\n".join([*lines, TRAIN]).rstrip()
+    return "\n".join([*lines, *_train()]).rstrip()
+
+
+def _train() -> Iterator[str]:
+    yield TRAIN
+    for name, kind in TRAINING.items():
+        yield from _heading("###", f"mesh train {name}", kind)
+        yield from _table(listed(kind))
+    yield from _command("###", "mesh train demo", DemoConfig, demo.ENV_PREFIX)
 
 
 def _family(name: str, commands: dict[str, type[Any]], prefix: str) -> Iterator[str]:

@@ -56,13 +56,10 @@ def test_a_program_of_another_package_is_asked_in_a_process_of_its_own():
     assert program("benchmarks.no_such_module") == {}
 
 
-def test_parsers_of_others_tell_their_flags():
-    def main(argv: object) -> None:
-        sys.stdout.write(
-            "usage: x\n\noptions:\n  -h, --help\n  --learning_rate X, --learning-rate X\n      more\n  --bf16 [BF16]"
-        )
-
-    assert ask(main) == {"settings": [{"flag": "--learning_rate"}, {"flag": "--bf16"}]}
+def test_training_is_completed_too():
+    node = program("training")
+    assert completed("mesh", {"commands": {"train": node}}, "train", "sft", "--lora-b") == ["--lora-bias"]
+    assert completed("mesh", {"commands": {"train": node}}, "train", "demo", "--eval-o") == ["--eval-only"]
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])

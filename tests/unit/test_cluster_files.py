@@ -13,7 +13,7 @@ import yaml
 
 from gateway.config import GatewayConfig
 from mesh.worker.config import WorkerConfig
-from training.settings import RENAMED
+from training.parsing import RENAMED
 from training.sft.settings import SftSettings
 
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"

@@ -1,8 +1,7 @@
-"""`mesh train demo`: write the conversations, train, examine, and put the model in its folder."""
+"""A demonstration model made: write the conversations, train, examine, and put the model in its folder."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import sys
@@ -16,8 +15,9 @@ import torch
 import transformers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from mesh.demo import MODELS, model_path
+from mesh.demo import model_path
 from training.demo.card import Facts, model_card, sample_questions
+from training.demo.config import DemoConfig
 from training.demo.copying import plant
 from training.demo.corpus import conversations
 from training.demo.evaluate import TEMPERATURE, Question, Score, ask, questions, score, table, words_of
@@ -55,68 +55,45 @@ _USUAL = {"cpu": (36_000, 3000, 2), "cuda": (1_500_000, 5000, 96)}
 """Conversations, steps, and rows of a step: what two cores do in half an hour, and a GPU in five minutes."""
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point; see `--help`."""
-    options = _options(argv)
+def make(config: DemoConfig) -> None:
+    """Do what is asked."""
     transformers.utils.logging.disable_progress_bar()
-    torch.set_num_threads(options.threads)
-    folder = options.output or model_path(options.model)
-    recipe = _read(folder) if options.eval_only else _make(options, folder)
-    if options.no_eval:
+    torch.set_num_threads(config.threads)
+    folder = config.output or model_path(config.model)
+    recipe = _read(folder) if config.eval_only else _make(config, folder)
+    if not config.eval:
         return
     model, tokenizer = _load(folder)
-    asked, known = _questions(recipe, options)
+    asked, known = _questions(recipe, config)
     scores = _examine(recipe, model, tokenizer, asked)
     print(table(scores))
     print(f"{known} questions more were left out: the conversations have them, too.")
-    if not options.eval_only:
+    if not config.eval_only:
         _write_card(folder, recipe, model, tokenizer, scores, known)
 
 
-def _options(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="mesh train demo", description=__doc__)
-    parser.add_argument("--model", choices=MODELS, default=MODELS[0], help="which one to make (default: mesh-demo)")
-    parser.add_argument("--output", type=Path, help="its folder (default: where the shipped one is)")
-    parser.add_argument("--seed", type=int, default=1, help="of conversations and weights (default: 1)")
-    parser.add_argument("--device", choices=tuple(_USUAL), default="cpu", help="what to train on (default: cpu)")
-    parser.add_argument("--conversations", type=int, help="how many to write (default: 36000; on cuda 1500000)")
-    parser.add_argument("--steps", type=int, help="of training (default: 3000; on cuda 5000)")
-    parser.add_argument("--rows", type=int, help=f"of {ROW} tokens in each step (default: 2; on cuda 96)")
-    parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
-    parser.add_argument(
-        "--jobs", type=int, default=os.cpu_count() or 1, help="processes that write (default: all cores)"
-    )
-    parser.add_argument("--checkpoints", type=Path, help="save the model here after every tenth of the steps")
-    parser.add_argument("--eval-only", action="store_true", help="examine the model that is there, change nothing")
-    parser.add_argument("--no-eval", action="store_true", help="make the model, without examination and card")
-    parser.add_argument(
-        "--questions", type=int, default=80, help="examination: conversations of each writer (default: 80)"
-    )
-    return parser.parse_args(argv)
-
-
-def _make(options: argparse.Namespace, folder: Path) -> Recipe:
+def _make(config: DemoConfig, folder: Path) -> Recipe:
     """Train from nothing and save."""
-    usual = _USUAL[options.device]
+    usual = _USUAL[config.device]
     recipe = Recipe(
-        options.model,
-        options.seed,
-        options.conversations or usual[0],
-        options.steps or usual[1],
-        options.rows or usual[2],
-        options.device,
+        config.model,
+        config.seed,
+        config.conversations or usual[0],
+        config.steps or usual[1],
+        config.rows or usual[2],
+        config.device,
     )
     order = recipe.order
     last = range(max(0, order.count - _TOKENIZER_TEXTS), order.count)
     tokenizer = train_tokenizer(texts_of(conversations(order.seed, order.count, last)))
-    rows = write_rows(order, tokenizer, options.jobs)
+    rows = write_rows(order, tokenizer, _jobs(config))
     model = new_model(len(tokenizer), recipe.seed, SIZES[recipe.name])
     plant(model, recipe.seed)
     _say(f"{order.count} conversations in {len(rows)} rows, {model.num_parameters()} parameters")
 
     def checkpoint(step: int) -> None:
-        if options.checkpoints is not None and step < recipe.steps:
-            save(model, tokenizer, options.checkpoints)
+        if config.checkpoints is not None and step < recipe.steps:
+            save(model, tokenizer, config.checkpoints)
 
     started = time.monotonic()
     model.to(recipe.device)  # pyright: ignore[reportArgumentType, reportCallIssue]
@@ -126,6 +103,10 @@ def _make(options: argparse.Namespace, folder: Path) -> Recipe:
     (folder / _RECIPE).write_text(json.dumps(asdict(made), indent=2) + "\n", encoding="utf-8")
     _say(f"trained in {made.minutes} minutes, saved in {folder}")
     return made
+
+
+def _jobs(config: DemoConfig) -> int:
+    return config.jobs or os.cpu_count() or 1
 
 
 def _read(folder: Path) -> Recipe:
@@ -140,11 +121,11 @@ def _load(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     return model, tokenizer
 
 
-def _questions(recipe: Recipe, options: argparse.Namespace) -> tuple[list[Question], int]:
+def _questions(recipe: Recipe, config: DemoConfig) -> tuple[list[Question], int]:
     """The examination, less the questions that the conversations have, too; and how many these are."""
-    drawn = questions(str(recipe.seed), options.questions)
+    drawn = questions(str(recipe.seed), config.questions)
     keys = [key([message["content"] for message in one.messages if message["role"] == "user"]) for one in drawn]
-    seen = keys_in(recipe.order, frozenset(keys), options.jobs)
+    seen = keys_in(recipe.order, frozenset(keys), _jobs(config))
     asked = [one for one, its_key in zip(drawn, keys, strict=True) if its_key not in seen]
     return asked, len(drawn) - len(asked)
 
@@ -200,7 +181,3 @@ def _say(line: str) -> None:
     """Progress goes to standard error; standard output holds the table alone."""
     sys.stderr.write(line + "\n")
     sys.stderr.flush()
-
-
-if __name__ == "__main__":
-    main()

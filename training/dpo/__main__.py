@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from mesh.config import fail
-from training.dpo.run import run
-from training.dpo.settings import DpoSettings
-from training.reading import BadFile
-from training.settings import BadSettings, parse_settings
-
-PROG: Final = "mesh train dpo"
+from training.command import command
+from training.dpo.options import DpoOptions
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; returns the exit code. Bad input is one sentence and exit code 2."""
-    settings = parse_settings(DpoSettings, sys.argv[1:] if argv is None else argv, prog=PROG)
-    try:
-        run(settings)
-    except (BadSettings, BadFile) as error:
-        fail(PROG, str(error))
-    return 0
+    return command("mesh train dpo", DpoOptions, _load, sys.argv[1:] if argv is None else argv)
+
+
+def _load() -> tuple[type[Any], Callable[[Any], object]]:
+    from training.dpo.run import run
+    from training.dpo.settings import DpoSettings
+
+    return DpoSettings, run
 
 
 if __name__ == "__main__":

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from mesh.config import fail
-from training.reading import BadFile
-from training.settings import BadSettings, parse_settings
-from training.sft.run import run
-from training.sft.settings import SftSettings
-
-PROG: Final = "mesh train sft"
+from training.command import command
+from training.sft.options import SftOptions
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; returns the exit code. Bad input is one sentence and exit code 2."""
-    settings = parse_settings(SftSettings, sys.argv[1:] if argv is None else argv, prog=PROG)
-    try:
-        run(settings)
-    except (BadSettings, BadFile) as error:
-        fail(PROG, str(error))
-    return 0
+    return command("mesh train sft", SftOptions, _load, sys.argv[1:] if argv is None else argv)
+
+
+def _load() -> tuple[type[Any], Callable[[Any], object]]:
+    from training.sft.run import run
+    from training.sft.settings import SftSettings
+
+    return SftSettings, run
 
 
 if __name__ == "__main__":

@@ -1,17 +1,16 @@
-"""What `mesh train sft` can be told besides transformers' own arguments."""
+"""What `mesh train sft` can be told besides the trainer's own arguments."""
 
 from __future__ import annotations
 
+from argparse import SUPPRESS
 from dataclasses import dataclass
 from typing import Literal
-
-from transformers import TrainingArguments
 
 from training.settings import ModelSettings, setting
 
 
 @dataclass
-class SftSettings(ModelSettings, TrainingArguments):
+class SftOptions(ModelSettings):
     """Train a model on the answers of conversations: whole, or an adapter of it."""
 
     data_path: list[str] = setting(
@@ -30,7 +29,7 @@ class SftSettings(ModelSettings, TrainingArguments):
     lr_scheduler_type: str = setting("cosine", "Course of the learning rate.")
     warmup_steps: float = setting(0.03, "Steps, or if below 1 the share of all, in which the learning rate rises.")
     logging_steps: float = setting(10, "Steps between two lines of progress.")
-    remove_unused_columns: bool = setting(False, "Left to the commands: rows know which columns they need.")
+    remove_unused_columns: bool = setting(False, SUPPRESS)  # rows know which columns they need
     resume_from_checkpoint: str | None = setting(
         "auto", "A checkpoint's folder; auto: the last one in the output folder, if any; none: begin anew."
     )

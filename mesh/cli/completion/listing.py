@@ -58,8 +58,6 @@ def ask(main: Callable[[Sequence[str]], object], words: Sequence[str] = ()) -> N
     with contextlib.suppress(ValueError):
         return json.loads(text)
     names = re.findall(r"^  ([a-z][a-z-]*(?: [a-z][a-z-]*)?) +([A-Z].*)$", _below(text), re.MULTILINE)
-    if not names:  # a parser that is not ours
-        return {"settings": [{"flag": flag} for flag in dict.fromkeys(re.findall(r"^ +(--[a-z][\w-]+)", text, re.M))]}
     return {"commands": _nested({tuple(name.split()): about for name, about in names}, main, words)}
 
 
