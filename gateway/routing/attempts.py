@@ -101,7 +101,7 @@ class Attempts:
             self._dispatch.outliers.failed(stream.session, whole=cause in _DEATHS)
         broken_down = error.kind is ErrorKind.ENGINE_FAILED and stream.session.draining
         if cause in _DEATHS or broken_down:
-            self.suspicion.strike(stream)
+            self.suspicion.strike(stream.session, stream.session.epoch, stream)
         return error.code if refused else cause.value
 
     def fingerprint(self, session: Session) -> str:

@@ -10,6 +10,8 @@ When a worker dies or freezes, everything on it is a suspect, the innocent too. 
   other gateway had rows there; with rows of other gateways, which cannot be told apart, after one more strike.
 - Otherwise it goes on alone: on a worker without another such request. What dies there is its doing, and what does not
   clears it.
+
+The same for requests with one answer, such as those to embed; of these the answer alone clears them.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 from gateway.routing import clock
 from gateway.routing.directory import Directory
+from gateway.routing.prefix import Request
 from gateway.routing.session import Session
-from gateway.routing.stream import Stream
+from gateway.routing.suspects import Call, Suspect
 from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import inference_pb2 as pb
 
@@ -30,6 +34,8 @@ from mesh.v1 import inference_pb2 as pb
 PROVEN_TOKENS = 8
 # How long to wait for news of a worker whose connection was lost; a dead process refuses the next one at once.
 _VERDICT_SECONDS = 6.0
+# How much later than a call the session that it was made on can be known to be lost.
+_NEWS_SECONDS = 0.5
 # Contents that are remembered, the newest.
 _MOST_CONTENTS = 10_000
 
@@ -42,7 +48,7 @@ class Quarantine:
         self.seconds = seconds
         self._until: OrderedDict[bytes, float] = OrderedDict()
 
-    def check(self, request: pb.GenerateRequest) -> None:
+    def check(self, request: Request) -> None:
         """Raise request_quarantined if this content is refused now."""
         if self._until and self._until.get(_content(request), 0.0) > clock.now():
             raise MeshError(
@@ -50,7 +56,7 @@ class Quarantine:
                 f"a request with this content has killed {self.after} workers, and is refused for {self.seconds:g} s",
             )
 
-    def add(self, request: pb.GenerateRequest) -> None:
+    def add(self, request: Request) -> None:
         """Refuse this content from now on."""
         self._until[_content(request)] = clock.now() + self.seconds
         while len(self._until) > _MOST_CONTENTS:
@@ -58,21 +64,23 @@ class Quarantine:
 
 
 # What differs between two requests with the same content.
-_OWN = (
-    *("request_id", "tenant", "priority", "attempt", "cache_salt", "deadline_ms", "expected_fingerprint"),
-    "traceparent",
+_OWN = frozenset(
+    (
+        *("request_id", "tenant", "priority", "attempt", "cache_salt", "deadline_ms", "expected_fingerprint"),
+        "traceparent",
+    )
 )
 
 
-def _content(request: pb.GenerateRequest) -> bytes:
+def _content(request: Request) -> bytes:
     """What two requests have in common that do the same to a worker: a hash."""
-    same = pb.GenerateRequest()
-    same.CopyFrom(request)
-    for name in _OWN:
-        same.ClearField(name)
-    if same.sampling.drawn_seed:
+    same = deepcopy(request)
+    for name in _OWN.intersection(same.DESCRIPTOR.fields_by_name):
+        same.ClearField(name)  # pyright: ignore[reportArgumentType]  # each has its own names
+    if isinstance(same, pb.GenerateRequest) and same.sampling.drawn_seed:
         same.sampling.ClearField("seed")
-    return hashlib.blake2b(same.SerializeToString(deterministic=True), digest_size=16).digest()
+    kind = same.DESCRIPTOR.name.encode()
+    return hashlib.blake2b(same.SerializeToString(deterministic=True), digest_size=16, key=kind).digest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +106,7 @@ class _Strike:
 class Suspicion:
     """The strikes of one request."""
 
-    def __init__(self, request: pb.GenerateRequest, quarantine: Quarantine, directory: Directory) -> None:
+    def __init__(self, request: Request, quarantine: Quarantine, directory: Directory) -> None:
         self._request = request
         self._quarantine = quarantine
         self._directory = directory
@@ -109,12 +117,21 @@ class Suspicion:
         """Strikes that are not void."""
         return sum(not strike.void for strike in self._strikes)
 
-    def strike(self, stream: Stream[Session]) -> None:
-        """The worker of this stream died or froze."""
+    def strike(self, session: Session, epoch: int, one: Suspect) -> None:
+        """The worker died or froze in this epoch of its session, with the request there as this one."""
         if self._quarantine.after:
-            session = stream.session
-            alone = not session.rivals(stream)
-            self._strikes.append(_Strike(session, session.epoch, alone, session.had_foreign_rows))
+            alone = not session.rivals(one)
+            self._strikes.append(_Strike(session, epoch, alone, session.had_foreign_rows))
+
+    async def call_lost(self, session: Session, call: Call) -> None:
+        """A call of the request was lost: a strike, if its worker was lost, too. Waits for a moment to know."""
+        if not self._quarantine.after or not call.id:
+            return
+        epoch, until = session.epoch, clock.now() + _NEWS_SECONDS
+        while session.epoch == epoch and session.open and (left := until - clock.now()) > 0:
+            if not await self._directory.changed(self._request.model, left):
+                break
+        self.strike(session, epoch, call)
 
     def clear(self) -> None:
         """The request has come further than where the worker died."""

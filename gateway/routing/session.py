@@ -20,6 +20,7 @@ from gateway.routing import clock
 from gateway.routing.keeping import tag
 from gateway.routing.pace import Pace, StallLimits, mean_of
 from gateway.routing.stream import Stream, Trouble
+from gateway.routing.suspects import Call, Suspect, Suspects
 from mesh import wire
 from mesh.dial import Dial, Outbox
 from mesh.errors import ErrorKind, MeshError
@@ -113,8 +114,7 @@ class Session:
         self._heard_at = 0.0
         self._pace = Pace(0.0, limits)
         self._complained = False
-        # Streams that were unproven when it last died or froze, with their strikes before.
-        self._suspects: dict[int, int] = {}
+        self._suspects = Suspects()
 
     @property
     def live(self) -> bool:
@@ -159,22 +159,29 @@ class Session:
         self.send(pb.SessionRequest(start=start))
         return stream
 
-    async def call(self, ask: Callable[[InferenceServiceStub], Awaitable[Response]], *, size: int) -> Response:
-        """One call on the session's connection, which ends with it; `size`: inputs to embed. Raises MeshError."""
+    async def call(self, call: Call, ask: Callable[[InferenceServiceStub], Awaitable[Response]]) -> Response:
+        """Make a call on the session's connection, which ends with it. Raises MeshError."""
         stub = self._stub
         if stub is None or not self.open:
             raise self._gone("is not connected")
-        self.embedding += size
+        call.id = next(self._ids)
+        self._suspects.begin(call)
+        self.embedding += call.size
+        lost = False
         try:
             return await ask(stub)
         except grpc.aio.AioRpcError as error:
-            raise _raised(error) from None
+            raised = _raised(error)
+            lost = isinstance(raised, MeshError) and raised.kind is ErrorKind.WORKER_LOST
+            raise raised from None
         except asyncio.CancelledError:
             if wire.cancelled_by_caller():
                 raise
+            lost = True
             raise self._gone("was lost") from None  # gRPC cancels what is under way on a channel that is closed
         finally:
-            self.embedding -= size
+            self.embedding -= call.size
+            self._suspects.end(call, lost=lost)
 
     def send(self, command: pb.SessionRequest) -> None:
         """Queue a command; without a connection there is nobody to command."""
@@ -202,17 +209,20 @@ class Session:
             return Trouble.DRAINING, 0.0
         return None
 
-    def rivals(self, stream: Stream[Session]) -> int:
-        """How many other streams were as suspicious as this one when the worker last died or froze."""
-        return sum(strikes >= stream.strikes for other, strikes in self._suspects.items() if other != stream.id)
+    def rivals(self, one: Suspect) -> int:
+        """See Suspects."""
+        return self._suspects.rivals(one)
 
     def has_suspect(self, strikes: int) -> bool:
-        """Whether a stream is here whose request has so many strikes, and has not come further yet."""
-        return any(stream.strikes >= strikes and not stream.proven for stream in self._streams.values())
+        """Whether something is here whose request has so many strikes, and has not come further yet."""
+        streams = self._streams.values()
+        return self._suspects.has_call(strikes) or any(
+            stream.strikes >= strikes and not stream.proven for stream in streams
+        )
 
     def _note_suspects(self) -> None:
         streams = self._streams.values()
-        self._suspects = {stream.id: stream.strikes for stream in streams if not stream.proven}
+        self._suspects.note(streams)
         rows = self.load.running + self.load.waiting + self.load.paused
         self.had_foreign_rows = rows > sum(stream.rows for stream in streams)
 
@@ -330,6 +340,7 @@ class Session:
         self.heartbeat = opened.heartbeat or _DEFAULT_HEARTBEAT
         self.epoch = next(_epochs)
         self.open, self.silent, self.stalled, self.gone = True, False, False, False
+        self._suspects.reset()
         self.draining = self.retired or message.draining
         self.unconfirmed = self.unconfirmed_tokens = 0
         self._outbox = outbox

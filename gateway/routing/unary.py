@@ -14,7 +14,9 @@ from gateway.routing.claim import Claim
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.placement import Placement
 from gateway.routing.prefix import Prompt, Request
+from gateway.routing.quarantine import Suspicion
 from gateway.routing.session import Session
+from gateway.routing.suspects import Call
 from gateway.routing.trail import Attempt
 from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import inference_pb2 as pb
@@ -61,6 +63,7 @@ class UnaryCall(Generic[Response]):
         self._size = size
         self._counted = counted
         self._renamed = renamed
+        self._suspicion = Suspicion(request, dispatch.quarantine, dispatch.directory)
         self._placement = Placement(Prompt(request), dispatch, needs, self._live, claim, roomless=True)
         self._task: asyncio.Task[Response] | None = None
         self._error: MeshError | None = None
@@ -101,35 +104,41 @@ class UnaryCall(Generic[Response]):
             self._task.cancel()
         if not self._closed:
             self._closed = True
+            self._suspicion.clear()
             self._placement.close()
 
     # Attempts
 
     async def _until_answered(self) -> Response:
-        metrics = self._dispatch.metrics
+        self._dispatch.quarantine.check(self._request)
         while True:
             session = await self._find()
             self.attempts += 1
             attempt = Attempt.at(session)
             self.trail.append(attempt)
+            call = Call(self._size, self._suspicion.count)
             try:
-                response = await session.call(self._ask, size=self._size)
+                response = await session.call(call, self._ask)
             except MeshError as error:
-                metrics.attempts.labels(self.model, error.code).inc()
-                attempt.end(error.code)
-                self._leave(session, error)
+                self._note(attempt, error.code)
+                await self._leave(session, call, error)
             else:
-                metrics.attempts.labels(self.model, "finished").inc()
-                attempt.end("finished")
+                self._note(attempt, "finished")
+                self._suspicion.clear()
                 self._placement.began(session, self._counted(response) if self._counted is not None else 0)
                 return response
 
+    def _note(self, attempt: Attempt, outcome: str) -> None:
+        attempt.end(outcome)
+        self._dispatch.metrics.attempts.labels(self.model, outcome).inc()
+
     async def _find(self) -> Session:
+        await self._suspicion.judge()
         found: list[Session] = []
         await self._placement.find(found.append)
         return found[0]
 
-    def _leave(self, session: Session, error: MeshError) -> None:
+    async def _leave(self, session: Session, call: Call, error: MeshError) -> None:
         """Note why; raises the error if another worker would say the same, or if there were too many."""
         lost = error.kind is ErrorKind.WORKER_LOST
         self._placement.left(session, error, refused=not lost)
@@ -142,9 +151,11 @@ class UnaryCall(Generic[Response]):
         self._failures += 1
         if not error.kind.value.retry_elsewhere or self._failures > self._dispatch.max_attempts:
             raise error
+        if lost or (error.kind is ErrorKind.ENGINE_FAILED and session.draining):
+            await self._suspicion.call_lost(session, call)
 
     def _live(self) -> Sequence[Session]:
-        return self._dispatch.directory.live(self.model, needs=self._needs)
+        return self._suspicion.places(self._dispatch.directory.live(self.model, needs=self._needs))
 
     def _as_clients_say(self, error: MeshError) -> MeshError:
         """The error with the API's name of the field at fault."""

@@ -7,9 +7,12 @@ from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import grpc
+import httpx
+
 from mesh.v1 import inference_pb2 as pb
 from tests.component.gateway_fixture import GatewayUnderTest, body, without_identity
-from tests.component.gateway_worker import FakeWorker, Row
+from tests.component.gateway_worker import CAPABILITIES, FakeWorker, Row
 from tests.harness import eventually
 
 LENGTH = 30
@@ -102,3 +105,71 @@ async def test_without_a_quarantine_attempts_are_the_only_limit() -> None:
         response = await gateway.chat(seed=POISON)
         assert (response.status_code, response.json()["error"]["code"]) == (502, "worker_lost")
         assert sum(worker.dead for worker in workers) == 3
+
+
+class MortalEmbedder(Mortal):
+    """Dies of an input that is called poison."""
+
+    def __init__(self, worker_id: str, **options: Any) -> None:
+        super().__init__(worker_id, capabilities=(*CAPABILITIES, pb.CAPABILITY_EMBED), **options)
+        self.embeds = 0
+        self.excuses = 0  # calls that it breaks off
+
+    async def Embed(self, request: pb.EmbedRequest, context: Any) -> pb.EmbedResponse:
+        self.embeds += 1
+        if any(each.text == "poison" for each in request.inputs):
+            self.dead = self.silent = True
+            self._dying = asyncio.create_task(self.kill())
+            await asyncio.sleep(5)
+        if self.excuses:
+            self.excuses -= 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "as told")
+        return pb.EmbedResponse(embeddings=[pb.Embedding(values=[1.0]) for _ in request.inputs], prompt_tokens=1)
+
+
+async def embed(gateway: GatewayUnderTest, text: str, **headers: str) -> httpx.Response:
+    return await gateway.http.post("/v1/embeddings", json={"model": "m", "input": text}, headers=headers)
+
+
+@asynccontextmanager
+async def embedders(count: int) -> AsyncGenerator[list[MortalEmbedder]]:
+    async with AsyncExitStack() as stack:
+        yield [await stack.enter_async_context(MortalEmbedder(f"w{index}")) for index in range(count)]
+
+
+async def test_an_input_to_embed_kills_two_and_no_third() -> None:
+    async with embedders(4) as workers, GatewayUnderTest() as gateway:
+        await gateway.add(*workers)
+        for headers in ({}, {"x-request-id": "another"}):
+            response = await embed(gateway, "poison", **headers)
+            assert (response.status_code, response.json()["error"]["code"]) == (422, "request_quarantined")
+        assert sum(worker.dead for worker in workers) == 2
+        assert sum(worker.embeds for worker in workers) == 2
+        assert (await embed(gateway, "bread")).status_code == 200
+
+
+async def test_a_generation_beside_it_is_not_taken_for_the_culprit() -> None:
+    """It had no token yet when both of its workers died, and nothing else was there but the call."""
+    async with embedders(4) as workers, GatewayUnderTest() as gateway:
+        for worker in workers[:2]:
+            worker.stalled = True
+        await gateway.add(workers[0])
+        talk = asyncio.create_task(gateway.stream(max_tokens=4))
+        await eventually(lambda: bool(workers[0].rows))
+        poison = asyncio.create_task(embed(gateway, "poison"))
+        await eventually(lambda: workers[0].dead)
+        gateway.directory.on_worker(workers[1].worker_id, workers[1].record())
+        await eventually(lambda: workers[1].dead)
+        await gateway.add(*workers[2:])
+        assert (await poison).json()["error"]["code"] == "request_quarantined"
+        assert (await talk)[-1] == "[DONE]"
+        assert sum(worker.dead for worker in workers) == 3
+
+
+async def test_a_call_that_breaks_alone_is_no_death() -> None:
+    async with embedders(2) as workers, GatewayUnderTest() as gateway:
+        await gateway.add(*workers)
+        for worker in workers:
+            worker.excuses = 1
+        assert (await embed(gateway, "bread")).status_code == 200
+        assert sum(worker.embeds for worker in workers) == 3
