@@ -220,10 +220,25 @@ def test_voters_who_stand_out_are_left_out_and_a_voter_is_forgotten(arena: Arena
         (["export", "/nowhere/out"], "/nowhere/out"),
     ],
 )
-def test_bad_input_is_one_sentence(arena: Arena, words: list[str], why: str) -> None:
+def test_bad_input_is_one_sentence(arena: Arena, store: SqlStore, words: list[str], why: str) -> None:
+    del store
     said = arena(*words, code=2)
     assert why in said
     assert said.count("\n") == 1
+
+
+def test_a_store_that_is_not_there_is_not_made(arena: Arena, tmp_path: Path) -> None:
+    assert "no file" in arena("stats", store="nowhere.db", code=2)
+    assert not (tmp_path / "nowhere.db").exists()
+
+
+@pytest.mark.parametrize(("name", "head"), [("v.json", b"[\n{"), ("v.jsonl", b'{"tstamp"'), ("v.parquet", b"PAR1")])
+def test_the_name_of_a_file_says_what_goes_into_it(
+    arena: Arena, store: SqlStore, tmp_path: Path, name: str, head: bytes
+) -> None:
+    del store
+    arena("export", str(tmp_path / name))
+    assert (tmp_path / name).read_bytes().startswith(head)
 
 
 def test_labels_of_a_judge(store: SqlStore) -> None:

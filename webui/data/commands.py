@@ -7,7 +7,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def export(config: ExportConfig) -> int:
 def import_(config: ImportConfig) -> int:
     """Take in FastChat's votes; lines that hold none are counted by reason."""
     left_out: Counter[str] = Counter()
-    with _open(config.store) as store:
+    with closing(open_store(config.store)) as store:
         added, known = archive.add(store.database, _conversations(config.file, store, left_out))
     _say(f"{added:,} votes taken in, {known:,} were there before")
     _say_left_out(left_out)
@@ -117,7 +117,10 @@ def audit(config: AuditConfig) -> int:
         found = [suspicion for suspicion in tested if suspicion.p <= config.alpha]
         for suspicion in found:
             _say(f"{suspicion.voter}  {suspicion.votes:,} votes  p = {suspicion.p:.2g}")
-        _say(f"{len(found):,} of {len(tested):,} voters with enough votes; by chance about {config.alpha:.1%} would be")
+        _say(
+            f"{len(found):,} of {len(tested):,} voters with enough votes are suspicious; "
+            f"of honest ones about {config.alpha:.1%} are, by chance"
+        )
         if config.exclude:
             votes.exclude({s.voter: f"votes unlike all others' (p = {s.p:.2g})" for s in found})
             _say(f"{len(found):,} voters are left out of the ratings from now on")
@@ -157,13 +160,11 @@ def forget(config: ForgetConfig) -> int:
     return 0 if battles else 1
 
 
-@contextmanager
-def _open(where: str) -> Generator[SqlStore]:
-    store = open_store(where)
-    try:
-        yield store
-    finally:
-        store.close()
+def _open(where: str) -> closing[SqlStore]:
+    """The store, which has to be there. Raises ConfigError, StoreUnavailable."""
+    if "://" not in where and not Path(where).is_file():
+        raise ConfigError(f"there are no votes: no file {where}; mesh-webui makes it, --store names another one")
+    return closing(open_store(where))
 
 
 @contextmanager

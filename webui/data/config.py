@@ -18,15 +18,21 @@ class ExportConfig:
     """Write votes to a file: as FastChat's battles or log lines, as Parquet, or as preferences for training."""
 
     out: Path = option(help="The file; one that exists is replaced.", positional=True)
-    format: Literal["battles", "log", "parquet", "preferences"] = option("battles", "What to write.")
+    format: Literal["battles", "log", "parquet", "preferences"] | None = option(
+        None,
+        "What to write: battles (a JSON list), log (a line of JSON each), parquet or preferences. "
+        "Default: parquet for *.parquet, log for *.jsonl, else battles.",
+    )
     texts: bool = option(False, "Parquet: with prompts and answers. The other formats always have them.")
     for_training: bool = option(False, "The same as --format preferences: prompt, chosen and rejected as messages.")
     store: str = option(default_store(), _STORE_HELP, metavar="FILE|URL")
 
     @property
     def form(self) -> str:
-        """The format, whichever flag says it."""
-        return "preferences" if self.for_training else self.format
+        """The format, whichever flag says it, or the file's name."""
+        if self.for_training:
+            return "preferences"
+        return self.format or {".parquet": "parquet", ".jsonl": "log"}.get(self.out.suffix, "battles")
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,9 @@ class LabelConfig:
 class ForgetConfig:
     """Delete all that one voter left: battles, answers, votes, pictures."""
 
-    voter: str = option(help="The voter's hash, as exports show it.", positional=True)
+    voter: str = option(
+        help="The voter's hash, as the page About tells it to them, and as exports have it.", positional=True
+    )
     store: str = option(default_store(), _STORE_HELP, metavar="FILE|URL")
 
 
