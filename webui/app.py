@@ -57,6 +57,9 @@ def web_app(desk: Desk, live: LiveLeaderboard) -> fastapi.FastAPI:
         max_file_size=MAX_UPLOAD,
         allowed_paths=[str(desk.folder)],
         auth=accounts(config) if config.login else None,
+        auth_message=f"{config.title}: enter with the name and the password that you were given."
+        if config.login
+        else None,
         auth_dependency=_told_by_proxy(config.user_header) if config.user_header else None,
     )
 
@@ -85,7 +88,7 @@ def _blocks(desk: Desk, live: LiveLeaderboard) -> gr.Blocks:
 
 def _frame(config: WebConfig, here: str) -> None:
     Navbar(visible=False)  # ours is a list of links
-    look.frame(config.title, here, benchmark=config.benchmark is not None)
+    look.frame(config.title, here, benchmark=config.benchmark is not None, login=config.login is not None)
 
 
 def _pages(desk: Desk, blocks: gr.Blocks, live: LiveLeaderboard) -> dict[str, Callable[[], None]]:
@@ -94,7 +97,7 @@ def _pages(desk: Desk, blocks: gr.Blocks, live: LiveLeaderboard) -> dict[str, Ca
         "side-by-side": lambda: talk.build(desk, blocks, "named"),
         "direct": lambda: talk.build(desk, blocks, "direct"),
         "leaderboard": lambda: leaderboard.build(desk, blocks, live),
-        "about": lambda: about.build(desk.config),
+        "about": lambda: about.build(desk, blocks),
         "shared": lambda: shared.build(desk, blocks),
     }
 

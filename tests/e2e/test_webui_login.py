@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,7 +49,11 @@ def test_names_and_passwords(browser: Browser, tmp_path: Path) -> None:
                 expect(page.get_by_text("Incorrect")).to_be_visible()
         page.goto(f"{site.url}/leaderboard")
         expect(page.locator("#leaderboard")).to_be_visible()
+        page.goto(f"{site.url}/about")
+        expect(page.locator("#about-number code")).to_have_text(re.compile("^[0-9a-f]{32}$"))
         assert pages_of(site.url) == 401, "another visitor"
+        page.get_by_role("link", name="Sign out").click()
+        expect(page.locator("input[type=password]")).to_be_visible()
 
 
 def test_a_proxy_says_who_has_signed_in(browser: Browser, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Final
 
 import gradio as gr
 
-from webui.config import WebConfig
+from webui.pages.desk import TOLD, Desk, sentence
 
 _RULES: Final = """
 ## How a battle goes
@@ -31,16 +31,29 @@ the models for their names is marked, and does not count.
 ## What is kept
 
 Prompts, answers, images (without their metadata) and votes are kept to rate the models, and may be published for
-research. So **write nothing private**. With them goes a random number from a cookie of your browser, scrambled, so that
-votes of one person can be told to be of one person; network addresses are not kept. Who runs this arena can delete all
-that came from your browser if you ask for it.
+research. So **write nothing private**. With them goes a scrambled number, made from a cookie of your browser, or from
+the name that you have signed in with, so that votes of one person can be told to be of one person; network addresses
+are not kept.
 
 Answers are written by models: they may be wrong, and they may offend.
 """
+_NUMBER: Final = (
+    "The number that is kept with what you write here is `{voter}`. Who runs this arena can delete all that has it if "
+    "you ask for it."
+)
 
 
-def build(config: WebConfig) -> None:
-    """Draw the page: the arena's own rules, and those of who runs it."""
+def build(desk: Desk, blocks: gr.Blocks) -> None:
+    """Draw the page: the arena's own rules, those of who runs it, and what the visitor is called in the store."""
     gr.Markdown(_RULES, elem_id="about", elem_classes="prose-page")
-    if config.rules is not None:
-        gr.Markdown(config.rules.read_text(), elem_id="rules", elem_classes="prose-page")
+    number = gr.Markdown("", elem_id="about-number", elem_classes="prose-page")
+    if desk.config.rules is not None:
+        gr.Markdown(desk.config.rules.read_text(), elem_id="rules", elem_classes="prose-page")
+
+    async def tell(request: gr.Request) -> str:
+        try:
+            return _NUMBER.format(voter=(await desk.visitor(request)).voter)
+        except TOLD as error:
+            return sentence(error)
+
+    blocks.load(tell, outputs=number, show_progress="hidden", concurrency_limit=None, api_visibility="private")

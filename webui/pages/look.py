@@ -38,6 +38,8 @@ def theme() -> Base:
         body_background_fill_dark="#0f141a",
         block_background_fill="#ffffff",
         block_background_fill_dark="#171e27",
+        panel_background_fill="*background_fill_primary",
+        panel_background_fill_dark="#0f141a",
         block_border_width="1px",
         block_shadow="none",
         block_label_background_fill="transparent",
@@ -46,7 +48,7 @@ def theme() -> Base:
         button_primary_background_fill_dark="*primary_600",
         button_primary_background_fill_hover_dark="*primary_500",
         button_primary_text_color="#ffffff",
-        input_background_fill="#ffffff",
+        input_background_fill="#f3f5f8",
         input_background_fill_dark="#10161d",
         table_even_background_fill_dark="#171e27",
         table_odd_background_fill_dark="#10161d",
@@ -54,9 +56,13 @@ def theme() -> Base:
     )
 
 
-def frame(title: str, here: str, *, benchmark: bool) -> None:
-    """What stands on top of each page: the name and the way to the other pages, that of a benchmark if there is one."""
+def frame(title: str, here: str, *, benchmark: bool, login: bool) -> None:
+    """What stands on top of each page: the name and the way to the other pages, that of a benchmark if there is one.
+
+    With `login` there is the way out, too: of this browser, not of others with the same name.
+    """
     pages = [*PAGES, ("benchmark", "Benchmark")] if benchmark else PAGES
+    pages = [*pages, ("logout?all_session=false", "Sign out")] if login else pages
     links = "".join(_link(path, name, here) for path, name in pages)
     gr.HTML(
         f'<header class="frame"><a class="brand" href="./">{escape(title)}</a>'
