@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -172,3 +175,16 @@ async def test_switched_off(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
     async with Driver(path, prepack=False) as driver:
         assert (await driver.ask(prompt_of(20))).ids == tiny.generate(model, prompt_of(20), 16)
     assert "oneDNN" not in caplog.text
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="needs Linux with large pages")
+def test_pytorch_asks_for_large_pages() -> None:
+    """Seen by where its blocks begin: whole pages can be asked for. In a process of its own, without what this one has
+    set, as PyTorch reads the setting once."""
+    program = (
+        "import mesh.engine.transformers, torch\nprint(*[torch.empty(1 << 20).data_ptr() % 4096 for _ in range(4)])"
+    )
+    environ = {name: value for name, value in os.environ.items() if name != "THP_MEM_ALLOC_ENABLE"}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, env=environ, check=True)
+    assert done.stdout.split() == ["0"] * 4

@@ -44,7 +44,8 @@ class PackedLinear(SealedLinear):
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, *, keeps_plain: bool = False) -> None:
         super().__init__(weight, bias)
-        self._plain = weight if keeps_plain else None
+        # In memory of its own, which may lie on large pages: a loaded weight lies in its file.
+        self._plain = weight.clone() if keeps_plain else None
         operators: Any = torch.ops.mkldnn
         self._packed: torch.Tensor = operators._reorder_linear_weight(weight.contiguous())
         self._run: Callable[..., torch.Tensor] = operators._linear_pointwise
