@@ -6,13 +6,17 @@ import asyncio
 import time
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, cast
 
+import httpx2
+import msgspec
 import openai
-from openai.types.chat import ChatCompletionChunk
+from openai import AsyncAPIResponse
 
 from webui.battle import Exchange
+from webui.chunks import Chunks, Usage
 from webui.records import Answer, Finish, Picture
 
 _CONNECT_SECONDS = 5.0
@@ -90,40 +94,29 @@ class Gateway:
         Close the generator to have the engine stop.
         """
         clock = _Clock()
-        finish: Finish = "stop"
-        usage = None
+        heard = _Heard()
         try:
-            stream = await self._stream(model, messages, parameters)
-            async with stream:
-                async for chunk in stream:
-                    usage = chunk.usage or usage
-                    for choice in chunk.choices:
-                        if choice.finish_reason in _KNOWN:
-                            finish = cast("Finish", choice.finish_reason)
-                        piece = _piece(choice.delta)
-                        if piece.text or piece.reasoning:
-                            clock.tick()
-                            yield piece
+            async with self._stream(model, messages, parameters) as response:
+                async for data in response.iter_bytes():
+                    piece = heard.take(data)
+                    if piece.text or piece.reasoning:
+                        clock.tick()
+                        yield piece
+                    if heard.failure is not None:
+                        raise heard.failure
         except openai.OpenAIError as error:
             raise _explained(error) from error
-        yield Piece(
-            answer=Answer(
-                text="",
-                finish=finish,
-                prompt_tokens=usage.prompt_tokens if usage else None,
-                completion_tokens=usage.completion_tokens if usage else None,
-                first_token=clock.first,
-                duration=clock.last,
-            )
-        )
+        except (httpx2.RequestError, msgspec.DecodeError) as error:
+            raise GatewayError(GONE, str(error)) from error
+        yield Piece(answer=heard.answer(clock))
 
-    async def _stream(
+    def _stream(
         self, model: str, messages: Sequence[Mapping[str, Any]], parameters: Mapping[str, float]
-    ) -> openai.AsyncStream[ChatCompletionChunk]:
+    ) -> AbstractAsyncContextManager[AsyncAPIResponse[Any]]:
         body: dict[str, Any] = dict(parameters)
         if "max_tokens" in body:
             body["max_tokens"] = int(body["max_tokens"])
-        return await self._client.chat.completions.create(
+        return self._client.chat.completions.with_streaming_response.create(
             model=model,
             messages=cast("Any", list(messages)),
             stream=True,
@@ -144,6 +137,41 @@ class _Clock:
         """A piece has come now."""
         self.last = time.monotonic() - self._began
         self.first = self.last if self.first is None else self.first
+
+
+class _Heard:
+    """What has come of an answer, but for its text."""
+
+    def __init__(self) -> None:
+        self._chunks = Chunks()
+        self._finish: Finish = "stop"
+        self._usage = Usage()
+        self.failure: GatewayError | None = None
+
+    def take(self, data: bytes) -> Piece:
+        """What these bytes say; nothing comes after a `failure`. Raises msgspec.DecodeError."""
+        text, reasoning = "", ""
+        for chunk in self._chunks.read(data):
+            if chunk.error is not None:
+                self.failure = GatewayError(str(chunk.error.code or "gateway_error"), chunk.error.message)
+            self._usage = chunk.usage or self._usage
+            for choice in chunk.choices:
+                if choice.finish_reason in _KNOWN:
+                    self._finish = choice.finish_reason
+                text += choice.delta.content or ""
+                reasoning += choice.delta.reasoning_content or ""
+        return Piece(text, reasoning)
+
+    def answer(self, clock: _Clock) -> Answer:
+        """The answer, when all has come."""
+        return Answer(
+            text="",
+            finish=self._finish,
+            prompt_tokens=self._usage.prompt_tokens,
+            completion_tokens=self._usage.completion_tokens,
+            first_token=clock.first,
+            duration=clock.last,
+        )
 
 
 def messages_of(exchanges: Sequence[Exchange], prompt: str, pictures: Sequence[Picture]) -> list[dict[str, Any]]:
@@ -169,10 +197,6 @@ def _served(model: Any) -> ServedModel | None:
     if told is not None and "chat" not in told:
         return None
     return ServedModel(str(model.id), vision="vision" in (told or ()))
-
-
-def _piece(delta: Any) -> Piece:
-    return Piece(text=delta.content or "", reasoning=getattr(delta, "reasoning_content", None) or "")
 
 
 def _explained(error: openai.OpenAIError) -> GatewayError:
