@@ -37,7 +37,7 @@ def web_app(desk: Desk, live: LiveLeaderboard) -> fastapi.FastAPI:
     outer = fastapi.FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     outer.add_api_route("/healthz", lambda: "ok")
     config = desk.config
-    outer.add_middleware(Streams)
+    outer.add_middleware(Streams, listeners=desk.listeners)
     outer.add_middleware(Frontier, proxies=config.trusted_proxy, user_header=config.user_header)
     # It says that it does without what we do not ask for.
     warnings.filterwarnings("ignore", "SSR mode is not supported", UserWarning)

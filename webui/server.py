@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import uvicorn
+from uvicorn.loops.auto import auto_loop_factory
 
 from mesh.config import ConfigError
 from mesh.log import kv
@@ -25,6 +26,7 @@ from webui.records import ModelCard, Store
 from webui.sampling import PairSampler, SamplingRules
 from webui.store.store import open_store
 from webui.store.tallies import SqlVotes
+from webui.streams import Listeners
 from webui.trust.gate import ArenaGate, Limits
 from webui.trust.identity import IdentityWatch
 from webui.trust.moderation import Moderation, ModerationEndpoint, WordList
@@ -51,7 +53,8 @@ def serve(config: WebConfig) -> None:
         live = LiveLeaderboard(SqlVotes(store.database), interval=config.leaderboard_interval, on_counts=sampler.learn)
         live.start()
         try:
-            asyncio.run(_serve(config, listener, store, sampler, live, cards, Path(folder)))
+            with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
+                runner.run(_serve(config, listener, store, sampler, live, cards, Path(folder)))
         finally:
             live.stop()
 
@@ -83,7 +86,7 @@ async def _serve(
     gateway = Gateway(config.gateway, config.api_key, on_models=learn)
     gate = ArenaGate(_limits(config), identity, _moderation(config))
     arena = Arena(gateway, store, sampler, gate, config.parameters, on_vote=live.news)
-    app = web_app(Desk(config, arena, cards, folder), live)
+    app = web_app(Desk(config, arena, cards, folder, Listeners()), live)
     server = uvicorn.Server(
         uvicorn.Config(
             app,

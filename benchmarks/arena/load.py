@@ -37,7 +37,7 @@ class Seen:
 
     def lags(self, seconds: float) -> list[float]:
         """Of each update, in seconds, of answers that take so long: their words come evenly, but for a few of two."""
-        last = self.updates[-1][1]
+        last = self.updates[-1][1] if self.updates else 0
         late = [at - words / last * seconds for at, words in self.updates]
         return [each - min(late) for each in late]
 

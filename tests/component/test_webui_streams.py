@@ -15,16 +15,16 @@ import pytest
 import uvicorn
 
 from tests.harness import eventually
-from webui.streams import Streams
+from webui.streams import Listeners, Streams
 
 # Gradio's own, on this Python.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::ResourceWarning")
 PAGE = "a-page"
 
 
-def gradio_app() -> fastapi.FastAPI:
+def gradio_app(listeners: Listeners) -> fastapi.FastAPI:
     outer = fastapi.FastAPI()
-    outer.add_middleware(Streams)
+    outer.add_middleware(Streams, listeners=listeners)
     with gr.Blocks(analytics_enabled=False) as blocks:
         box = gr.Textbox()
         box.submit(str.upper, box, box)
@@ -32,9 +32,9 @@ def gradio_app() -> fastapi.FastAPI:
 
 
 @asynccontextmanager
-async def pages() -> AsyncGenerator[httpx.AsyncClient]:
+async def pages(listeners: Listeners) -> AsyncGenerator[httpx.AsyncClient]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(gradio_app(), log_config=None, timeout_graceful_shutdown=1))
+        server = uvicorn.Server(uvicorn.Config(gradio_app(listeners), log_config=None, timeout_graceful_shutdown=1))
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         await eventually(lambda: server.started, within=30)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=20) as client:
@@ -56,7 +56,7 @@ async def messages(response: httpx.Response) -> AsyncIterator[tuple[str, object]
 
 
 async def test_events_that_begin_when_none_is_pending_are_answered_in_the_stream_that_is_open() -> None:
-    async with pages() as client:
+    async with pages(Listeners()) as client:
         await begin(client, "one")
         said: list[object] = []
         last = ""
@@ -72,3 +72,18 @@ async def test_events_that_begin_when_none_is_pending_are_answered_in_the_stream
         await begin(client, "again")  # and one that comes back is answered in another stream
         async with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": PAGE}) as stream:
             assert [data async for kind, data in messages(stream) if kind == "process_completed"] == [["AGAIN"]]
+
+
+async def test_a_page_is_told_more_in_the_stream_that_is_open_and_nothing_when_there_is_none() -> None:
+    listeners = Listeners()
+    async with pages(listeners) as client:
+        page = listeners.find(PAGE)
+        assert not await page.tell(b"data: nobody hears this\n\n")
+        await begin(client, "one")
+        async with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": PAGE}) as stream:
+            lines = stream.aiter_lines()
+            assert await page.listens()
+            assert await page.tell(b"data: told\n\n")
+            assert "data: told" in [line async for line in lines]
+        await eventually(lambda: page.streams == 0)
+        assert not await page.tell(b"data: nor this\n\n")

@@ -1,4 +1,4 @@
-"""What all pages share: the arena, the cards of models, where pictures lie, and who is asking."""
+"""What all pages share: the arena, the cards of models, where pictures lie, who is asking, and who listens."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from webui.config import WebConfig
 from webui.gateway import GatewayError
 from webui.pages.shown import failure
 from webui.records import ModelCard, Refused, StoreUnavailable, Visitor, VoteRefused
+from webui.streams import Listeners
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ class Desk:
     arena: Arena
     cards: Mapping[str, ModelCard]
     folder: Path
+    listeners: Listeners
 
     async def visitor(self, request: gr.Request) -> Visitor:
         """Who asks: a name that has signed in, or the browser by its cookie. Raises Refused without either."""

@@ -34,20 +34,26 @@ def failure(code: str) -> str:
 
 def messages(battle: LiveBattle | None, side: int, folder: Path) -> list[dict[str, Any]]:
     """The messages of a side for gr.Chatbot. Pictures are served from the folder."""
-    return [message for exchange in battle.seen(side) for message in _exchange(exchange, folder)] if battle else []
+    return [message for exchange in battle.seen(side) for message in exchanged(exchange, folder)] if battle else []
 
 
-def _exchange(exchange: Exchange, folder: Path) -> list[dict[str, Any]]:
+def exchanged(exchange: Exchange, folder: Path) -> list[dict[str, Any]]:
+    """The messages of one turn of a side."""
     shown: list[dict[str, Any]] = [
         {"role": "user", "content": {"path": str(picture_file(picture, folder)), "alt_text": "The image that was sent"}}
         for picture in exchange.pictures
     ]
-    shown.append({"role": "user", "content": exchange.prompt})
+    shown.append({"role": "user", "content": _text(exchange.prompt)})
     if exchange.reasoning:
         title = {"title": "Reasoning", "status": "done" if exchange.text else "pending"}
-        shown.append({"role": "assistant", "content": exchange.reasoning, "metadata": title})
-    shown.append({"role": "assistant", "content": _answer(exchange.text, exchange.answer)})
+        shown.append({"role": "assistant", "content": _text(exchange.reasoning), "metadata": title})
+    shown.append({"role": "assistant", "content": _text(_answer(exchange.text, exchange.answer))})
     return shown
+
+
+def _text(text: str) -> dict[str, str]:
+    """As it is. Of a plain string Gradio would take the indentation away, and make spaces of tabs."""
+    return {"type": "text", "text": text}
 
 
 def turn_at(exchanges: Sequence[Exchange], index: int) -> int | None:

@@ -3,7 +3,7 @@ alone."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from webui.pages.chat import chatbot, liking
 from webui.pages.composer import Composer, box_buttons, composer, delete_upload, read_upload
 from webui.pages.desk import TOLD, Desk, sentence
 from webui.pages.parameters import Parameters, parameters
+from webui.pages.words import Words
 from webui.records import Choice, Mode, Visitor
 
 Output = Component | BlockContext
@@ -124,16 +125,17 @@ class Talk:
         """What this page shows; if that is not known any more, what the visitor began last in this mode."""
         return self.arena.find(visitor, state) or self.arena.current(visitor, self.mode)
 
-    async def follow(self, state: str | None, request: gr.Request) -> AsyncIterator[Any]:
-        """The words of all sides, as they come. What else is on the page stays as it is: each of its components would
-        cost something each time."""
+    async def follow(self, state: str | None, request: gr.Request) -> list[Any]:
+        """The words of all sides, as they come. What else is on the page stays as it is: `settle` shows it."""
         battle = self._battle(await self.desk.visitor(request), state)
-        if battle is None:
-            yield [[] for _ in self.chats] if len(self.chats) > 1 else []  # a generator without a value clears, too
-            return
-        async for _ in self.arena.watch(battle):
-            words = [shown.messages(battle, side, self.desk.folder) for side in range(len(self.chats))]
-            yield words if len(words) > 1 else words[0]
+        page = self.desk.listeners.find(request.session_hash or "")
+        words = Words(self.chats, self.desk.folder)
+        if battle is not None and await page.listens():
+            async for _ in self.arena.watch(battle):
+                if not await page.tell(await words.event(battle)):
+                    break
+        chats = [shown.messages(battle, side, self.desk.folder) for side in range(len(self.chats))]
+        return chats if len(chats) > 1 else chats[0]
 
     async def settle(self, state: str | None, following: bool, request: gr.Request) -> View:
         """The whole page, when the answers that were followed have ended."""
