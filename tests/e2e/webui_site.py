@@ -106,14 +106,9 @@ class Watch:
 
     def look_at(self, page: Page) -> None:
         """Keep an eye on a page."""
-        page.on("console", lambda message: self._broke(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: self._broke(str(error)))
+        page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", self._requested)
-
-    def _broke(self, error: str) -> None:
-        # A page that is left ends its stream of events, and Gradio's code takes that for an error.
-        if not error.startswith("AbortError: signal is aborted without reason"):
-            self.errors.append(error)
 
     def _requested(self, request: Request) -> None:
         if urlsplit(request.url).hostname not in ("127.0.0.1", None, ""):

@@ -12,8 +12,8 @@ from gradio.themes.utils.fonts import LocalFont
 
 _FOLDER: Final = Path(__file__).parent
 STYLE: Final = _FOLDER / "style.css"
-# Keyboard shortcuts; inline, since the pages load no scripts but Gradio's own.
-HEAD: Final = f"<script>{(_FOLDER / 'keys.js').read_text()}</script>"
+# Inline, since the pages load no scripts but Gradio's own.
+HEAD: Final = "".join(f"<script>{(_FOLDER / name).read_text()}</script>" for name in ("stream.js", "keys.js"))
 
 PAGES: Final = (
     ("", "Battle"),
