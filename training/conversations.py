@@ -244,7 +244,21 @@ def _message(name: str, given: object) -> Message:
     role = _ROLES.get(called.strip().lower()) if isinstance(called, str) else None
     if role is None:
         raise BadConversation(f"{name}.{role_key}: unknown role {called!r:.40}")
+    _check_calls(f"{name}.tool_calls", rest.get("tool_calls"))
     return Message(role, _content(f"{name}.{text_key}", rest.pop(text_key, None), rest), rest)
+
+
+def _check_calls(name: str, given: object) -> None:
+    if given is None:
+        return
+    if not isinstance(given, list):
+        raise BadConversation(f"{name}: must be a list of calls, not {_kind(given)}")
+    for place, call in enumerate(cast("list[Any]", given)):
+        if not isinstance(call, Mapping):
+            raise BadConversation(f"{name}[{place}]: must be an object, not {_kind(call)}")
+        function: object = cast("Mapping[str, Any]", call).get("function", {})
+        if not isinstance(function, Mapping):
+            raise BadConversation(f"{name}[{place}].function: must be an object, not {_kind(function)}")
 
 
 def _content(name: str, given: object, rest: Mapping[str, Any]) -> str:

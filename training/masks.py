@@ -32,13 +32,17 @@ ChatMessage = dict[str, Any]
 
 
 def chat_message(message: Message) -> ChatMessage:
-    """As templates read it: the arguments of calls are objects, which OpenAI's format writes as JSON texts."""
+    """As templates read it: the arguments of calls are objects, which OpenAI's format writes as JSON texts. Raises
+    ValueError for arguments that are no JSON."""
     plain: dict[str, Any] = {**message.extra, "role": message.role, "content": message.content}
     calls: list[dict[str, Any]] = plain.get("tool_calls") or []
     for call in calls:
         function: dict[str, Any] = call.get("function", call)
         if isinstance(function.get("arguments"), str):
-            function["arguments"] = json.loads(function["arguments"] or "{}")
+            try:
+                function["arguments"] = json.loads(function["arguments"] or "{}")
+            except RecursionError:
+                raise ValueError("arguments that are nested too deeply") from None
     return plain
 
 

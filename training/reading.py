@@ -182,8 +182,9 @@ def _parquet(name: str, file: IO[bytes], size: int) -> Iterator[Chunk]:
 
 
 def _present(row: _Row) -> _Row:
-    """A row without the columns that other rows have: Parquet fills these with nulls, in structures, too."""
-    return {key: _stripped(value) for key, value in row.items() if value is not None}
+    """A row as JSON would have it: without the columns that other rows have, which Parquet fills with nulls, in
+    structures, too; and with texts for times, decimals and bytes."""
+    return msgspec.to_builtins({key: _stripped(value) for key, value in row.items() if value is not None})
 
 
 def _stripped(value: Any) -> Any:

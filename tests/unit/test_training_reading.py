@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
@@ -74,6 +76,16 @@ def test_rows_lack_what_they_do_not_say(tmp_path: Path) -> None:
     first, second = read_conversations([path], lambda bad: pytest.fail(str(bad)))
     assert (first.extra, first.messages[0].extra) == ({"model": "x"}, {"name": "Eve"})
     assert (second.extra, second.messages[0].extra) == ({}, {})
+
+
+def test_times_and_decimals_of_a_table_are_texts_as_in_json(tmp_path: Path) -> None:
+    path = tmp_path / "table.parquet"
+    said = {"role": "user", "content": "a", "timestamp": datetime(2024, 1, 2, tzinfo=UTC)}
+    rows = [{"messages": [said], "cost": Decimal("1.5"), "day": date(2024, 1, 2), "raw": b"x"}]
+    cast("Any", parquet).write_table(cast("Any", pyarrow).Table.from_pylist(rows), path)
+    (found,) = read_conversations([path], lambda bad: pytest.fail(str(bad)))
+    assert found.messages[0].extra == {"timestamp": "2024-01-02T00:00:00Z"}
+    assert found.extra == {"cost": "1.5", "day": "2024-01-02", "raw": "eA=="}
 
 
 @pytest.mark.parametrize(
