@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Final
 from gateway.batches.files import inputs_in_use
 from gateway.batches.shapes import ENDED
 from gateway.batches.work import Shop, Work
-from gateway.store.shapes import TakenOver, Waiting
+from gateway.store.shapes import TakenOver
+from gateway.store.stillness import Stillness
 from gateway.store.store import Store
 from mesh.errors import MeshError
 from mesh.log import kv
@@ -42,8 +43,7 @@ class Runner:
         self._owner = uuid.uuid4().hex
         self._wake = asyncio.Event()
         self._working: dict[str, Work] = {}
-        # When each batch of others was first seen as it is.
-        self._seen: dict[Waiting, float] = {}
+        self._stillness = Stillness(takeover)
         self._swept_at = 0.0
 
     def wake(self, batch_id: str = "") -> None:
@@ -68,11 +68,9 @@ class Runner:
     async def _look(self, group: asyncio.TaskGroup) -> None:
         try:
             batches = await self._store.batches()
-            waiting = await batches.waiting(ENDED)
             now = time.monotonic()
-            self._seen = {each: self._seen.get(each, now) for each in waiting}
-            for each in waiting:
-                if len(self._working) < AT_ONCE and self._is_free(each, now):
+            for each in self._stillness.free(await batches.waiting(ENDED), now):
+                if len(self._working) < AT_ONCE and each.id not in self._working:
                     claimed = await batches.claim(each, self._owner)
                     if claimed is not None:
                         work = self._working[each.id] = Work(self._shop, batches, self._owner, *claimed)
@@ -82,11 +80,6 @@ class Runner:
                 await self._sweep()
         except MeshError as error:
             log.warning("batches cannot be looked for", extra=kv(why=error.message))
-
-    def _is_free(self, seen: Waiting, now: float) -> bool:
-        if seen.id in self._working:
-            return False
-        return seen.alive_at is None or now - self._seen[seen] >= self._takeover
 
     async def _work(self, batches: Batches, batch_id: str, work: Work) -> None:
         try:

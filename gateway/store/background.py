@@ -17,11 +17,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from gateway.store.database import Database
 from gateway.store.records import find, now
 from gateway.store.responses import INPUT, RESPONSE, finish, new_items, new_record
-from gateway.store.shapes import Entry, Job, Kept, Told
+from gateway.store.shapes import Entry, Job, Kept, Told, Waiting
 from gateway.store.tables import Event, Item, Record
 from mesh.errors import invalid
 
-_AT_ONCE: Final = 8  # claimed by one gateway at a time
+_NOBODY: Final = 0.0  # as `alive_at`: it goes on, but nobody works on it
 
 
 class Background:
@@ -95,22 +95,25 @@ class Background:
                 raise invalid("stream", "'stream' needs a response that was made with 'background': true")
             return found, record.alive_at is None
 
-    async def claim(self, seconds: float) -> list[Job]:
-        """Take over those of which nothing was heard for so long."""
-        wanted = select(Record).where(Record.alive_at < time.time() - seconds, Record.kind == RESPONSE).limit(_AT_ONCE)
+    async def waiting(self) -> list[Waiting]:
+        """Those that have not ended."""
+        wanted = select(Record.id, Record.alive_at).where(Record.alive_at.is_not(None), Record.kind == RESPONSE)
         async with self._database.reading() as session:
-            if await session.scalar(wanted.limit(1)) is None:
-                return []
+            return [Waiting(each.id, each.alive_at or None) for each in await session.execute(wanted)]
+
+    async def claim(self, seen: Waiting) -> Job | None:
+        """Take one over to work on it. None if it is not as it was seen."""
+        wanted = select(Record).where(Record.id == seen.id, Record.alive_at == (seen.alive_at or _NOBODY))
         async with self._database.writing() as session:
-            jobs = [await _claimed(session, record) for record in (await session.scalars(wanted)).all()]
-            return [job for job in jobs if job is not None]
+            record = await session.scalar(wanted)
+            return None if record is None else await _claimed(session, record)
 
     async def release(self, job: Job) -> None:
         """Let another gateway go on with it."""
         async with self._database.writing() as session:
             record = await _live(session, job)
             if record is not None:
-                record.alive_at = 0.0
+                record.alive_at = _NOBODY
 
 
 async def _live(session: AsyncSession, job: Job) -> Record | None:

@@ -113,7 +113,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A batch that has not ended; `alive_at` is None if nobody works on it."""
+    """A batch, or a response in the background, that has not ended; `alive_at` is None if nobody works on it."""
 
     id: str
     alive_at: float | None

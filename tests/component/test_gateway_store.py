@@ -16,7 +16,8 @@ from sqlalchemy import func, select
 
 from gateway.store.database import Database, connect
 from gateway.store.records import find, records, remove
-from gateway.store.shapes import Page, Talk
+from gateway.store.shapes import Job, Kept, Page, Talk
+from gateway.store.stillness import Stillness
 from gateway.store.store import Store
 from gateway.store.tables import Event, Item, Record, Table
 from mesh.errors import ErrorKind, MeshError
@@ -160,3 +161,36 @@ def test_sqlalchemy_is_not_loaded_before_it_is_needed() -> None:
     code = "import sys, gateway.lifecycle; sys.exit(any(name in sys.modules for name in ('sqlalchemy', 'alembic')))"
     done = subprocess.run([sys.executable, "-c", code], check=False, env={**os.environ}, timeout=60)
     assert done.returncode == 0
+
+
+async def test_work_of_a_gateway_whose_clock_is_behind_is_its_own_until_it_stands_still(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store.db"))
+    background, database = await store.background(), await store.open()
+    job = Job("r", "", b"{}", b"", b"{}")
+    await background.begin(job, Kept("r", 0, "m", "queued", {}, b"{}", (), None, ()), b"")
+    hour_ago, stillness = time.time() - 3600, Stillness(6)
+    for second in range(0, 20, 2):
+        async with database.writing() as session:
+            (await find(session, "response", "r", "")).alive_at = hour_ago + second
+        (seen,) = waiting = await background.waiting()
+        assert stillness.free(waiting, 100 + second) == []
+    assert stillness.free(waiting, 123) == []
+    assert stillness.free(waiting, 124) == [seen]
+    async with database.writing() as session:
+        (await find(session, "response", "r", "")).alive_at = hour_ago + 30
+    assert await background.claim(seen) is None
+    (seen,) = await background.waiting()
+    assert getattr(await background.claim(seen), "takeovers", 0) == 1
+    assert await background.claim(seen) is None
+    await store.close()
+
+
+async def test_work_that_was_given_back_is_free_at_once(tmp_path: Path) -> None:
+    store = Store(str(tmp_path / "store.db"))
+    background = await store.background()
+    job = Job("r", "", b"{}", b"", b"{}")
+    await background.begin(job, Kept("r", 0, "m", "queued", {}, b"{}", (), None, ()), b"")
+    await background.release(job)
+    (seen,) = Stillness(6).free(await background.waiting(), 0)
+    assert await background.claim(seen) is not None
+    await store.close()

@@ -35,6 +35,7 @@ from gateway.routing.generation import Generation
 from gateway.routing.keeping import Keeping, tag
 from gateway.routing.shadow import shadow
 from gateway.store.shapes import Job, Kept, Told
+from gateway.store.stillness import Stillness
 from gateway.store.store import Store
 from mesh.errors import ErrorKind, MeshError
 from mesh.log import bind_request_id, kv
@@ -49,6 +50,7 @@ _READ_SECONDS: Final = 0.25
 # After so long without a sign of life another gateway goes on; and how often it looks for such responses.
 _LOST_SECONDS: Final = 6.0
 _CLAIM_SECONDS: Final = 2.0
+_AT_ONCE: Final = 8  # taken over by one gateway at a time
 # A store that cannot be used for longer loses the response to another gateway.
 _PATIENCE_SECONDS: Final = 60.0
 # Gateways that may die with one before it fails.
@@ -63,6 +65,7 @@ class BackgroundResponses:
         self._dispatch = dispatch
         self._exchanges = exchanges
         self._hosted: HostedTools = hosted
+        self._stillness = Stillness(_LOST_SECONDS)
         self._group: asyncio.TaskGroup | None = None
 
     async def run(self) -> None:
@@ -78,11 +81,13 @@ class BackgroundResponses:
         if self._exchanges.draining:
             return
         try:
-            jobs = await (await self._store.background()).claim(_LOST_SECONDS)
+            background = await self._store.background()
+            free = self._stillness.free(await background.waiting(), time.monotonic())
+            jobs = [await background.claim(each) for each in free[:_AT_ONCE]]
         except MeshError as error:
             log.warning("responses in the background cannot be looked for", extra=kv(why=error.message))
             return
-        for job in jobs:
+        for job in filter(None, jobs):
             log.info("response taken over", extra=kv(response=job.id, events=job.next, takeovers=job.takeovers))
             self.start(self._exchanges.begin("/v1/responses", job.tenant), job)
 
