@@ -172,8 +172,8 @@ async def test_work_of_a_gateway_whose_clock_is_behind_is_its_own_until_it_stand
     for second in range(0, 20, 2):
         async with database.writing() as session:
             (await find(session, "response", "r", "")).alive_at = hour_ago + second
-        (seen,) = waiting = await background.waiting()
-        assert stillness.free(waiting, 100 + second) == []
+        assert stillness.free(await background.waiting(), 100 + second) == []
+    (seen,) = waiting = await background.waiting()
     assert stillness.free(waiting, 123) == []
     assert stillness.free(waiting, 124) == [seen]
     async with database.writing() as session:
