@@ -17,6 +17,7 @@ import time
 from contextvars import ContextVar
 from typing import Any, ClassVar
 
+_always: dict[str, Any] = {}
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
 
 
@@ -30,19 +31,20 @@ def kv(**facts: Any) -> dict[str, Any]:
     return {"facts": facts}
 
 
-def setup(service: str) -> None:
-    """Install the one handler on the root logger. Call once per process, from its `main`."""
+def setup(service: str, **facts: Any) -> None:
+    """Install the one handler on the root logger. Call once per process, from its `main`; `facts` are on each line."""
     choice = os.environ.get("MESH_LOG", "")
     as_json = choice == "json" or (choice != "text" and not sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(service) if as_json else TextFormatter(colour=sys.stderr.isatty()))
+    _always.update(facts)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(os.environ.get("MESH_LOG_LEVEL", "INFO").upper())
 
 
 def _facts(record: logging.LogRecord) -> dict[str, Any]:
-    facts: dict[str, Any] = dict(getattr(record, "facts", {}))
+    facts: dict[str, Any] = {**_always, **getattr(record, "facts", {})}
     request_id = _request_id.get()
     if request_id:
         facts.setdefault("request_id", request_id)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Sequence
 
 from mesh import log
 from mesh.config import ConfigError, fail, parse
+from mesh.engine.transformers.parallel.place import torchrun_place
 from mesh.errors import MeshError
 from mesh.worker.config import WorkerConfig
 
@@ -20,7 +22,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         config = parse(WorkerConfig, prog=_PROG, env_prefix="MESH_WORKER_", argv=argv, check=_check)
     except ConfigError as error:
         fail(_PROG, str(error))
-    log.setup("worker")
+    try:
+        place = torchrun_place()
+    except MeshError as error:
+        fail(_PROG, error.message)
+    if place is not None:
+        if config.engine != "transformers":
+            fail(_PROG, f"--engine {config.engine} has no use for {place.world} processes of torchrun")
+        log.setup("worker", rank=place.rank)
+        if place.rank:
+            # Imported late: torch takes seconds.
+            from mesh.engine.transformers.follower import follow
+
+            follow(place)
+    else:
+        log.setup("worker")
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # a gateway that goes away is no news of gRPC's own
     # Imported late: `--help` and a typo should not wait for gRPC.
     from mesh.worker.lifecycle import run
@@ -31,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except MeshError as error:
         fail(_PROG, error.message)
     if code:
-        raise SystemExit(code)
+        # Its engine has broken down: threads that are stuck in a driver would hold up an orderly exit.
+        logging.shutdown()
+        os._exit(code)
 
 
 def _check(config: WorkerConfig) -> None:

@@ -42,6 +42,8 @@ class WorkerConfig(
             raise ConfigError("--model-path is required: a folder with a Hugging Face model, or its name on the hub")
         self._refuse_options_of_other_engines()
         self._check_models()
+        if (self.tensor_parallel_size or 1) > 1 and len(self.model_path) > 1:
+            raise ConfigError("--tensor-parallel-size is for one model in a worker, but several --model-path are given")
         super().__post_init__()
 
     def _check_models(self) -> None:

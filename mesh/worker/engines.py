@@ -102,6 +102,7 @@ def _load_options(config: WorkerConfig) -> list[LoadOptions]:
             gguf_file=config.gguf_file,
             allow_pickle=config.allow_pickle,
             num_gpus=config.num_gpus,
+            tensor_parallel_size=config.tensor_parallel_size,
             max_gpu_memory=config.max_gpu_memory,
             cpu_offloading=config.cpu_offloading,
             trust_remote_code=config.trust_remote_code,

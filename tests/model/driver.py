@@ -64,8 +64,9 @@ class Driver:
         **options: Any,
     ) -> None:
         options.setdefault("max_rows", 8)
+        options.setdefault("kv_cache", CacheSize(tokens=kv_tokens))
         load = LoadOptions(path=path, threads=1, chat_template=chat_template, **(model or {}))
-        self.engine = TransformersEngine(EngineOptions(load, kv_cache=CacheSize(tokens=kv_tokens), **options))
+        self.engine = TransformersEngine(EngineOptions(load, **options))
         self.answers: dict[int, Answer] = {}
         self.steps: list[Step] = []
 

@@ -2,7 +2,7 @@
 
 `engine` is the event loop's side, `thread` the thread that owns torch, `core` one step after the other, `build` what
 is made at the start. The rooms, each of which knows only those before it: `attention`, `vision`, `layers`, `loading`,
-`lora`, `scheduling`, `runners`, `embedding`.
+`lora`, `scheduling`, `runners`, `embedding`, `parallel`. `follower` is the `engine` of a process that only computes.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from mesh.engine.base import Chat, ModelInfo, Text
@@ -27,6 +27,9 @@ from mesh.engine.transformers.lora.files import Base
 from mesh.engine.transformers.lora.hooks import Adapter, LoraHooks, find_places
 from mesh.engine.transformers.memory import cache_pages, short_cache
 from mesh.engine.transformers.options import EngineOptions
+from mesh.engine.transformers.parallel.group import keep_local_shards, smallest
+from mesh.engine.transformers.parallel.ranks import Ranks
+from mesh.engine.transformers.parallel.runner import LeadingRunner
 from mesh.engine.transformers.runners.packed import PackedRunner, is_spread
 from mesh.engine.transformers.runners.per_sequence import PerSequenceRunner, bytes_per_token
 from mesh.engine.transformers.runners.runner import Runner
@@ -75,30 +78,31 @@ class Served:
         return self.tokenizer.encode(prompt.text, add_special_tokens=add_special_tokens)
 
 
-def build(options: EngineOptions) -> tuple[Core, Served]:
-    """Load the model and make everything around it. Blocks; to be called on the engine's thread."""
+def build(options: EngineOptions, ranks: Ranks | None = None) -> tuple[Core, Served]:
+    """Load the model and make everything around it, with `ranks` as rank 0 of them. Blocks; to be called on the
+    engine's thread."""
     _check_device(options)
     loaded = load(options.model, log.info)
     attention = PlainAttention(loaded.model)
     if not loaded.generates:
         return _build_headless(options, loaded, attention)
-    packed_layers = prepack(loaded.model, loaded.vocab_size) if options.prepack else 0
-    if packed_layers:
-        log.info("%d linear layers in oneDNN's layout", packed_layers)
-    sight = find_sight(loaded)
+    _change_layers(options, loaded)
+    sight = find_sight(loaded) if ranks is None else None
     choice = _try_packed(options, loaded, sight)
     page_size = choice.page_size
-    step_tokens = options.step_tokens or max(options.max_rows, _STEP_TOKENS.get(loaded.device.type, 512))
+    step_tokens = _step_tokens(options, loaded)
     blocks, runner = _make_runner(options, loaded, choice, sight)
     if loaded.device.type == "cuda":
         _speed_up(options, loaded, runner, step_tokens)
+    if ranks is not None and isinstance(runner, PackedRunner):
+        runner = LeadingRunner(runner, ranks)
     if options.speculate_tokens and not runner.chunks:
         log.warning("no speculation: the cache of %s cannot take back a wrong guess", loaded.architecture)
     limits = Limits(options.max_rows, step_tokens, runner.chunks, options.speculate_tokens if runner.chunks else 0)
     scheduler = Scheduler(limits, blocks, runner.release)
     sampler = Sampler(loaded.vocab_size, loaded.device, loaded.eos_token_ids)
     grammars = _grammars(loaded)
-    embedder = make_embedder(options, loaded, attention, step_tokens)
+    embedder = make_embedder(options, loaded, attention, step_tokens) if ranks is None else None
     scored_tokens = _scored_tokens(loaded, runner)
     there = {"constraint": grammars, "embed": embedder, "vision": sight}
     more = {name for name, part in there.items() if part is not None}
@@ -123,6 +127,31 @@ def build(options: EngineOptions) -> tuple[Core, Served]:
         pictures=sight.reader if sight else None,
     )
     return Core(runner, sampler, scheduler), served
+
+
+def build_follower(options: EngineOptions, device: str) -> PackedRunner:
+    """Load this rank's share of the model, and make the runner that does what rank 0's does. Every step that ranks take
+    together is taken here as in `build`, in the same order."""
+    options = replace(options, model=replace(options.model, device=device))
+    loaded = load(options.model, log.info)
+    _change_layers(options, loaded)
+    _, runner = _make_runner(options, loaded, _try_packed(options, loaded, None), None)
+    assert isinstance(runner, PackedRunner), "other runners are refused"
+    if loaded.device.type == "cuda":
+        _speed_up(options, loaded, runner, _step_tokens(options, loaded))
+    return runner
+
+
+def _change_layers(options: EngineOptions, loaded: LoadedModel) -> None:
+    """Bring linear layers into the form in which they are fastest."""
+    if options.model.ranks > 1:
+        keep_local_shards(loaded.model)
+    elif options.prepack and (packed := prepack(loaded.model, loaded.vocab_size)):
+        log.info("%d linear layers in oneDNN's layout", packed)
+
+
+def _step_tokens(options: EngineOptions, loaded: LoadedModel) -> int:
+    return options.step_tokens or max(options.max_rows, _STEP_TOKENS.get(loaded.device.type, 512))
 
 
 def _build_headless(options: EngineOptions, loaded: LoadedModel, attention: PlainAttention) -> tuple[Core, Served]:
@@ -179,6 +208,8 @@ def _try_packed(options: EngineOptions, loaded: LoadedModel, sight: Sight | None
         if kernels is not None:
             _tell_refusal(options.attention, kernels, loaded, verdict.reason)
     reason = choice.verdict.reason
+    if options.model.ranks > 1:
+        raise invalid("tensor_parallel_size", f"{loaded.architecture} cannot run tensor parallel: {reason}")
     log.warning("%s cannot run packed, so each row gets a forward of its own: %s", loaded.architecture, reason)
     return choice
 
@@ -199,13 +230,18 @@ def _make_runner(
         token_bytes = elements * loaded.dtype.itemsize
     else:
         token_bytes = bytes_per_token(loaded.config.get_text_config(decoder=True), loaded.dtype.itemsize)
+    kv_cache = options.kv_cache
+    if options.model.ranks > 1 and loaded.device.type == "cpu":
+        kv_cache = replace(kv_cache, parts=options.model.ranks)  # all take of the same memory
     pages = cache_pages(
-        options.kv_cache,
+        kv_cache,
         page_size=page_size,
         bytes_per_token=token_bytes,
         most_tokens=options.max_rows * loaded.context_length,
         device=loaded.device,
     )
+    if options.model.ranks > 1:
+        pages = smallest(pages, loaded.device)
     blocks = BlockManager(pages, page_size)
     if sentence := short_cache(blocks.total * page_size, loaded.context_length, token_bytes):
         log.warning("%s", sentence)
@@ -234,16 +270,25 @@ def _speed_up(options: EngineOptions, loaded: LoadedModel, runner: Runner, step_
         if options.compile:
             log.warning("%s is not compiled: it does not run packed", loaded.architecture)
         return
-    if runner.kernels is not None and runner.kernels.name == "triton":
+    alone = options.model.ranks == 1
+    if alone and runner.kernels is not None and runner.kernels.name == "triton":
         log.info("single rows by a kernel of their own", extra=kv(layers=use_row_linear(loaded.model)))
     if options.compile:
         _try_compiled(loaded, runner, step_tokens)
     if options.cuda_graphs and runner.kernels is not None:
-        try:
-            runner.warm_up(step_tokens)
-            runner.capture(options.max_rows)
-        except Exception as error:  # whatever a model's code may raise when it is recorded
-            log.warning("%s is not recorded as CUDA graphs: %s", loaded.architecture, error)
+        recorded = _try_recorded(options, loaded, runner, step_tokens)
+        if not alone and not smallest(recorded, loaded.device):
+            runner.forget_graphs()  # all ranks or none
+
+
+def _try_recorded(options: EngineOptions, loaded: LoadedModel, runner: PackedRunner, step_tokens: int) -> bool:
+    try:
+        runner.warm_up(step_tokens)
+        runner.capture(options.max_rows)
+    except Exception as error:  # whatever a model's code may raise when it is recorded
+        log.warning("%s is not recorded as CUDA graphs: %s", loaded.architecture, error)
+        return False
+    return True
 
 
 def _try_compiled(loaded: LoadedModel, runner: PackedRunner, step_tokens: int) -> None:
@@ -285,6 +330,8 @@ def _prepare_lora(options: EngineOptions, loaded: LoadedModel, runner: Runner, p
         return "'max_loras' is 0"
     if options.compile and loaded.device.type == "cuda":
         return "its layers are compiled (--compile)"
+    if options.model.ranks > 1:
+        return "its layers are spread over several processes (--tensor-parallel-size)"
 
     def run() -> int | None:
         if isinstance(runner, PerSequenceRunner):

@@ -38,6 +38,8 @@ from mesh.engine.transformers.embedding.embedder import Embedder
 from mesh.engine.transformers.embedding.queue import EmbedQueue
 from mesh.engine.transformers.lora.config import AdapterSource
 from mesh.engine.transformers.options import EngineOptions
+from mesh.engine.transformers.parallel.plan import choose_ranks
+from mesh.engine.transformers.parallel.ranks import Ranks
 from mesh.engine.transformers.reporter import Reporter
 from mesh.engine.transformers.scheduling.blocks import extend_digests, scope_digest
 from mesh.engine.transformers.scheduling.sequence import Row, Work
@@ -81,6 +83,7 @@ class TransformersEngine(Engine):
         self._in_transit: list[tuple[int, int]] = []
         self._embeds = EmbedQueue(lambda run: self._call(lambda _: run()), options.max_waiting)
         self._thread = EngineThread(self._build, self._deliver)
+        self._ranks: Ranks | None = None
         self._core: Core | None = None
 
     # Life
@@ -99,7 +102,11 @@ class TransformersEngine(Engine):
 
     def _build(self) -> Core:
         try:
-            core, self._served = build(self._options)
+            options = choose_ranks(self._options)
+            if options.model.ranks > 1:
+                self._ranks = Ranks(self._thread.give_up, lambda: self._thread.busy)
+                options = self._ranks.start(options)
+            core, self._served = build(options, self._ranks)
         except MeshError:
             raise
         except Exception as error:
@@ -117,7 +124,9 @@ class TransformersEngine(Engine):
         if not await asyncio.to_thread(self._thread.join, _STOP_SECONDS):
             log.error("the engine's thread did not end", extra=kv(seconds=_STOP_SECONDS))
         # The thread's result holds the model as well.
-        self._adapters = None
+        if self._ranks is not None:
+            await asyncio.to_thread(self._ranks.close)
+        self._adapters, self._ranks = None, None
         self._core, self._served, self._thread = None, None, EngineThread(self._build, self._deliver)
 
     @property

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from typing import NamedTuple
 
 import torch
 
 from mesh.engine.base import Load
 from mesh.engine.transformers.core import Core, Report
+from mesh.errors import ErrorKind, MeshError
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ class EngineThread:
         self.ready: Future[Core] = Future()
         self.seen = Seen(Load(), 0)
         self.broken = False
+        self._step_began: float | None = None
         self._build = build
         self._deliver = deliver
         self._inbox: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
@@ -61,6 +64,28 @@ class EngineThread:
         self._stopping = True
         self._inbox.put(None)
 
+    def give_up(self, why: str) -> None:
+        """Something that the engine cannot do without is gone: tell everybody. From any other thread."""
+        log.critical("the engine has broken down: %s", why)
+        if not self.ready.done():
+            with contextlib.suppress(InvalidStateError):  # the build has just come to its own end
+                self.ready.set_exception(MeshError(ErrorKind.ENGINE_FAILED, why))
+                return
+        self._break(self.ready.result())
+
+    @property
+    def busy(self) -> float:
+        """For how many seconds the current step has been running. From any thread."""
+        began = self._step_began
+        return 0.0 if began is None else time.monotonic() - began
+
+    def _break(self, core: Core) -> None:
+        if self.broken:
+            return
+        self.seen = Seen(Load(), self.seen.taken)
+        self.broken = True
+        self._deliver(Report(core.counters.steps + 1, time.monotonic(), Load(), broken=True))
+
     def join(self, seconds: float) -> bool:
         """Wait until the thread has ended, at most so long; returns whether it has. Blocks."""
         if self._thread.ident is not None:
@@ -71,24 +96,27 @@ class EngineThread:
         with torch.inference_mode():
             try:
                 core = self._build()
+                self.seen = Seen(core.load(), 0)
+                self.ready.set_result(core)
+            except InvalidStateError:
+                return  # given up meanwhile
             except BaseException as error:
-                self.ready.set_exception(error)
+                with contextlib.suppress(InvalidStateError):
+                    self.ready.set_exception(error)
                 return
-            self.seen = Seen(core.load(), 0)
-            self.ready.set_result(core)
             try:
                 self._serve(core)
             except BaseException as error:
                 # No request can cause this, so it is a fault of ours; whoever waits must not wait for ever.
-                self.seen = Seen(Load(), self.seen.taken)
                 log.critical("the engine has broken down", exc_info=error)
-                self.broken = True
-                self._deliver(Report(core.counters.steps + 1, time.monotonic(), Load(), broken=True))
+                self._break(core)
 
     def _serve(self, core: Core) -> None:
         busy = False
         while self._take(core, wait=not busy):
+            self._step_began = time.monotonic()
             report = core.step()
+            self._step_began = None
             busy = report is not None
             if report is not None:
                 self.seen = Seen(report.load, self.seen.taken)

@@ -45,7 +45,15 @@ class LoadFlags(Flags):
     gguf_file: str | None = option(None, "Name of the GGUF file to load, in the folder or on the hub.")
     allow_pickle: bool = option(False, "Load weights in torch's own format (*.bin) where there are no safetensors.")
     device: str = option("auto", "Where to run: auto, cpu, cuda, cuda:N, mps, xpu or npu.")
-    num_gpus: int = option(1, "GPUs over which the model's layers are spread.", low=1)
+    num_gpus: int = option(
+        1, "GPUs over which the model is spread: tensor parallel where it can be, else layer after layer.", low=1
+    )
+    tensor_parallel_size: int | None = option(
+        None,
+        "Processes that compute each layer together, one for each device. Default: --num-gpus, where model and flags "
+        "allow it; 1 leaves it at one process.",
+        low=1,
+    )
     max_gpu_memory: ByteSize | None = option(
         None, "Most memory that weights take on each GPU, such as 13GiB. Default: what is free."
     )

@@ -16,8 +16,16 @@ _WHOLE: Final = 64 * 2**20
 _PIECES: Final = 256
 _PIECE: Final = 64 * 2**10
 
-# Settings of the configuration that say where a model came from or how it was saved, not what it answers.
-_INCIDENTAL: Final = ("_name_or_path", "name_or_path", "transformers_version", "_commit_hash", "torch_dtype", "dtype")
+# Settings of the configuration that say where a model came from, how it was saved or is spread, not what it answers.
+_INCIDENTAL: Final = (
+    "_name_or_path",
+    "name_or_path",
+    "transformers_version",
+    "_commit_hash",
+    "torch_dtype",
+    "dtype",
+    "distributed_config",
+)
 _TOKENIZER_FILES: Final = (
     "tokenizer.json",
     "tokenizer.model",

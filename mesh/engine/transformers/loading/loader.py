@@ -55,7 +55,8 @@ class LoadOptions:
     built-in template, and replaces the model's own; with `allow_chat_templates` requests may bring theirs. `gguf_file`
     names a file in the folder or on the hub; `allow_pickle` takes weights in torch's own format where there are no
     safetensors. `quantization` is how linear layers are quantized when loading: int8, nf4 or none. `num_gpus`,
-    `max_gpu_memory` (bytes on each) and `cpu_offloading` spread the weights, see Placement.
+    `max_gpu_memory` (bytes on each) and `cpu_offloading` spread the weights, see Placement. `tensor_parallel_size` is
+    the number of processes that compute each layer together; None leaves it to the model, see parallel/plan.py.
     """
 
     path: str
@@ -68,6 +69,7 @@ class LoadOptions:
     gguf_file: str | None = None
     allow_pickle: bool = False
     num_gpus: int = 1
+    tensor_parallel_size: int | None = None
     max_gpu_memory: int | None = None
     cpu_offloading: bool = False
     trust_remote_code: bool = False
@@ -77,6 +79,11 @@ class LoadOptions:
     allow_chat_templates: bool = False
     tool_parser: str = AUTO
     reasoning_parser: str = AUTO
+
+    @property
+    def ranks(self) -> int:
+        """The number of processes, once it is settled."""
+        return self.tensor_parallel_size or 1
 
 
 @dataclass
@@ -113,7 +120,7 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
     Raises invalid_request with one sentence naming the folder, file or option at fault.
     """
     device = find_device(options.device)
-    placement = Placement(device, options.num_gpus, options.max_gpu_memory, options.cpu_offloading)
+    placement = Placement(device, options.num_gpus, options.max_gpu_memory, options.cpu_offloading, ranks=options.ranks)
     torch.set_num_threads(options.threads or default_threads())
     folder, gguf = _source(options).find(progress)
     checkpoint = find_checkpoint(folder, gguf=gguf, allow_pickle=options.allow_pickle)
@@ -154,7 +161,7 @@ def load(options: LoadOptions, progress: Report) -> LoadedModel:
         architecture=type(model).__name__,
         has_chat_template=chat.has_template,
         folder=folder,
-        generates=not (_is_headless(config) or _classifies(config)),
+        generates=generates(config),
         classifies=_classifies(config),
         processor=processor,
     )
@@ -198,6 +205,12 @@ def load_text_side(options: LoadOptions, progress: Report, *, number_format: str
         architecture=next(iter(getattr(config, "architectures", None) or [config.model_type])),
         fingerprint=fingerprint(checkpoint, config.to_dict(), chat.facts, number_format),
     )
+
+
+def read_config(options: LoadOptions, progress: Report) -> PretrainedConfig:
+    """The configuration of a model, which is downloaded if need be. Raises invalid_request as `load` does."""
+    folder, gguf = _source(options).find(progress)
+    return _config(folder, gguf, options)
 
 
 def folder_name(path: str) -> str:
@@ -368,6 +381,11 @@ def _is_headless(config: PretrainedConfig) -> bool:
 def _classifies(config: PretrainedConfig) -> bool:
     """Whether the weights have a head for classes of texts."""
     return _architecture(config).endswith("ForSequenceClassification")
+
+
+def generates(config: PretrainedConfig) -> bool:
+    """Whether a model answers with text, and not with vectors or classes."""
+    return not (_is_headless(config) or _classifies(config))
 
 
 def _is_encoder(config: PretrainedConfig) -> bool:

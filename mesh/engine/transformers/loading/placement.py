@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import torch
 from transformers import PreTrainedModel
+from transformers.distributed.configuration_utils import DistributedConfig
 
 from mesh.engine.transformers.loading.checkpoint import Checkpoint
 from mesh.engine.transformers.loading.device import device_count
@@ -24,6 +25,7 @@ _SHARE = 0.9
 class Placement:
     """The device of a model, or the first of `num_gpus`.
 
+    Of a tensor parallel model it is that of this process, one of `ranks`, which share the weights equally.
     Weights take up to `max_gpu_memory` bytes of each GPU (None: 90 % of what is free), and main memory after that with
     `cpu_offloading`.
     """
@@ -32,6 +34,7 @@ class Placement:
     num_gpus: int = 1
     max_gpu_memory: int | None = None
     cpu_offloading: bool = False
+    ranks: int = 1
 
     def __post_init__(self) -> None:
         spread = {
@@ -64,6 +67,8 @@ class Placement:
 
     def arguments(self) -> dict[str, Any]:
         """What `from_pretrained` needs."""
+        if self.ranks > 1:
+            return {"distributed_config": DistributedConfig(tp_size=self.ranks)}
         if self.device.type == "cpu":
             return {}
         if not self.split:
@@ -79,14 +84,17 @@ class Placement:
         gpus = sum(self.gpu_memory().values()) if self.split else free_memory(self.device)
         host = free_memory(torch.device("cpu")) if self.cpu_offloading else 0
         needed = _weights_bytes(checkpoint, dtype, quantization, self.device)
+        if self.ranks > 1 and self.device.type != "cpu":
+            needed = -(-needed // self.ranks)  # on a CPU all ranks take of the same memory
         if needed <= gpus + host:
             return
         where = f"{self.num_gpus} {self.device.type} devices have" if self.num_gpus > 1 else f"{self.device} has"
         kind = quantization if quantization != "none" else str(dtype).removeprefix("torch.")
         number_format = "as they are stored" if kind == "auto" else f"as {kind}"
+        each = f" on each of {self.ranks} devices" if self.ranks > 1 and self.device.type != "cpu" else ""
         text = (
-            f"the weights in '{checkpoint.folder}' take {gib(needed)} {number_format}, and {where} {gib(gpus + host)} "
-            f"for them: {gib(needed - gpus - host)} are missing"
+            f"the weights in '{checkpoint.folder}' take {gib(needed)} {number_format}{each}, and {where} "
+            f"{gib(gpus + host)} for them: {gib(needed - gpus - host)} are missing"
         )
         helps = self._remedies(checkpoint, dtype, quantization, gpus)
         raise invalid("device", f"{text}; what would help: {', '.join(helps)}" if helps else text)

@@ -100,6 +100,10 @@ class PackedRunner(Runner):
         graphs.capture()
         self._graphs = graphs
 
+    def forget_graphs(self) -> None:
+        """Undo `capture`."""
+        self._graphs = None
+
     def warm_up(self, tokens: int) -> None:
         """Compute a row and prompts of up to `tokens` padding tokens, so that what is made at first use is made now."""
         padding, most = self._table.padding, min(tokens, self._most_keys)
