@@ -192,8 +192,9 @@ class Arena:
             vote = battle.ballot(choice, datetime.now(UTC))
             if battle.vote is not None:
                 return vote
-            await asyncio.to_thread(self._gate.admit_vote, visitor)
             try:
+                before = await asyncio.to_thread(self.store.votes_of, visitor.voter, vote.cast)
+                await asyncio.to_thread(self._gate.admit_vote, visitor, before)
                 await self._keep(seat)
                 await asyncio.to_thread(self.store.vote, vote)
             except StoreUnavailable as error:

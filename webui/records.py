@@ -193,6 +193,10 @@ class Store(Protocol):
         """
         ...
 
+    def votes_of(self, voter: str, day: datetime) -> int:
+        """How many votes of a voter were kept on the day of that moment, in UTC."""
+        ...
+
     def react(self, battle: str, turn: int, side: Literal["a", "b"], reaction: Reaction | None) -> None:
         """What a person thinks of one answer; None takes it back."""
         ...
@@ -233,8 +237,8 @@ class Gate(Protocol):
         """Count a prompt. Raises Refused when it is too long or comes too soon."""
         ...
 
-    def admit_vote(self, visitor: Visitor) -> None:
-        """Count a vote. Raises Refused when the visitor has no more for today."""
+    def admit_vote(self, visitor: Visitor, before: int) -> None:
+        """Count a vote, after so many of the visitor today. Raises Refused when there are no more for today."""
         ...
 
     def admit_image(self, visitor: Visitor, data: bytes) -> Picture:

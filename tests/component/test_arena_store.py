@@ -11,6 +11,7 @@ import threading
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import func, select
 
-from tests.component.arena_votes import battle, fill, turn, vote
+from tests.component.arena_votes import START, battle, fill, turn, vote
 from tests.harness import command, wait_until
 from tests.postgres_server import PostgresServer
 from webui.leaderboard.ballots import Group
@@ -114,6 +115,15 @@ def test_one_vote_a_battle(store: SqlStore) -> None:
         with pytest.raises(VoteRefused, match="already"):
             store.vote(other)
     assert count(store, VoteRow) == 1
+
+
+def test_the_votes_of_a_voter_on_a_day(store: SqlStore) -> None:
+    for days, votes in ((0, 2), (1, 1)):
+        fill(store, [("red", "blue", "a")] * votes, voter="one", prefix=f"day-{days}", days=days)
+    fill(store, [("red", "blue", "a")], voter="two", prefix="other")
+    midnight = START.replace(hour=0)
+    days = [midnight - timedelta(seconds=1), midnight, START, midnight + timedelta(days=1)]
+    assert [store.votes_of("one", day) for day in days] == [0, 2, 2, 1]
 
 
 def test_votes_that_are_no_votes(store: SqlStore) -> None:

@@ -219,16 +219,20 @@ def test_a_shared_battle_can_be_read_by_others(site: Site, browser: Browser) -> 
         expect(reader.locator("#shared-status")).to_contain_text("no such conversation")
 
 
-def test_no_vote_is_lost_when_the_server_is_killed_after_the_thanks(
+def test_no_vote_is_lost_when_the_server_is_killed_after_the_thanks_and_a_day_has_no_more_of_them(
     mesh: Mesh, browser: Browser, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("killed")
-    with Site(folder, mesh.gateway.url) as site, visit(browser) as visitor:
+    with Site(folder, mesh.gateway.url, "--votes-per-day", "1") as site, visit(browser) as visitor:
         page = open_page(visitor, site.wait_ready().url)
         ask(page, "Quick.")
         wait_vote(page)
         page.locator("#battle-vote-both_bad").click()
         expect(page.locator("#battle-status")).to_contain_text("Thanks")
+        ask(page, "Once more.")
+        wait_vote(page)
+        page.locator("#battle-vote-a").click()
+        expect(page.locator("#battle-status")).to_contain_text("At most 1 votes a day")
         site.kill()
         assert site.rows("SELECT choice, count(*) FROM votes GROUP BY choice") == [("both_bad", 1)]
 

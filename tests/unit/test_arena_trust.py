@@ -93,9 +93,12 @@ def test_the_gate_says_the_limit_and_the_value() -> None:
     gate.admit_prompt(two, "")
     with pytest.raises(Refused):  # the third behind one address
         gate.admit_prompt(three, "")
-    gate.admit_vote(one)
+    gate.admit_vote(one, 0)
     with pytest.raises(Refused, match="At most 1 votes a day"):
-        gate.admit_vote(one)
+        gate.admit_vote(one, 1)
+    gate.admit_vote(two, 0)
+    with pytest.raises(Refused, match="At most 1 votes a day"):  # the third behind one address
+        gate.admit_vote(three, 0)
 
 
 # --- images ---

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import secrets
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
@@ -91,6 +92,12 @@ class SqlStore:
                 raise VoteRefused("The answers changed in the meantime; please look at them and vote again.")
             session.execute(update(TurnRow).where(TurnRow.id.in_(turns)).values(voted=True))
             session.add(vote_row(session, battle, vote, turns, seen))
+
+    def votes_of(self, voter: str, day: datetime) -> int:
+        """How many votes of a voter were kept on the day of that moment, in UTC. Raises StoreUnavailable."""
+        with self.database.reading() as session:
+            cast_then = select(func.count()).where(VoteRow.voter == voter, VoteRow.day == _day(day))
+            return session.scalar(cast_then) or 0
 
     def react(self, battle: str, turn: int, side: Literal["a", "b"], reaction: Reaction | None) -> None:
         """What a person thinks of one answer; None takes it back. Raises StoreUnavailable."""
@@ -253,7 +260,7 @@ def vote_row(session: Session, battle: BattleRow, vote: Vote, turns: Sequence[in
         choice=vote.choice,
         voter=vote.voter,
         cast_at=vote.cast.timestamp(),
-        day=int(vote.cast.timestamp() // SECONDS_A_DAY),
+        day=_day(vote.cast),
         blind=battle.mode == "battle",
         model_a=battle.model_a,
         model_b=battle.model_b,
@@ -272,6 +279,11 @@ def vote_row(session: Session, battle: BattleRow, vote: Vote, turns: Sequence[in
         bold_a=seen.a.bold,
         bold_b=seen.b.bold,
     )
+
+
+def _day(at: datetime) -> int:
+    """Counted from 1970, in UTC."""
+    return int(at.timestamp() // SECONDS_A_DAY)
 
 
 def _same_models(battle: BattleRow) -> tuple[Any, ...]:

@@ -32,7 +32,7 @@ class Limits:
 
 
 class ArenaGate:
-    """One per process: the counts are in its memory, and start anew with it."""
+    """One per process: the counts are in its memory, and start anew with it; but a visitor's votes the store counts."""
 
     def __init__(
         self, limits: Limits | None = None, identity: IdentityWatch | None = None, moderation: Moderation | None = None
@@ -43,7 +43,6 @@ class ArenaGate:
         many = limits.address_factor
         self._prompts = Buckets(limits.prompts_per_minute, limits.prompt_burst)
         self._address_prompts = Buckets(limits.prompts_per_minute * many, limits.prompt_burst * many)
-        self._votes = DailyCount(limits.votes_per_day)
         self._address_votes = DailyCount(limits.votes_per_day * many)
 
     def admit_prompt(self, visitor: Visitor, text: str) -> None:
@@ -57,13 +56,12 @@ class ArenaGate:
             rate = f"{self._limits.prompts_per_minute:g} prompts a minute"
             raise Refused(f"At most {rate} are taken; please wait {max(1, round(wait))} s.", wait)
 
-    def admit_vote(self, visitor: Visitor) -> None:
-        """Count a vote. Raises Refused when the visitor has no more for today."""
-        wait = self._votes.take(visitor.voter) or self._address_votes.take(visitor.address)
+    def admit_vote(self, visitor: Visitor, before: int) -> None:
+        """Count a vote, after so many of the visitor today. Raises Refused when there are no more for today."""
+        limit = self._limits.votes_per_day
+        wait = self._address_votes.tomorrow() if before >= limit else self._address_votes.take(visitor.address)
         if wait:
-            raise Refused(
-                f"At most {self._votes.limit} votes a day are taken; thank you, and come back tomorrow.", wait
-            )
+            raise Refused(f"At most {limit} votes a day are taken; thank you, and come back tomorrow.", wait)
 
     def admit_image(self, visitor: Visitor, data: bytes) -> Picture:
         """The image, encoded anew. Raises Refused when it is too large in bytes or pixels, or is none."""

@@ -55,7 +55,7 @@ class DailyCount:
     """So many times a day (UTC) for each key. Safe to use from several threads."""
 
     def __init__(self, limit: int, clock: Callable[[], float] = time.time) -> None:
-        self.limit = limit
+        self._limit = limit
         self._clock = clock
         self._day = -1
         self._counts: dict[str, int] = {}
@@ -67,8 +67,12 @@ class DailyCount:
         with self._lock:
             if int(now // _DAY) != self._day:
                 self._day, self._counts = int(now // _DAY), {}
-            if any(self._counts.get(key, 0) >= self.limit for key in keys):
-                return _DAY - now % _DAY
+            if any(self._counts.get(key, 0) >= self._limit for key in keys):
+                return self.tomorrow()
             for key in dict.fromkeys(keys):
                 self._counts[key] = self._counts.get(key, 0) + 1
         return 0.0
+
+    def tomorrow(self) -> float:
+        """The seconds until the next day."""
+        return _DAY - self._clock() % _DAY
