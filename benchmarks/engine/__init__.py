@@ -1,1 +1,1 @@
-"""Throughput of engines side by side in one process, on one model with random weights."""
+"""Throughput of engines side by side, each in a process of its own, on one model with random weights."""

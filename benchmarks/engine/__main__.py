@@ -5,24 +5,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import logging
 import sys
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from transformers.utils import logging as transformers_logging
 
 from benchmarks.engine import latency, model, report
 from benchmarks.engine.bandwidth import read_bandwidth
 from benchmarks.engine.contender import Contender
 from benchmarks.engine.latency import Gaps, LatePlan, measure_late
 from benchmarks.engine.measure import Plan, Result, measure
-from benchmarks.engine.mesh_engine import MeshEngine
-from benchmarks.engine.rivals.process import fastchat, vllm
-from benchmarks.engine.transformers_contenders import BatchingSettings, ContinuousBatching, StaticBatch
+from benchmarks.engine.rivals.process import fastchat, own, vllm
+from benchmarks.engine.transformers_contenders import BatchingSettings, StaticBatch, quiet
 from benchmarks.machine import cores, describe
 from mesh.errors import MeshError
 
@@ -41,7 +39,7 @@ _CANDIDATES = (
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, measure, print."""
     options = _parser().parse_args(argv)
-    _quiet()
+    quiet()
     torch.set_num_threads(options.threads)
     machine = describe()
     shape = model.SHAPES[options.model]
@@ -110,21 +108,18 @@ def _rivals(text: str) -> tuple[str, ...]:
     return names
 
 
-def _quiet() -> None:
-    """Progress bars and advice of the libraries would run into the table."""
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
-
-
 def _contenders(folder: Path, options: argparse.Namespace) -> list[Contender]:
-    reference = StaticBatch(folder)
+    threads = options.threads
+    reference = own(StaticBatch.name, "generate", folder, threads=threads)
     if options.tune:
-        return [reference, *(ContinuousBatching(folder, one, name=one.label()) for one in _CANDIDATES)]
-    mesh = MeshEngine(folder, threads=options.threads, most_streams=max(options.streams))
-    batching = ContinuousBatching(folder, _BEST, name=_BATCHING)
-    own = [mesh] if options.long_prompt else [reference, batching, mesh]
-    return [*own, *_rival_contenders(folder, options)]
+        return [reference, *(_batching(folder, threads, one, one.label()) for one in _CANDIDATES)]
+    mesh = own("mesh", "mesh", folder, threads=threads, takes_late=True, most_streams=max(options.streams))
+    ours = [mesh] if options.long_prompt else [reference, _batching(folder, threads, _BEST, _BATCHING), mesh]
+    return [*ours, *_rival_contenders(folder, options)]
+
+
+def _batching(folder: Path, threads: int, settings: BatchingSettings, name: str) -> Contender:
+    return own(name, "batching", folder, threads=threads, **asdict(settings))
 
 
 def _rival_contenders(folder: Path, options: argparse.Namespace) -> list[Contender]:

