@@ -360,7 +360,9 @@ class Sampler:
 
 
 def _most_likely(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    token_ids = logits.argmax(-1)
+    # On CPUs by numpy, which takes a tenth of the time, the same token among equal ones and NaN in the same way.
+    on_cpu = logits.device.type == "cpu"
+    token_ids = torch.from_numpy(logits.numpy().argmax(-1)) if on_cpu else logits.argmax(-1)
     # argmax takes NaN for the largest number, so that the value found tells whether the row is sound.
     return token_ids, logits.gather(1, token_ids[:, None])[:, 0].isfinite()
 
