@@ -15,7 +15,7 @@ from mesh.engine.transformers.runners.runner import Runner
 from mesh.engine.transformers.scheduling.blocks import BlockManager
 from mesh.engine.transformers.scheduling.scheduler import Limits, Scheduler
 from mesh.engine.transformers.scheduling.sequence import Batch, Row, Work
-from mesh.engine.transformers.thread import EngineThread
+from mesh.engine.transformers.thread import EngineThread, beside
 from mesh.errors import ErrorKind, MeshError
 from tests.model.tiny import VOCAB
 
@@ -81,3 +81,13 @@ def test_the_wait_for_a_thread_that_hangs_has_a_limit() -> None:
     assert not thread.join(0.01)
     gate.set()
     assert thread.join(10)
+
+
+async def test_work_beside_the_engine_takes_one_core() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert await beside(torch.get_num_threads) == 1
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -7,10 +7,10 @@ lives on until the last row that has it is over.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from mesh.engine.base import ModelInfo
 from mesh.engine.transformers.build import Served, chat_capabilities
@@ -18,6 +18,7 @@ from mesh.engine.transformers.loading.source import find_adapter
 from mesh.engine.transformers.lora.config import AdapterSource
 from mesh.engine.transformers.lora.files import read_adapter
 from mesh.engine.transformers.lora.hooks import Adapter
+from mesh.engine.transformers.thread import beside
 from mesh.errors import ErrorKind, MeshError, invalid, unsupported
 from mesh.log import kv
 
@@ -50,7 +51,7 @@ class Adapters:
         self._check(source.name)
         self._loading.add(source.name)
         try:
-            adapter = await asyncio.to_thread(self._read, source)
+            adapter = await beside(partial(self._read, source))
         finally:
             self._loading.discard(source.name)
         self._loaded[source.name] = served = self._served(adapter)

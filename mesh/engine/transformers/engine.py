@@ -43,7 +43,7 @@ from mesh.engine.transformers.parallel.ranks import Ranks
 from mesh.engine.transformers.reporter import Reporter
 from mesh.engine.transformers.scheduling.blocks import extend_digests, scope_digest
 from mesh.engine.transformers.scheduling.sequence import Row, Work
-from mesh.engine.transformers.thread import Command, EngineThread
+from mesh.engine.transformers.thread import Command, EngineThread, beside
 from mesh.engine.transformers.vision.pictures import Pictures
 from mesh.errors import ErrorKind, MeshError, invalid, unsupported
 from mesh.log import kv
@@ -235,7 +235,7 @@ class TransformersEngine(Engine):
         if served.pictures is None:
             raise unsupported("messages", f"'messages' holds an image, which '{served.info.name}' cannot see")
         async with self._decoding:
-            return await asyncio.to_thread(served.pictures.encode, prompt)
+            return await beside(partial(served.pictures.encode, prompt))
 
     async def _digests(self, served: Served, request: Request, prompt: list[int]) -> tuple[bytes | None, list[bytes]]:
         """The root and the pages' digests of the prompt, for the prefix cache."""
@@ -359,7 +359,7 @@ class TransformersEngine(Engine):
         self._serving(model)  # it may have stopped or broken down meanwhile
         vectors = await self._embeds.embed(embedder, ids)
         finish = partial(embedder.finish, vectors, dimensions, normalize)
-        rows = await asyncio.to_thread(finish) if len(ids) > 1 else finish()
+        rows = await beside(finish) if len(ids) > 1 else finish()
         return Embeddings(rows, sum(map(len, ids)))
 
     async def classify(

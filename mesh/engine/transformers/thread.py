@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import queue
@@ -9,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 
@@ -20,6 +21,7 @@ from mesh.errors import ErrorKind, MeshError
 log = logging.getLogger(__name__)
 
 Command = Callable[[Core], None]
+T = TypeVar("T")
 
 # So many broken steps in a row are no request's fault: the process is no use any more.
 MOST_BROKEN_STEPS = 5
@@ -30,6 +32,21 @@ class Seen(NamedTuple):
 
     load: Load
     taken: int
+
+
+async def beside(work: Callable[[], T]) -> T:
+    """Run something that uses torch on another thread than the engine's and the event loop's, on one core.
+
+    With more it would leave an OpenMP pool of its own behind. Where the pools of a process have more threads than there
+    are cores, GNU's OpenMP has them sleep after every product instead of waiting for the next: a decode step takes a
+    quarter longer from then on.
+    """
+
+    def run() -> T:
+        torch.set_num_threads(1)  # of this thread; the engine's keeps its own
+        return work()
+
+    return await asyncio.to_thread(run)
 
 
 class EngineThread:
