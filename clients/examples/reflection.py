@@ -47,5 +47,8 @@ if __name__ == "__main__":
         database = ProtoReflectionDescriptorDatabase(channel)
         pool: Any = descriptor_pool.DescriptorPool(database)
         lines = answers(channel, pool, rest[0], "".join(rest[1:]) or "{}") if rest else methods(database, pool)
-        for line in lines:
-            print(line)
+        try:
+            for line in lines:
+                print(line)
+        except grpc.RpcError as error:
+            sys.exit(f"{error.code().name}: {error.details()}")
