@@ -217,7 +217,8 @@ class EventIds:
     def begin(self, started: pb.Started) -> None:
         """The answer begins; one that the client has a part of keeps the facts that it was begun with."""
         if self._begun_before:
-            started.cached_tokens = self._facts.cached_tokens
+            # A client can write an id of its own: what it says there must not count for more than is possible.
+            started.cached_tokens = min(self._facts.cached_tokens, started.prompt_tokens)
         else:
             self._facts = Facts(self._facts.identity, started.cached_tokens, tag(started.fingerprint))
         self._write_head()

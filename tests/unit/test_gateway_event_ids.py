@@ -38,7 +38,8 @@ def send(wish: Reconnect, order: Sequence[int], *, tail: int = 2) -> list[str]:
     ids = wish.ids(3)
     assert ids is not None
     ids.at(tag("worker"))
-    ids.begin(pb.Started(fingerprint=STARTED.fingerprint, cached_tokens=3 if wish.after is None else 9))
+    cached = 3 if wish.after is None else 9
+    ids.begin(pb.Started(fingerprint=STARTED.fingerprint, prompt_tokens=9, cached_tokens=cached))
     counts = [0, 0, 0]
     lines: list[bytes | None] = []
     for choice in order:
@@ -118,3 +119,17 @@ def test_seeds_follow_from_the_answer_and_the_prompt():
     assert all(0 <= seed < 2**63 for seed in seeds)
     assert seeds == [identity.seed(prompt) for prompt in range(100)]
     assert reconnect().identity.seed() != identity.seed()
+
+
+def test_an_id_that_a_client_wrote_itself_does_not_claim_more_cached_tokens_than_the_prompt_has() -> None:
+    first = reconnect()
+    ids = first.ids(1)
+    assert ids is not None
+    ids.begin(pb.Started(fingerprint="f", prompt_tokens=9, cached_tokens=2**32 - 1))
+    line = ids.next(0)
+    assert line is not None
+    again = reconnect(line.decode().removeprefix("id: ").strip()).ids(1)
+    assert again is not None
+    started = pb.Started(fingerprint="f", prompt_tokens=9, cached_tokens=4)
+    again.begin(started)
+    assert started.cached_tokens == 9
