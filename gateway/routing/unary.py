@@ -7,7 +7,8 @@ Nothing of an attempt is kept: a worker that is lost, drains or refuses is left,
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import logging
+from collections.abc import Awaitable, Callable, Sequence, Sized
 from typing import Generic, TypeVar
 
 from gateway.routing.claim import Claim
@@ -19,8 +20,11 @@ from gateway.routing.session import Session
 from gateway.routing.suspects import Call
 from gateway.routing.trail import Attempt
 from mesh.errors import ErrorKind, MeshError
+from mesh.log import kv
 from mesh.v1 import inference_pb2 as pb
 from mesh.v1.inference_pb2_grpc import InferenceServiceStub
+
+log = logging.getLogger(__name__)
 
 Response = TypeVar("Response")
 _EMBEDS = frozenset({pb.CAPABILITY_EMBED})
@@ -31,8 +35,8 @@ class UnaryCall(Generic[Response]):
     """`await run()` once. What else is public is what an exchange wants to know.
 
     `ask` makes the call on a worker, which must have what `needs` says. `size` is its load on one, in inputs to embed;
-    `counted` tells from the answer the tokens that were computed, if that was any work, and `renamed` the wire's field
-    that the API calls otherwise.
+    `counted` tells from the answer the tokens that were computed, if that was any work, `whole` whether it has a result
+    for each input, and `renamed` the wire's field that the API calls otherwise.
     """
 
     resumes = 0
@@ -49,6 +53,7 @@ class UnaryCall(Generic[Response]):
         needs: frozenset[pb.Capability] = frozenset(),
         size: int = 0,
         counted: Callable[[Response], int] | None = None,
+        whole: Callable[[Response], bool] = lambda _: True,
         renamed: tuple[str, str] | None = None,
     ) -> None:
         self.attempts = 0
@@ -62,6 +67,7 @@ class UnaryCall(Generic[Response]):
         self._needs = needs
         self._size = size
         self._counted = counted
+        self._whole = whole
         self._renamed = renamed
         self._suspicion = Suspicion(request, dispatch.quarantine, dispatch.directory)
         self._placement = Placement(Prompt(request), dispatch, needs, self._live, claim, roomless=True)
@@ -119,6 +125,7 @@ class UnaryCall(Generic[Response]):
             call = Call(self._size, self._suspicion.count)
             try:
                 response = await session.call(call, self._ask)
+                self._check(session, response)
             except MeshError as error:
                 self._note(attempt, error.code)
                 await self._leave(session, call, error)
@@ -127,6 +134,13 @@ class UnaryCall(Generic[Response]):
                 self._suspicion.clear()
                 self._placement.began(session, self._counted(response) if self._counted is not None else 0)
                 return response
+
+    def _check(self, session: Session, response: Response) -> None:
+        """Raise protocol_error for an answer that lacks something: it would be told of the wrong inputs."""
+        if not self._whole(response):
+            text = f"worker '{session.worker_id}' did not answer each of {self._size} inputs"
+            log.error("a worker broke the protocol", extra=kv(worker=session.worker_id, why=text))
+            raise MeshError(ErrorKind.PROTOCOL_ERROR, text)
 
     def _note(self, attempt: Attempt, outcome: str) -> None:
         attempt.end(outcome)
@@ -142,7 +156,7 @@ class UnaryCall(Generic[Response]):
         """Note why; raises the error if another worker would say the same, or if there were too many."""
         lost = error.kind is ErrorKind.WORKER_LOST
         self._placement.left(session, error, refused=not lost)
-        if lost:
+        if lost or error.kind is ErrorKind.PROTOCOL_ERROR:
             self._placement.avoid(session)
         if error.kind is ErrorKind.DRAINING:
             session.stop_routing()
@@ -176,6 +190,7 @@ def embed_call(request: pb.EmbedRequest, dispatch: Dispatch, claim: Claim) -> Un
         needs=_EMBEDS,
         size=len(request.inputs),
         counted=lambda response: response.prompt_tokens,
+        whole=lambda response: _has_all(request.inputs, [len(each.values) for each in response.embeddings]),
         renamed=("inputs", "input"),
     )
 
@@ -190,8 +205,17 @@ def classify_call(request: pb.ClassifyRequest, dispatch: Dispatch, claim: Claim)
         needs=_CLASSIFIES,
         size=len(request.inputs),
         counted=lambda response: response.prompt_tokens,
+        whole=lambda response: (
+            _has_all(request.inputs, [len(each.scores) for each in response.results])
+            and all(len(each.scores) == len(response.labels) for each in response.results)
+        ),
         renamed=("inputs", "input"),
     )
+
+
+def _has_all(inputs: Sized, lengths: Sequence[int]) -> bool:
+    """Whether there are as many rows of numbers as inputs, all of one length."""
+    return len(lengths) == len(inputs) and len(set(lengths)) == 1 and lengths[0] > 0
 
 
 def tokenize_call(request: pb.TokenizeRequest, dispatch: Dispatch, claim: Claim) -> UnaryCall[pb.TokenizeResponse]:

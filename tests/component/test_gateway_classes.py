@@ -30,7 +30,9 @@ class Classifying(FakeWorker):
     async def Classify(self, request: pb.ClassifyRequest, context: Any) -> pb.ClassifyResponse:
         self.asked.append(request)
         results = [
-            pb.ClassScores(scores=SCORES[each.text] if each.HasField("text") else [len(each.pair.second) / 10])
+            pb.ClassScores(
+                scores=SCORES[each.text] if each.HasField("text") else [len(each.pair.second) / 10] * len(self.labels)
+            )
             for each in request.inputs
         ]
         return pb.ClassifyResponse(results=results, labels=self.labels, prompt_tokens=7, exclusive=True)

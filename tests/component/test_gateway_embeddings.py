@@ -30,6 +30,7 @@ class Embedding(FakeWorker):
         super().__init__(worker_id, capabilities=(pb.CAPABILITY_CHAT, pb.CAPABILITY_RESUME, pb.CAPABILITY_EMBED))
         self.embeds: list[pb.EmbedRequest] = []
         self.embed_refusal: MeshError | None = None
+        self.vectors: list[pb.Embedding] | None = None  # that it answers with, whatever it is asked
         self.gate = asyncio.Event()
         self.gate.set()
         self.ended = 0
@@ -54,7 +55,7 @@ class Embedding(FakeWorker):
             await wire.abort(context, self.embed_refusal)
         sizes = [len(each.text or each.tokens.ids) for each in request.inputs]
         vectors = [pb.Embedding(values=[*VECTOR, size]) for size in sizes]
-        return pb.EmbedResponse(embeddings=vectors, prompt_tokens=sum(sizes))
+        return pb.EmbedResponse(embeddings=vectors if self.vectors is None else self.vectors, prompt_tokens=sum(sizes))
 
 
 async def ask(gateway: GatewayUnderTest, given: Any = "hi", **fields: Any) -> httpx.Response:
@@ -153,6 +154,20 @@ async def test_a_refusal_is_taken_to_another_worker(kind: ErrorKind) -> None:
         assert all(answer.is_success for answer in answers)
         assert len(other.embeds) == 12
         assert one.embeds, "nobody asked the one that refuses"
+
+
+@pytest.mark.parametrize("vectors", [[[1.0]], [[1.0]] * 3, [[1.0], []], []])
+async def test_an_answer_that_lacks_vectors_is_none(vectors: list[list[float]]) -> None:
+    """Which of the inputs it is for, nobody could tell."""
+    async with Embedding("a") as a, Embedding("b") as b, GatewayUnderTest(max_attempts=1) as gateway:
+        a.vectors = [pb.Embedding(values=each) for each in vectors]
+        await gateway.add(a)
+        assert error(await ask(gateway, ["x", "yz"])) == (502, "protocol_error", None)
+        ranked = await gateway.http.post("/v1/rerank", json={"model": "m", "query": "x", "documents": ["y"]})
+        assert error(ranked) == (502, "protocol_error", None)
+        await gateway.add(b)
+        for _ in range(4):
+            assert len((await ask(gateway, ["x", "yz"])).json()["data"]) == 2
 
 
 async def test_a_draining_worker_is_left_and_another_one_waited_for() -> None:
