@@ -44,6 +44,7 @@ REFUSALS = [
     (429, {"message": "slow down"}, ErrorKind.OVERLOADED),
     (529, {"type": "overloaded_error", "message": "busy"}, ErrorKind.OVERLOADED),
     (500, {"message": f"it broke, {KEY}"}, ErrorKind.ENGINE_FAILED),
+    (500, {"message": "x" * 584 + f" {KEY}"}, ErrorKind.ENGINE_FAILED),
     (502, b"<html>bad gateway</html>", ErrorKind.ENGINE_FAILED),
     (301, b"", ErrorKind.ENGINE_FAILED),
 ]
@@ -58,7 +59,7 @@ async def test_a_refusal_has_its_kind_and_never_the_key(
         found = await rig.error()
         assert rig.engine.stats()["failures"] == 1
     assert found.kind is kind
-    assert KEY not in found.message
+    assert KEY[:9] not in found.message
     assert not any(KEY in record.getMessage() for record in caplog.records)
     if isinstance(error, dict) and kind in (ErrorKind.INVALID_REQUEST, ErrorKind.OVERLOADED):
         assert error["message"] in found.message

@@ -84,8 +84,8 @@ def _param(error: object) -> str | None:
 
 
 def _shown(text: str, key: str | None) -> str:
-    text = " ".join(text.split())[:_LONGEST]
-    return text.replace(key, "***") if key else text
+    text = " ".join(text.split())
+    return (text.replace(key, "***") if key else text)[:_LONGEST]  # in this order: a key that is cut is one, too
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
