@@ -31,7 +31,10 @@ class References:
         """Those of a question, None if judges see none for it. Raises BadFile where there should be one."""
         found = self.turns.get(question.id)
         if found is None and question.category in REFERENCE_CATEGORIES and not question.five_way:
-            raise BadFile(f"question {question.id}: there is no reference answer for its category, {question.category}")
+            raise BadFile(
+                f"question {question.id}: there is no reference answer for its category, {question.category}; "
+                "give one in reference_answer/NAME.jsonl beside the questions, or another category"
+            )
         if found is not None and len(found) < len(question.turns):
             raise BadFile(f"question {question.id}: its reference has {len(found)} of {len(question.turns)} turns")
         return found
