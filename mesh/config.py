@@ -210,7 +210,9 @@ class Setting:
 
 def told(setting: Setting) -> str:
     """A setting in the help of argparse."""
-    shown = "" if setting.default is None else f" Default: {setting.default}."
+    untold = any(choice not in setting.help for choice in map(str, setting.choices))
+    shown = f" One of {', '.join(map(str, setting.choices))}." if untold else ""
+    shown += "" if setting.default is None else f" Default: {setting.default}."
     return f"{setting.help}{shown} [{setting.variable}]".replace("%", "%%")
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import pytest
 
 from gateway.config import GatewayConfig
-from mesh.cli.chat.config import ChatConfig
+from mesh.cli.chat.config import ChatConfig, TalkFlags
 from mesh.cli.up.banner import banner
 from mesh.cli.up.plan import loads_of, plan_of
 from mesh.cli.up.settings import UpConfig
@@ -222,6 +222,13 @@ def test_what_mesh_up_serves():
         [("other", "/models/other/")],
         [("a.b", "/models/a.b.gguf")],
     ]
+
+
+def test_help_tells_the_values_that_its_text_does_not(capsys: pytest.CaptureFixture[str]):
+    for kind, told in ((Settings, True), (TalkFlags, False)):
+        with pytest.raises(SystemExit):
+            parse(kind, prog="t", env_prefix="T_", argv=["--help"], environ={})
+        assert ("One of " in " ".join(capsys.readouterr().out.replace("One of two", "").split())) is told
 
 
 def test_a_flag_cut_short_is_told_in_full(capsys: pytest.CaptureFixture[str]):
