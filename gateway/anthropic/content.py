@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from gateway.openai.messages import MAX_MESSAGES
 from mesh.errors import invalid, unsupported
 
 
@@ -139,8 +140,8 @@ _ALLOWED: Final = {
 
 def check_messages(messages: Sequence[MessageParam]) -> None:
     """The limits. Raises MeshError naming the field."""
-    if not messages:
-        raise invalid("messages", "'messages' must hold at least one message")
+    if not 1 <= len(messages) <= MAX_MESSAGES:
+        raise invalid("messages", f"'messages' must hold 1 to {MAX_MESSAGES} messages, not {len(messages)}")
     for index, message in enumerate(messages):
         where = f"messages[{index}].content"
         if not message.blocks and message.role != "assistant":

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from gateway.anthropic.content import CacheControl, MessageParam, TextBlock, check_messages
+from gateway.openai.messages import MAX_MESSAGES
 from gateway.openai.schema import MAX_STOP_CHARACTERS, UINT32, decode
 from gateway.openai.tools import MAX_TOOLS
 from mesh.errors import invalid, out_of_range, unsupported
@@ -154,7 +155,8 @@ class MessagesRequest(CountRequest, forbid_unknown_fields=True, kw_only=True):
 # Values that are taken, where neither a range nor a type of few values says it.
 COUNT_VALUES: Final = {
     "context_management": "edits that leave all thinking in place",
-    "messages": "text, images by bytes or URL, documents of plain text, calls and their results, thinking",
+    "messages": f"1 to {MAX_MESSAGES}: text, images by bytes or URL, documents of plain text, calls and their results, "
+    "thinking",
     "output_config": "`effort`, `format`",
     "output_format": "as `output_config.format`",
     "speed": "standard",

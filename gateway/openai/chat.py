@@ -14,6 +14,7 @@ from gateway.openai.chat_events import ChatEvents
 from gateway.openai.chat_schema import CHAT_RANGES, WITHOUT_EFFECT, ChatRequest, parse_chat
 from gateway.openai.images import ImageLimits, read_images
 from gateway.openai.logprobs import ChatLogprobs
+from gateway.openai.messages import MAX_MESSAGES
 from gateway.openai.parts import PartOptions
 from gateway.openai.respond import (
     NOTHING_LEFT,
@@ -48,6 +49,7 @@ CHAT = Operation(
         **VALUES,
         "chat_template": "if the worker allows it",
         "chat_template_kwargs": "at most 65536 bytes and 16 levels",
+        "messages": f"1 to {MAX_MESSAGES}",
         "metadata": "at most 16 entries, kept with the answer",
         "modalities": '`["text"]`',
         "service_tier": "auto, default",

@@ -125,6 +125,7 @@ def test_a_value_out_of_range_is_refused_with_field_limits_and_value(
         ({"messages": [{"content": "hi"}]}, "messages[0].role"),
         ({"messages": [{"role": "robot", "content": "hi"}]}, "messages[0].role"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "hi"}] * 10_001}, "messages"),
         ({"messages": [{"role": "user", "content": list[Any]()}]}, "messages[0].content"),
         ({"messages": [{"role": "tool", "content": "1"}]}, "messages[0].tool_call_id"),
         ({"messages": [{"role": "user", "content": "hi", "colour": 1}]}, "messages[0].colour"),
