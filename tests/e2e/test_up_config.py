@@ -79,7 +79,7 @@ class Machine:
         done = self.mesh("up", "--config", str(self.file), "--detach")
         assert done.returncode == 0, done.stdout + done.stderr
         assert "is ready" in done.stdout
-        assert f"mesh down {self.ports[1]}" in done.stdout
+        assert f" down {self.ports[1]}\n" in done.stdout
 
     def answers(self, port: int, model: str) -> bool:
         """Whether a gateway answers for a model."""

@@ -24,7 +24,10 @@ def banner(plan: Plan, stop: str) -> str:
         rows.append(("also called", ", ".join(f"{name} → {model}" for name, model in plan.aliases.items())))
     if plan.of("gateway") and plan.models:
         url = plan.of("gateway")[0].address
-        rows += [("try", _curl(url, plan.models[0])), ("talk", _chat(url))]
+        rows += [
+            ("try", _curl(url, plan.models[0])),
+            ("talk", typed("chat" if url == TalkFlags.url else f"chat --url {url}")),
+        ]
     rows += _addresses(plan, "webui", "arena", "/direct" if len(plan.models) == 1 else "/")
     rows.append(("stop", stop))
     lines = [f"  {name:<{_WIDTH}}{value}" for name, value in rows]
@@ -35,10 +38,9 @@ def _addresses(plan: Plan, kind: Kind, title: str, path: str) -> list[tuple[str,
     return [(title if number == 0 else "", each.address + path) for number, each in enumerate(plan.of(kind))]
 
 
-def _chat(url: str) -> str:
-    """The command as it can be typed here: a clone's `mesh` is not on the path of every shell."""
-    program = "mesh" if shutil.which("mesh") else shlex.join(_called_by())
-    return f"{program} chat" + ("" if url == TalkFlags.url else f" --url {url}")
+def typed(words: str) -> str:
+    """A command of `mesh` as it can be typed here: a clone's `mesh` is not on the path of every shell."""
+    return f"{'mesh' if shutil.which('mesh') else shlex.join(_called_by())} {words}"
 
 
 def _called_by() -> list[str]:

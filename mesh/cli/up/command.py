@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from mesh import log
 from mesh.cli.up import record
-from mesh.cli.up.banner import banner
+from mesh.cli.up.banner import banner, typed
 from mesh.cli.up.detach import run_detached
 from mesh.cli.up.mesh_file import read_mesh_file
 from mesh.cli.up.plan import Plan, plan_of
@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> int:
             return run_detached(argv, notes, plan)
         os.environ.setdefault("MESH_LOG", "text")  # its children's lines are text too
         log.setup("up")
-        stop = "Ctrl-C" if config.echo else f"mesh down {notes.name}"
+        stop = "Ctrl-C" if config.echo else typed(f"down {notes.name}")
         supervisor = Supervisor(plan, notes, _say, lambda: print(banner(plan, stop), flush=True))
         return asyncio.run(supervisor.run())
     except (ConfigError, OSError) as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mesh.cli.modules import command_line
 from mesh.cli.up import record
-from mesh.cli.up.banner import banner
+from mesh.cli.up.banner import banner, typed
 from mesh.cli.up.logs import Log
 from mesh.cli.up.plan import Plan
 from mesh.cli.up.supervisor import Notes
@@ -43,7 +43,7 @@ def run_detached(argv: Sequence[str], notes: Notes, plan: Plan) -> int:
     except KeyboardInterrupt:
         print(f"\nit goes on; `mesh status {notes.name}` shows it, `mesh down {notes.name}` stops it", file=sys.stderr)
         return 130
-    print(banner(plan, f"mesh down {notes.name}"))
+    print(banner(plan, typed(f"down {notes.name}")))
     return 0
 
 
