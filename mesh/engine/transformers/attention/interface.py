@@ -14,15 +14,12 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numpy as np
 import torch
 from transformers import AttentionInterface
 
-from mesh.engine.transformers.attention.kv_cache import KvCache, LayerCache
+from mesh.engine.transformers.attention.kv_cache import IntArray, KvCache, LayerCache
 
 NAME = "mesh_packed"
-
-IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class PackingError(Exception):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,13 @@ def _zeros(shape: tuple[int, int, int], like: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(np.zeros(size, np.uint8)).view(like.dtype).view(shape)
 
 
+def index_of(pages: IntArray, device: torch.device) -> torch.Tensor | slice:
+    """What reads these pages fastest: a slice where each is the next of the one before."""
+    if len(pages) and bool((np.diff(pages) == 1).all()):
+        return slice(int(pages[0]), int(pages[-1]) + 1)
+    return torch.from_numpy(pages).to(device)
+
+
 class KvCache:
     """Keys and values of all layers. A layer's memory is taken when it is first asked for, or by `reserve`."""
 
@@ -78,14 +88,19 @@ class KvCache:
             layer = self._layers[index] = LayerCache(shape, self.pages, self.page_size, self._like)
         return layer
 
-    def read(self, layer: LayerCache, pages: torch.Tensor, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values [rows, tokens, heads, size] of `pages` [rows * pages per row], valid until the next read."""
+    def read(self, layer: LayerCache, pages: torch.Tensor | slice, rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values [rows, tokens, heads, size] of `pages` [rows * pages per row], valid until the next read.
+
+        Pages that follow one another, a slice, are not copied.
+        """
         shape = layer.shape
         keys = self._gather(0, layer.key_pages, pages).view(rows, -1, shape.heads, shape.key_size)
         values = self._gather(1, layer.value_pages, pages).view(rows, -1, shape.heads, shape.value_size)
         return keys, values
 
-    def _gather(self, which: int, source: torch.Tensor, pages: torch.Tensor) -> torch.Tensor:
+    def _gather(self, which: int, source: torch.Tensor, pages: torch.Tensor | slice) -> torch.Tensor:
+        if isinstance(pages, slice):
+            return source[pages]
         if source.device.type != "cpu":
             return source.index_select(0, pages)
         # Into memory that is there already: a fresh block of this size costs page faults, six times the copy itself.

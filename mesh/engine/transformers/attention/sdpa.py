@@ -1,6 +1,7 @@
 """The packed step over torch's own attention: on CPUs, and as the reference everywhere.
 
 Decoding rows of similar length attend together over their gathered pages; each piece of a prompt attends by itself.
+Pages that follow one another, such as those of a single stream, are read where they lie.
 What depends on the step alone (page lists, masks) is made once per step and window, not per layer.
 """
 
@@ -14,7 +15,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from mesh.engine.transformers.attention.interface import IntArray, PackedStep, Piece, Variant
-from mesh.engine.transformers.attention.kv_cache import KvCache, LayerCache
+from mesh.engine.transformers.attention.kv_cache import KvCache, LayerCache, index_of
 
 # Largest score matrix, in elements, of the attention that torch has no kernel for.
 _MOST_SCORES = 1 << 24
@@ -28,7 +29,7 @@ class Group:
 
     first: int
     last: int
-    pages: torch.Tensor
+    pages: torch.Tensor | slice
     mask: torch.Tensor | None
 
 
@@ -53,7 +54,7 @@ class SdpaStep(PackedStep):
         self.pieces = pieces
         self._groups: dict[int | None, list[Group]] = {}
         self._masks: dict[tuple[int, int | None], torch.Tensor] = {}
-        self._pages: dict[int, torch.Tensor] = {}
+        self._pages: dict[int, torch.Tensor | slice] = {}
 
     def attend(
         self, cached: LayerCache, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, variant: Variant, out: torch.Tensor
@@ -109,19 +110,18 @@ class SdpaStep(PackedStep):
         mask = None
         if hidden.any():
             mask = self._additive(torch.from_numpy(hidden))[:, None, None, :]
-        device = self.slots.device
-        return Group(begin, end, torch.from_numpy(pages.reshape(-1)).to(device), mask)
+        return Group(begin, end, index_of(pages.reshape(-1), self.slots.device), mask)
 
     def _additive(self, hidden: torch.Tensor) -> torch.Tensor:
         hidden = hidden.to(self.slots.device)
         mask = torch.zeros(hidden.shape, dtype=self.dtype, device=hidden.device)
         return mask.masked_fill_(hidden, float("-inf"))
 
-    def piece_pages(self, index: int) -> torch.Tensor:
+    def piece_pages(self, index: int) -> torch.Tensor | slice:
         """The pages of a piece's row."""
         pages = self._pages.get(index)
         if pages is None:
-            pages = self._pages[index] = torch.from_numpy(self.pieces[index].pages).to(self.slots.device)
+            pages = self._pages[index] = index_of(self.pieces[index].pages, self.slots.device)
         return pages
 
     def piece_mask(self, index: int, keys: int, window: int | None) -> torch.Tensor:
