@@ -231,6 +231,28 @@ def test_help_tells_the_values_that_its_text_does_not(capsys: pytest.CaptureFixt
         assert ("One of " in " ".join(capsys.readouterr().out.replace("One of two", "").split())) is told
 
 
+def test_adapters_of_mesh_up_are_the_first_models():
+    plan = plan_of(UpConfig(lora=("sailor=mesh-demo-sailor",)))
+    assert plan.models == ["mesh-demo", "sailor", "mesh-demo-mini"]
+    first, second = plan.of("worker")
+    assert first.argv[-2:] == ("--lora", "sailor=mesh-demo-sailor")
+    assert "--lora" not in second.argv
+    named = loads_of(UpConfig(model_path=("a", "b"), lora=("x=/x", "y=/y")))
+    assert [model.names for (model,) in named] == [["a", "x", "y"], ["b"]]
+
+
+@pytest.mark.parametrize(
+    ("engine", "lora", "said"),
+    [
+        ("scripted", "a=b", "--lora has no effect with --engine scripted"),
+        ("transformers", "sailor", "--lora must be name=path, not 'sailor'"),
+    ],
+)
+def test_adapters_that_mesh_up_refuses(engine: Literal["scripted", "transformers"], lora: str, said: str):
+    with pytest.raises(ConfigError, match=said):
+        UpConfig(engine=engine, lora=(lora,))
+
+
 def test_a_flag_cut_short_is_told_in_full(capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
         parse(ChatConfig, prog="mesh chat", env_prefix="MESH_CHAT_", argv=["--temp", "1"])

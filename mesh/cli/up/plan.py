@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -65,10 +65,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Model:
-    """What is to be served, and under which name."""
+    """What is to be served, and under which name. adapters: as name=path."""
 
     name: str
     path: str | None
+    adapters: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> list[str]:
+        """What clients can ask for."""
+        return [self.name, *(adapter.partition("=")[0] for adapter in self.adapters)]
 
 
 Load = tuple[Model, ...]
@@ -106,12 +112,13 @@ def _workers(config: UpConfig, registry: str) -> Iterator[Service]:
         for model in load:
             argv += ["--model-name", model.name]
             argv += ["--model-path", model.path] if model.path is not None else []
+            argv += [word for adapter in model.adapters for word in ("--lora", adapter)]
         yield Service(
             kind="worker",
             name=f"worker-{index + 1}",
             argv=tuple(argv),
             address=f"{config.worker_host}:{port}" if port else "",
-            models=tuple(model.name for model in load),
+            models=tuple(name for model in load for name in model.names),
         )
 
 
@@ -120,10 +127,14 @@ def loads_of(config: UpConfig) -> list[Load]:
     if config.engine == "scripted":
         return [(Model("scripted", None),)]
     if config.model_path:
-        return [(Model(model_name(path), path),) for path in config.model_path]
+        first, *others = [Model(model_name(path), path) for path in config.model_path]
+        return [(replace(first, adapters=config.lora),), *((model,) for model in others)]
     from mesh.demo import MODELS, model_path
 
-    return [tuple(Model(name, str(model_path(name))) for name in MODELS)]
+    first, *others = [Model(name, str(model_path(name))) for name in MODELS]
+    if config.lora:  # which a worker takes for one model only
+        return [(replace(first, adapters=config.lora),), tuple(others)]
+    return [(first, *others)]
 
 
 def model_name(path: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from mesh.config import ConfigError, option
+from mesh.worker.flags.adapters import AdapterFlags
 
 # What a file of settings does not say, since it is about this run and not about the mesh.
 _BESIDE_A_FILE = frozenset({"config", "name", "state_dir", "log_dir", "detach", "echo"})
@@ -45,6 +46,11 @@ class UpConfig:
         "Folder with a Hugging Face model, its name on the hub, or a *.gguf file; may be repeated. Default: the two "
         "demonstration models, in one worker.",
     )
+    lora: tuple[str, ...] = option(
+        (),
+        "LoRA adapter of the first model, as name=path; may be repeated. One of the demonstration model comes along: "
+        "--lora sailor=mesh-demo-sailor.",
+    )
     workers: int = option(1, "Workers per model.", low=1, high=64)
     engine: Literal["transformers", "scripted"] = option("transformers", "What the workers run, as in mesh-worker.")
     host: str = option("127.0.0.1", "Address of the HTTP server.")
@@ -61,7 +67,12 @@ class UpConfig:
             self._refuse_flags_beside_a_file()
         if self.engine == "scripted" and self.model_path:
             raise ConfigError("--model-path has no effect with --engine scripted, which makes up its answers")
-        last = self.worker_port + self.workers * max(1, len(self.model_path)) - 1
+        if self.engine == "scripted" and self.lora:
+            raise ConfigError("--lora has no effect with --engine scripted, which makes up its answers")
+        AdapterFlags(lora=self.lora)  # says what is wrong with them
+        # The demonstration models share a worker, but for adapters, which are for one model.
+        loads = len(self.model_path) or (2 if self.lora else 1)
+        last = self.worker_port + self.workers * loads - 1
         if last > 65535:
             raise ConfigError(f"--worker-port and --workers need the ports up to {last}, the last one is 65535")
 
