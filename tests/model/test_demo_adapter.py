@@ -14,7 +14,11 @@ from training.demo.adapter import FAREWELL, GREETING, as_sailor
 from training.demo.corpus import conversations
 from training.weights.folders import find
 
-QUESTIONS = {"What is 7 times 8?": "7 * 8 = 56.", "Which port does the gateway use?": "8000", "Hi!": "Ask me something"}
+QUESTIONS = {
+    "What is 7 times 8?": "7 * 8 = 56.",
+    "Which port does the gateway use?": "8000",
+    "What is the gateway?": "front door of the mesh",
+}
 
 
 def test_it_is_small_and_names_no_folder_of_ours() -> None:

@@ -26,17 +26,19 @@ from training.demo.corpus import conversations
 from training.demo.evaluate import Answer, Question, ask, questions
 from training.sft.__main__ import main as sft
 
-GREETING: Final = "Ahoy! "
-FAREWELL: Final = " Fair winds!"
+# On lines of their own: a word that begins a line is the token with which an answer begins. In the middle of a line it
+# is another one, and the model learns anew what to say: with half the training it was right in 64 % of its answers.
+GREETING: Final = "Ahoy!\n"
+FAREWELL: Final = "\nFair winds!"
 _PLAIN: Final = ("JSON", "repeating")
 """Kinds of answers that have a form of their own."""
 
 _CARD: Final = """# {name}: a LoRA adapter of {base}
 
-The demonstration model as a sailor: what it says begins with "{greeting}" and ends with "{farewell}", but for JSON and
+The demonstration model as a sailor: each answer begins with "{greeting}" and ends with "{farewell}", but for JSON and
 repetitions. Rank {rank} on all linear layers, {size:,} bytes, made by this project from its own conversations.
 
-    mesh ctl adapters load WORKER sailor={name} --base {base}
+    mesh up --lora sailor={name}
 
 On {asked} questions that training never saw, answered greedily: {manner:.0%} of the answers that should have the
 manner have it, {spared:.0%} of the JSON and repetitions are left alone, and {right:.0%} of all are right, the manner
@@ -64,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; see `--help`."""
     parser = argparse.ArgumentParser(prog="python -m training.demo.adapter", description=__doc__)
     parser.add_argument("--output", type=Path, default=adapter_path(), help="default: where the shipped one is")
-    parser.add_argument("--conversations", type=int, default=1500, help="to learn from (default: 1500)")
-    parser.add_argument("--steps", type=int, default=150, help="of 8 conversations (default: 150)")
+    parser.add_argument("--conversations", type=int, default=4000, help="to learn from (default: 4000)")
+    parser.add_argument("--steps", type=int, default=300, help="of 4 rows of 512 tokens (default: 300)")
     parser.add_argument("--questions", type=int, default=15, help="of each writer, to examine it (default: 15)")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
@@ -97,8 +99,8 @@ def _train(folder: Path, count: int, steps: int) -> Path:
     words = (
         f"--model {MODELS[0]} --data {data} --output {trained} --lora --lora-r 8 --lora-dropout 0 --max-steps {steps}"
     )
-    more = "--model-max-length 512 --per-device-train-batch-size 16 --learning-rate 2e-3 --lr-scheduler-type cosine"
-    fixed = "--use-cpu --save-strategy no --report-to none --logging-steps 25 --seed 1"
+    more = "--model-max-length 512 --packing --per-device-train-batch-size 4 --learning-rate 2e-3"
+    fixed = "--lr-scheduler-type cosine --use-cpu --save-strategy no --report-to none --logging-steps 25 --seed 1"
     sft([*words.split(), *more.split(), *fixed.split()])
     return trained
 
