@@ -34,6 +34,7 @@ from benchmarks.mt_bench.records import Failure, answer_path, read_answers, read
 from benchmarks.mt_bench.results import Results, collect
 from benchmarks.mt_bench.run_folder import held
 from benchmarks.mt_bench.tables import Table
+from mesh.counted import counted
 
 
 def _endpoint(config: EndpointConfig) -> Endpoint:
@@ -157,12 +158,12 @@ def _judged(judging: Judging, prices: dict[str, cost.Price]) -> None:
     """Say what became of it, and what it cost."""
     spent = judging.spent
     outcome = f"{spent.judged} judged, of which {spent.unscored} without a verdict; {spent.failed} failed"
-    print(f"{outcome}; {spent.requests} requests, {spent.cached} from the cache")
+    print(f"{outcome}; {counted(spent.requests, 'request')}, {spent.cached} from the cache")
     if spent.usage:
         rows = cost.told(spent.usage, prices)
         _show(Table("Used", ["judge", "input tokens", "output tokens", "cost"], rows))
     if spent.unknown:
-        print(f"{spent.unknown} requests are not in these figures: the endpoint told no usage")
+        print(f"not in these figures: {counted(spent.unknown, 'request')} of which the endpoint told no usage")
 
 
 def _collect(config: ChosenConfig) -> tuple[Results, QuestionSet, Path]:

@@ -11,6 +11,8 @@ from typing import Any
 
 import httpx
 
+from mesh.counted import counted
+
 OnToken = Callable[[int], Awaitable[None]]
 
 
@@ -70,7 +72,7 @@ class Answer:
     @property
     def seen(self) -> str:
         """How much has come, in words."""
-        return f"{self.tokens} chunks" if self.tokens != 1 else "1 chunk"
+        return counted(self.tokens, "chunk")
 
 
 async def ask(

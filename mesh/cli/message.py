@@ -11,6 +11,7 @@ from mesh.cli.answering.endpoint import Answer, Piece
 from mesh.cli.chat.display import SimpleDisplay, answer_fields, note_of
 from mesh.cli.target import TargetConfig, open_target
 from mesh.config import option
+from mesh.counted import counted
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def message(config: MessageConfig) -> None:
 
 def _speed(answer: Answer) -> str:
     first, pace = answer.first_token, answer.tokens_per_second
-    parts = [f"{answer.tokens} tokens in {answer.seconds:.2f} s"]
+    parts = [f"{counted(answer.tokens, 'token')} in {answer.seconds:.2f} s"]
     parts += [f"the first after {first:.3f} s"] if first is not None else []
     parts += [f"then {pace:.0f}/s"] if pace is not None else []
     note = note_of(answer)

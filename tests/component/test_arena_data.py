@@ -120,7 +120,7 @@ def test_lines_of_its_logs_that_are_no_votes_are_told(arena: Arena, tmp_path: Pa
     path = tmp_path / "2026-03-01-conv.json"
     path.write_text("\n".join(map(json.dumps, lines)) + "\n{broken\n\n")
     said = arena("import", str(path))
-    assert "1 votes taken in" in said
+    assert "1 vote taken in" in said
     for reason in ("1 left out: not two models", "1 left out: no vote on a pair", "1 left out: not as FastChat"):
         assert reason in said
     assert "2 left out: no JSON object" in said

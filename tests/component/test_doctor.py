@@ -167,7 +167,7 @@ def test_workers_that_do_not_answer_and_models_that_differ_are_found(mesh: Mesh)
     found = registry.workers(answers)
     assert [(finding.status, finding.found.split()[0]) for finding in found] == [("fail", "other"), ("fail", "silent")]
     assert "another process" in found[0].found
-    only(registry.clocks(answers), "ok", "1 workers")
+    only(registry.clocks(answers), "ok", "1 worker")
     only(registry.fingerprints(answer.record for answer in answers), "warn", mesh.model, "different on other")
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final, cast
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
+from mesh.counted import counted
 from training.data.summary import Summary
 
 _BINS: Final = 40
@@ -23,7 +24,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin: 2rem 0 0; }
 
 def page(summary: Summary) -> str:
     """An HTML page: a histogram of each number, bars of languages, models and reasons."""
-    parts = [f"<h1>{summary.languages.total():,} conversations</h1>"]
+    parts = [f"<h1>{counted(summary.languages.total(), 'conversation')}</h1>"]
     for name, values in summary.numbers.items():
         parts.append(_section(f"{name[0].upper()}{name[1:]} of a conversation", _histogram(values)))
     bars = (("Languages", summary.languages), ("Models", summary.models), ("Dropped, by reason", summary.dropped))

@@ -10,14 +10,15 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from mesh.counted import counted
 from training.data.segment import Named, Tally
 
 
-def tallies(tools: Sequence[Named], counted: Sequence[Tally]) -> Iterator[RenderableType]:
+def tallies(tools: Sequence[Named], found: Sequence[Tally]) -> Iterator[RenderableType]:
     """A line for each tool, and a table of reasons and changes where there are any."""
-    for named, tally in zip(tools, counted, strict=True):
+    for named, tally in zip(tools, found, strict=True):
         dropped = tally.dropped.total()
-        line = f"{named.name}: {_conversations(tally.taken)}, {tally.kept:,} kept, {dropped:,} dropped"
+        line = f"{named.name}: {counted(tally.taken, 'conversation')}, {tally.kept:,} kept, {dropped:,} dropped"
         yield Text(line, style="bold")
         if tally.dropped:
             yield _counts("dropped because of", "conversations", tally.dropped)
@@ -28,17 +29,13 @@ def tallies(tools: Sequence[Named], counted: Sequence[Tally]) -> Iterator[Render
 def unreadable(count: int) -> Iterator[RenderableType]:
     """Nothing where all could be read."""
     if count:
-        yield Text(f"unreadable: {count:,} record{'' if count == 1 else 's'}", style="bold red")
+        yield Text(f"unreadable: {counted(count, 'record')}", style="bold red")
 
 
 def written(files: Mapping[Path, int]) -> Iterator[RenderableType]:
     """What is where."""
     for path, count in files.items():
-        yield Text(f"{path}: {_conversations(count)}")
-
-
-def _conversations(count: int) -> str:
-    return f"{count:,} conversation{'' if count == 1 else 's'}"
+        yield Text(f"{path}: {counted(count, 'conversation')}")
 
 
 def _counts(title: str, unit: str, counts: Mapping[str, int]) -> RenderableType:

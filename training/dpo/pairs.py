@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import torch
 
+from mesh.counted import counted
 from training.conversations import Conversation
 from training.masks import IGNORED, ChatMessage, Masker, Refusal, Sample, Unmaskable, chat_message
 from training.reading import BadRecord, read_conversations
@@ -30,7 +31,7 @@ class Account:
 
     def lines(self) -> Iterator[str]:
         """For people."""
-        yield f"{self.preferences} preferences: {self.pairs} pairs"
+        yield f"{counted(self.preferences, 'preference')}: {counted(self.pairs, 'pair')}"
         if self.truncated:
             yield f"  {self.truncated} are longer than the limit and were cut at their ends"
         for reason, count in sorted(self.refused.items(), key=lambda item: -item[1]):

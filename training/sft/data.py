@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 from datasets import Dataset, Features, List, Value
 from datasets.exceptions import DatasetGenerationError
 
+from mesh.counted import counted
 from training.conversations import Conversation
 from training.masks import Masker, Unmaskable, chat_message
 from training.reading import BadRecord, read_conversations
@@ -44,10 +45,8 @@ class Account:
 
     def lines(self) -> Iterator[str]:
         """For people."""
-        yield (
-            f"{self.conversations} conversations: {self.samples} samples of {self.tokens} tokens, "
-            f"{self.supervised} of them in answers"
-        )
+        tokens = f"{counted(self.tokens, 'token')}, {self.supervised:,} of them in answers"
+        yield f"{counted(self.conversations, 'conversation')}: {counted(self.samples, 'sample')} of {tokens}"
         if self.truncated:
             yield f"  {self.truncated} are longer than the limit and were cut at their ends"
         for reason, count in self.refused.items():

@@ -17,6 +17,7 @@ from datasets import Dataset, disable_caching, disable_progress_bars
 from torch.distributed.tensor import DTensor
 from transformers import PretrainedConfig, Trainer, set_seed
 
+from mesh.counted import counted
 from training import dummy
 from training.checkpoints import checkpoint_of
 from training.masks import Masker
@@ -123,7 +124,7 @@ def _encode(settings: SftSettings, language: Language, config: PretrainedConfig,
         train, held_out = parts["train"], parts["test"]
     if settings.packing:
         train = pack(train, settings.model_max_length)
-        sys.stderr.write(f"  packed into {len(train)} rows of up to {settings.model_max_length} tokens\n")
+        sys.stderr.write(f"  packed into {counted(len(train), 'row')} of up to {settings.model_max_length} tokens\n")
     train.save_to_disk(folder / "train")
     if held_out is not None:
         held_out.save_to_disk(folder / "held_out")
@@ -183,7 +184,7 @@ def _finish(settings: SftSettings, result: Result, folder: Path) -> None:
     losses = list(result.losses.values())
     course = f", loss {losses[0]:.3f} to {losses[-1]:.3f}" if losses else ""
     held_out = "" if result.held_out_loss is None else f", {result.held_out_loss:.3f} on what was held out"
-    print(f"{result.steps} steps in {result.seconds:.0f} s{course}{held_out}; saved in {folder}")
+    print(f"{counted(result.steps, 'step')} in {result.seconds:.0f} s{course}{held_out}; saved in {folder}")
     if settings.adapts:
         print(f"serve it: mesh-worker --model-path {settings.model_name_or_path} --lora NAME={folder}")
     else:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mesh.config import ConfigError
+from mesh.counted import counted
 from training.weights.checkpoint import cast_to, declare_dtype, read_tensors, write_tensors
 from training.weights.folders import copy_beside, read_json, written
 
@@ -30,7 +31,7 @@ def rewrite(model: Path, output: Path, dtype: torch.dtype | None, max_shard_size
             declare_dtype(folder / "config.json", dtype)
         files = write_tensors(folder, shapes, make, max_shard_size)
     numbers = sum(tensor.numel() for tensor in tensors.values())
-    return f"{len(tensors):,} tensors, {numbers:,} numbers, in {files:,} files in {output}"
+    return f"{counted(len(tensors), 'tensor')}, {numbers:,} numbers, in {counted(files, 'file')} in {output}"
 
 
 def like(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

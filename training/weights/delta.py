@@ -15,6 +15,7 @@ from typing import Any, Final, cast
 import torch
 
 from mesh.config import ConfigError
+from mesh.counted import counted
 from training.weights.checkpoint import (
     DTYPES,
     by_pieces,
@@ -64,7 +65,7 @@ def make(base: Path, target: Path, output: Path, dtype: torch.dtype | None, max_
         shapes = {name: like(tensor, dtype or tensor.dtype) for name, tensor in pair.other.items()}
         files = write_tensors(folder, shapes, difference, max_shard_size)
         write_json(folder / RECORD, {"tensors": dict(sorted(tally.record.items()))})
-    return f"{len(shapes):,} differences in {files:,} files in {output}, {_exactness(tally)}"
+    return f"{counted(len(shapes), 'difference')} in {counted(files, 'file')} in {output}, {_exactness(tally)}"
 
 
 def apply(base: Path, delta: Path, output: Path, dtype: torch.dtype | None, max_shard_size: int) -> str:
@@ -91,7 +92,7 @@ def apply(base: Path, delta: Path, output: Path, dtype: torch.dtype | None, max_
         if dtype is not None:
             declare_dtype(folder / "config.json", dtype)
         files = write_tensors(folder, formats, sum_, max_shard_size)
-    return f"{len(formats):,} tensors in {files:,} files in {output}, {_verdict(record, tally)}"
+    return f"{counted(len(formats), 'tensor')} in {counted(files, 'file')} in {output}, {_verdict(record, tally)}"
 
 
 def digest(tensor: torch.Tensor) -> str:

@@ -10,6 +10,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
 from mesh.config import ConfigError
+from mesh.counted import counted
 from training.weights.config import PushConfig
 from training.weights.folders import beside
 
@@ -21,7 +22,7 @@ def push(config: PushConfig) -> list[str]:
     files = contents(config.model)
     size = sum((config.model / file).stat().st_size for file in files)
     lines = [f"{(config.model / file).stat().st_size:>14,}  {file}" for file in files]
-    total = f"{len(files):,} files, {size:,} bytes"
+    total = f"{counted(len(files), 'file')}, {size:,} bytes"
     if config.dry_run:
         return [*lines, f"{total} would go to {config.repo}"]
     try:

@@ -15,6 +15,7 @@ from typing import Any
 from openai import OpenAI, OpenAIError
 
 from mesh.config import ConfigError
+from mesh.counted import counted
 from webui.data import fastchat, parquet
 from webui.data.config import (
     AuditConfig,
@@ -53,7 +54,7 @@ def export(config: ExportConfig) -> int:
         else:
             excluded = SqlVotes(store.database).excluded()
             written = _write_lines(target, preferences(ballots, excluded, left_out))
-    _say(f"{written:,} votes to {config.out}")
+    _say(f"{counted(written, 'vote')} to {config.out}")
     _say_left_out(left_out)
     return 0
 
@@ -63,7 +64,7 @@ def import_(config: ImportConfig) -> int:
     left_out: Counter[str] = Counter()
     with closing(open_store(config.store)) as store:
         added, known = archive.add(store.database, _conversations(config.file, store, left_out))
-    _say(f"{added:,} votes taken in, {known:,} were there before")
+    _say(f"{counted(added, 'vote')} taken in, {known:,} were there before")
     _say_left_out(left_out)
     return 0 if added or known else 1
 
@@ -105,7 +106,7 @@ def report(config: ReportConfig) -> int:
     boards = [rate(tally, OVERALL, rules), rate_with_style(ballots, OVERALL, rules), *others]
     with _replaced(config.out) as target:
         target.write_text(page(config.title, boards, days, {}, datetime.now(UTC), ballots), encoding="utf-8")
-    _say(f"{boards[0].votes:,} votes, {len(boards)} boards to {config.out}")
+    _say(f"{counted(boards[0].votes, 'vote')}, {counted(len(boards), 'board')} to {config.out}")
     return 0
 
 
@@ -116,14 +117,14 @@ def audit(config: AuditConfig) -> int:
         tested = suspicions(votes.ballots(), seed=config.seed)
         found = [suspicion for suspicion in tested if suspicion.p <= config.alpha]
         for suspicion in found:
-            _say(f"{suspicion.voter}  {suspicion.votes:,} votes  p = {suspicion.p:.2g}")
+            _say(f"{suspicion.voter}  {counted(suspicion.votes, 'vote')}  p = {suspicion.p:.2g}")
         _say(
-            f"{len(found):,} of {len(tested):,} voters with enough votes are suspicious; "
+            f"suspicious: {len(found):,} of {counted(len(tested), 'voter with enough votes')}; "
             f"of honest ones about {config.alpha:.1%} are, by chance"
         )
         if config.exclude:
             votes.exclude({s.voter: f"votes unlike all others' (p = {s.p:.2g})" for s in found})
-            _say(f"{len(found):,} voters are left out of the ratings from now on")
+            _say(f"left out of the ratings from now on: {counted(len(found), 'voter')}")
     return 0
 
 
@@ -148,7 +149,7 @@ def label(config: LabelConfig) -> int:
                 return 1
             archive.label(store.database, ballot.number, holds, config.model)
             done += 1
-    _say(f"{done:,} votes labelled, {failed:,} answers could not be read")
+    _say(f"{counted(done, 'vote')} labelled, {counted(failed, 'answer')} could not be read")
     return 0 if done or not failed else 1
 
 
@@ -156,7 +157,7 @@ def forget(config: ForgetConfig) -> int:
     """Delete what a voter left."""
     with _open(config.store) as store:
         battles = store.delete_voter(config.voter)
-    _say(f"{battles:,} battles deleted")
+    _say(f"{counted(battles, 'battle')} deleted")
     return 0 if battles else 1
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
+from mesh.counted import counted
 from webui.leaderboard.board import Board, Standing
 from webui.leaderboard.graph import Status
 from webui.records import ModelCard
@@ -75,11 +76,11 @@ def as_json(board: Board, cards: Mapping[str, ModelCard], as_of: datetime) -> st
 def summary(board: Board, as_of: datetime) -> str:
     """What the numbers rest on, in a few sentences (Markdown)."""
     ranked = sum(standing.rank is not None for standing in board.standings)
-    voted, models = _number(board.votes, "vote"), _number(len(board.standings), "model")
+    voted, models = counted(board.votes, "vote"), counted(len(board.standings), "model")
     lines = [f"{voted} on {models}, {ranked} ranked; {as_of:%Y-%m-%d %H:%M} UTC."]
     hangs = board.sensitivity
     if hangs is not None and hangs.votes is not None:
-        part = f"{_number(hangs.votes, 'vote')} ({hangs.votes / board.votes:.2%})"
+        part = f"{counted(hangs.votes, 'vote')} ({hangs.votes / board.votes:.2%})"
         them = "it" if hangs.votes == 1 else "them"
         lines.append(f"The first place hangs on {part}: without {them} {hangs.rival} would lead.")
     elif hangs is not None and hangs.limit == 1:
@@ -88,10 +89,6 @@ def summary(board: Board, as_of: datetime) -> str:
         lines.append(f"Without the {hangs.limit:,} votes that help it most {hangs.leader} would still lead.")
     lines += [f"{name}: {effect:+.0f} ± {error:.0f} points." for name, (effect, error) in board.style.items()]
     return " ".join([*lines, *board.notes])
-
-
-def _number(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def link(model: str, card: ModelCard | None) -> str:

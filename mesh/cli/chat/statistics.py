@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mesh.cli.answering.endpoint import Answer
+from mesh.counted import counted
 
 
 @dataclass
@@ -35,12 +36,11 @@ class Statistics:
             return "no answer yet"
         prompt = self.last.end.prompt_tokens if self.last.end is not None else None
         pace = self.paced_tokens / self.writing if self.writing else None
-        plural = "answer" if self.answers == 1 else "answers"
         return "\n".join(
             [
                 _line("last answer", prompt, self.last.tokens, self.last.first_token, self.last.tokens_per_second),
                 _line(
-                    f"{self.answers} {plural}",
+                    counted(self.answers, "answer"),
                     *(self.prompt_tokens, self.tokens, self.first_token / self.answers, pace),
                 ),
             ]
@@ -52,7 +52,7 @@ class Statistics:
         if self.last is None:
             return ""
         pace = self.last.tokens_per_second
-        return f"{self.last.tokens} tokens" + (f", {pace:.0f}/s" if pace else "")
+        return counted(self.last.tokens, "token") + (f", {pace:.0f}/s" if pace else "")
 
 
 def _line(what: str, prompt: int | None, tokens: int, first: float | None, pace: float | None) -> str:

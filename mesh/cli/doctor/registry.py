@@ -18,6 +18,7 @@ import grpc.aio
 from mesh.cli.admin import RegistryConfig, admin
 from mesh.cli.doctor.finding import Finding
 from mesh.cli.workers import list_workers
+from mesh.counted import counted
 from mesh.errors import MeshError
 from mesh.registry import WORKERS_PREFIX, EtcdClient, EtcdError, EtcdOptions
 from mesh.v1 import admin_pb2
@@ -159,7 +160,7 @@ def workers(answers: Sequence[Answer]) -> list[Finding]:
         return found
     if not answers:
         return [Finding("workers", "warn", "the registry lists no worker", "start one: mesh-worker --etcd URL")]
-    return [Finding("workers", "ok", f"{len(answers)} workers answer at the addresses that they announce")]
+    return [Finding("workers", "ok", f"{counted(len(answers), 'worker')} answered at the announced addresses")]
 
 
 def _remedy(error: str) -> str:
@@ -178,7 +179,8 @@ def clocks(answers: Iterable[Answer]) -> list[Finding]:
     worst, ahead = max(told, key=lambda each: abs(each[1]))
     found = f"the clock of {worst} is {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} this machine's"
     if abs(ahead) < _SKEW_WARN:
-        return [Finding("clocks", "ok", f"{len(told)} workers' clocks are within {_SKEW_WARN:g} s of this machine's")]
+        near = f"the clocks of {counted(len(told), 'worker')} are within {_SKEW_WARN:g} s of this machine's"
+        return [Finding("clocks", "ok", near)]
     status = "fail" if abs(ahead) >= _SKEW_FAIL else "warn"
     return [Finding("clocks", status, found, _SYNCHRONIZE)]
 
@@ -199,4 +201,4 @@ def fingerprints(records: Iterable[WorkerRecord]) -> list[Finding]:
         for name, prints in sorted(by_model.items())
         if len(prints) > 1
     ]
-    return found or [Finding("models", "ok", f"each of {len(by_model)} models is the same on all of its workers")]
+    return found or [Finding("models", "ok", f"{counted(len(by_model), 'model')}, the same on all workers")]
