@@ -14,6 +14,8 @@ from mesh.worker.flags.model import LoadFlags, ModelFlags
 from mesh.worker.flags.remote import RemoteFlags
 from mesh.worker.flags.scripted import ScriptedFlags
 from mesh.worker.flags.server import ServerFlags
+from mesh.worker.flags.template import TemplateFlags
+from mesh.worker.flags.upstream import UpstreamFlags
 from mesh.worker.flags.vllm import VllmFlags
 
 # What differs from model to model, and can therefore not be said for several at once.
@@ -24,6 +26,7 @@ _OF_ONE_MODEL = ("revision", "gguf_file", "context_length", "pooling", "lora")
 class WorkerConfig(
     ScriptedFlags,
     RemoteFlags,
+    UpstreamFlags,
     VllmFlags,
     EmbeddingFlags,
     AdapterFlags,
@@ -31,6 +34,7 @@ class WorkerConfig(
     ServerFlags,
     DialectFlags,
     LoadFlags,
+    TemplateFlags,
     ModelFlags,
 ):
     """Serve a language model to the mesh over gRPC."""
@@ -38,7 +42,9 @@ class WorkerConfig(
     def __post_init__(self) -> None:
         if self.engine == "remote" and self.remote_model is None:
             raise ConfigError("--remote-model is required with --engine remote: the provider's name of the model")
-        if not self.model_path and self.engine not in ("scripted", "remote"):
+        if self.engine == "vllm-grpc" and self.upstream is None:
+            raise ConfigError("--upstream is required with --engine vllm-grpc: host:port of the server with the model")
+        if not self.model_path and self.engine not in ("scripted", "remote", "vllm-grpc"):
             raise ConfigError("--model-path is required: a folder with a Hugging Face model, or its name on the hub")
         self._refuse_options_of_other_engines()
         self._check_models()
@@ -54,8 +60,9 @@ class WorkerConfig(
                     f"{flag} must be given once for each of the {len(paths)} --model-path, or not at all, "
                     f"not {len(values)} times"
                 )
-        if self.engine == "remote" and len(names) > 1:
-            raise ConfigError(f"--model-name can be given once with --engine remote, not {len(names)} times")
+        if self.engine in ("remote", "vllm-grpc") and max(len(names), len(self.chat_template)) > 1:
+            flag = "--model-name" if len(names) > 1 else "--chat-template"
+            raise ConfigError(f"{flag} can be given once with --engine {self.engine}")
         if self.engine == "vllm" and len(paths) > 1:
             raise ConfigError(f"--model-path can be given once with --engine vllm, not {len(paths)} times")
         if self.also_speak:

@@ -24,6 +24,8 @@ def make_engine(config: WorkerConfig) -> Engine:
             return _transformers(config)
         case "vllm":
             return _vllm(config)
+        case "vllm-grpc":
+            return _upstream(config)
         case "remote":
             return _remote(config)
         case "scripted":
@@ -119,8 +121,9 @@ def _load_options(config: WorkerConfig) -> list[LoadOptions]:
 
 def _vllm(config: WorkerConfig) -> Engine:
     try:
-        from mesh.engine.vllm.engine import VllmEngine
+        from mesh.engine.sourced.engine import SourcedEngine
         from mesh.engine.vllm.options import VllmOptions
+        from mesh.engine.vllm.source import VllmSource
 
         if find_spec("vllm") is None:
             raise ModuleNotFoundError(name="vllm")
@@ -130,7 +133,27 @@ def _vllm(config: WorkerConfig) -> Engine:
         text = f"the vllm engine needs '{error.name}', best in an environment of its own: see docs/models.md"
         raise MeshError(ErrorKind.INVALID_REQUEST, text) from None
     (model,) = _load_options(config)
-    return VllmEngine(VllmOptions(model, config.max_rows, config.max_waiting, arguments=config.vllm_arguments()))
+    source = VllmSource(VllmOptions(model, config.max_rows, arguments=config.vllm_arguments()))
+    return SourcedEngine(source, max_rows=config.max_rows, max_waiting=config.max_waiting)
+
+
+def _upstream(config: WorkerConfig) -> Engine:
+    from mesh.engine.sourced.engine import SourcedEngine
+    from mesh.engine.transformers.loading.loader import LoadOptions
+    from mesh.worker.vllm.upstream import UpstreamOptions, UpstreamSource
+
+    assert config.upstream is not None, "WorkerConfig requires it"
+    text = LoadOptions(
+        path="",
+        name=config.model_name[0] if config.model_name else None,
+        context_length=config.context_length,
+        chat_template=config.chat_template[0] if config.chat_template else None,
+        allow_chat_templates=config.allow_chat_templates,
+        tool_parser=config.tool_parser,
+        reasoning_parser=config.reasoning_parser,
+    )
+    source = UpstreamSource(UpstreamOptions(config.upstream, text, config.upstream_security))
+    return SourcedEngine(source, max_rows=config.max_rows, max_waiting=config.max_waiting)
 
 
 def _remote(config: WorkerConfig) -> Engine:

@@ -21,23 +21,34 @@ async def whole(options: ScriptedOptions = SHORT, **settings: Any) -> AsyncGener
     """Everything, running. `options` are the engine's, `settings` the gateway's."""
     engine = ScriptedEngine(options)
     async with serving(engine) as rig, GatewayUnderTest(image_urls=False, **settings) as gateway:
-        (model,) = engine.models
-        identity = rig.server.identity
-        record = WorkerRecord(
-            worker_id=identity.worker_id,
-            incarnation=identity.incarnation,
-            address=f"127.0.0.1:{rig.port}",
-            slots=16,
-            state=WORKER_STATE_READY,
-            models=[
-                ServedModel(
-                    name=model.name,
-                    fingerprint=model.fingerprint,
-                    context_length=model.context_length,
-                    capabilities=capabilities(model),
-                )
-            ],
-        )
-        gateway.directory.on_worker(identity.worker_id, record)
-        await eventually(lambda: gateway.session(identity.worker_id))
+        await add(gateway, rig)
         yield gateway, rig
+
+
+async def add(gateway: GatewayUnderTest, *rigs: Rig) -> None:
+    """Let workers appear in the registry, and wait for their sessions."""
+    for rig in rigs:
+        record = record_of(rig)
+        gateway.directory.on_worker(record.worker_id, record)
+        await eventually(lambda name=record.worker_id: gateway.session(name))
+
+
+def record_of(rig: Rig) -> WorkerRecord:
+    """What a worker with one model writes into the registry."""
+    (model,) = rig.server.engine.models
+    identity = rig.server.identity
+    return WorkerRecord(
+        worker_id=identity.worker_id,
+        incarnation=identity.incarnation,
+        address=f"127.0.0.1:{rig.port}",
+        slots=rig.server.engine.load().slots,
+        state=WORKER_STATE_READY,
+        models=[
+            ServedModel(
+                name=model.name,
+                fingerprint=model.fingerprint,
+                context_length=model.context_length,
+                capabilities=capabilities(model),
+            )
+        ],
+    )

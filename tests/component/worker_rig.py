@@ -60,11 +60,12 @@ async def serving(
     spans: Spans | None = None,
     tls: wire.Tls | None = None,
     also_speak: Sequence[str] = (),
+    worker_id: str = "worker-under-test",
 ) -> AsyncGenerator[Rig]:
     """Serve an engine on a free port while the context lasts."""
     server = WorkerServer(
         engine,
-        Identity("worker-under-test", join=join),
+        Identity(worker_id, join=join),
         interceptors=interceptors,
         spans=spans,
         tls=tls,

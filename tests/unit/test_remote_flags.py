@@ -66,7 +66,7 @@ def test_an_unreadable_file_is_said(tmp_path: Path) -> None:
         ({"base_url": "host:8000"}, "--base-url must begin with"),
         ({"api_key_env": "A", "api_key_file": Path("b")}, "exclude each other"),
         ({"provider": "google", "server_option": ("top_k",)}, "--server-option has no effect with --provider google"),
-        ({"model_name": ("a", "b")}, "--model-name can be given once with --engine remote, not 2 times"),
+        ({"model_name": ("a", "b")}, "--model-name can be given once with --engine remote"),
         ({"device": "cuda"}, "--device has no effect with --engine remote"),
         ({"engine": "scripted", "provider": "google", "remote_model": None}, "--provider has no effect"),
     ],

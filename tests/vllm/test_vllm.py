@@ -54,7 +54,7 @@ async def test_a_resumed_answer_is_the_same(vllm: VllmDriver, saved: Saved, afte
     assert whole.text[0].endswith(rest.text.get(0, ""))
     assert rest.finished is not None
     assert rest.finished.completion_tokens == 20
-    assert rest.ends[0] == whole.ends[0].__class__(rest.ends[0].key, 0, FinishReason.LENGTH)
+    assert rest.ends[0] == whole.ends[0].__class__(rest.ends[0].key, 0, FinishReason.LENGTH, tokens=20)
 
 
 async def test_stop_strings_and_ends_of_turn_are_our_own(vllm: VllmDriver, saved: Saved) -> None:
@@ -179,7 +179,7 @@ async def test_cancel_frees_the_row(vllm: VllmDriver) -> None:
     vllm.engine.cancel(key)
     seen = len(vllm.answers[key].ids)
     async with asyncio.timeout(10):
-        while vllm.engine._llm.get_num_unfinished_requests():  # pyright: ignore[reportPrivateUsage]
+        while vllm.source._llm.get_num_unfinished_requests():  # pyright: ignore[reportPrivateUsage]
             await asyncio.sleep(0.01)
     assert len(vllm.answers[key].ids) == seen
     assert vllm.engine.load().running == 0

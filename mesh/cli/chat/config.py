@@ -12,6 +12,7 @@ from mesh.worker.flags.adapters import AdapterFlags
 from mesh.worker.flags.batching import BatchingFlags
 from mesh.worker.flags.dialect import DialectFlags
 from mesh.worker.flags.model import LoadFlags, ModelFlags
+from mesh.worker.flags.template import TemplateFlags
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ class LocalFlags(Flags):
 
 
 @dataclass(frozen=True)
-class ChatConfig(AdapterFlags, BatchingFlags, DialectFlags, LoadFlags, ModelFlags, LocalFlags, TalkFlags):
+class ChatConfig(
+    AdapterFlags, BatchingFlags, DialectFlags, LoadFlags, TemplateFlags, ModelFlags, LocalFlags, TalkFlags
+):
     """Talk with a model in the terminal; or have one message answered, or each line of standard input."""
 
     def __post_init__(self) -> None:

@@ -15,5 +15,4 @@ class VllmOptions:
 
     model: LoadOptions
     max_rows: int = 64
-    max_waiting: int = 1024
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])

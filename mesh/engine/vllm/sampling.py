@@ -62,7 +62,7 @@ def to_params(request: Request, choice: int, *, done: int, limit: int, ending: C
         presence_penalty=sampling.presence_penalty,
         repetition_penalty=sampling.repetition_penalty,
         logit_bias=dict(sampling.logit_bias) or None,
-        seed=_seed(sampling, choice, done) if sampling.temperature else None,
+        seed=seed_of(sampling, choice, done) if sampling.temperature else None,
         max_tokens=limit - done,
         min_tokens=max(0, sampling.min_tokens - done),
         stop_token_ids=sorted(ending),
@@ -74,7 +74,7 @@ def to_params(request: Request, choice: int, *, done: int, limit: int, ending: C
     )
 
 
-def _seed(sampling: Sampling, choice: int, done: int) -> int:
+def seed_of(sampling: Sampling, choice: int, done: int) -> int:
     """Another one for each choice, and after a resume: the numbers before would be drawn again."""
     state = stream(sampling.seed, choice)
     return (mix(state ^ done) if done else state) & _SEED_MASK

@@ -29,7 +29,7 @@ ReasoningParser = Literal["auto", "none", "harmony", "mistral", "think"]
 class DialectFlags(Flags):
     """Parsers of answers."""
 
-    engines = frozenset({"transformers", "vllm", "scripted"})
+    engines = frozenset({"transformers", "vllm", "vllm-grpc", "scripted"})
 
     tool_parser: ToolParser = option(
         "auto",

@@ -11,7 +11,7 @@ from mesh.worker.flags import Flags
 
 @dataclass(frozen=True)
 class ModelFlags(Flags):
-    """What is loaded, and how its prompts are made."""
+    """What is loaded."""
 
     engines = frozenset({"transformers", "vllm"})
 
@@ -23,16 +23,6 @@ class ModelFlags(Flags):
     revision: str | None = option(None, "Revision of a model on the hub.")
     trust_remote_code: bool = option(False, "Run the Python code that comes with the model.")
     dtype: str = option("auto", "Number format of the weights: auto, float32, bfloat16 or float16.")
-    chat_template: tuple[str, ...] = option(
-        (),
-        "Chat template to use instead of the model's own: a name (`mesh templates` lists them), or a file of jinja; "
-        "repeated like --model-path in the same order.",
-    )
-    allow_chat_templates: bool = option(
-        False,
-        "Let requests bring chat templates of their own. These are programs: one can loop without end or take all "
-        "memory, so allow them only where all clients are trusted.",
-    )
 
 
 @dataclass(frozen=True)

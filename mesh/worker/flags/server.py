@@ -29,10 +29,10 @@ class ServerFlags(Flags):
         "Name under which the model is served, repeated like --model-path in the same order. "
         "Default: the last part of the path.",
     )
-    engine: Literal["transformers", "vllm", "remote", "scripted"] = option(
+    engine: Literal["transformers", "vllm", "vllm-grpc", "remote", "scripted"] = option(
         "transformers",
-        "What runs the model: transformers; vllm; remote, a provider behind HTTP; or scripted, which makes up its "
-        "answers, for tests.",
+        "What runs the model: transformers; vllm; vllm-grpc, a vLLM server behind gRPC; remote, a provider behind "
+        "HTTP; or scripted, which makes up its answers, for tests.",
     )
 
     host: str = option("127.0.0.1", "Address to listen on.")

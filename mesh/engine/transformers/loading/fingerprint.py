@@ -26,7 +26,7 @@ _INCIDENTAL: Final = (
     "dtype",
     "distributed_config",
 )
-_TOKENIZER_FILES: Final = (
+TOKENIZER_FILES: Final = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -71,7 +71,7 @@ def _parts(
     yield json.dumps(chat_template, sort_keys=True, default=str).encode()
     yield number_format.encode()
     # A GGUF file brings its own tokenizer: files beside it are not read.
-    for name in () if checkpoint.kind == "gguf" else (*_TOKENIZER_FILES, *_PROCESSOR_FILES, "generation_config.json"):
+    for name in () if checkpoint.kind == "gguf" else (*TOKENIZER_FILES, *_PROCESSOR_FILES, "generation_config.json"):
         file = checkpoint.folder / name
         if file.is_file():
             yield name.encode()

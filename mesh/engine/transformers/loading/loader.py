@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, cast
@@ -21,7 +21,7 @@ from mesh.engine.transformers.layers import int8
 from mesh.engine.transformers.loading.bars import Report, reported
 from mesh.engine.transformers.loading.checkpoint import Checkpoint, find_checkpoint
 from mesh.engine.transformers.loading.device import default_threads, find_device
-from mesh.engine.transformers.loading.fingerprint import fingerprint
+from mesh.engine.transformers.loading.fingerprint import TOKENIZER_FILES, fingerprint, hash_parts
 from mesh.engine.transformers.loading.placement import Placement, check_placed
 from mesh.engine.transformers.loading.quantization import (
     Quantization,
@@ -204,6 +204,28 @@ def load_text_side(options: LoadOptions, progress: Report, *, number_format: str
         eos_token_ids=eos_token_ids,
         architecture=next(iter(getattr(config, "architectures", None) or [config.model_type])),
         fingerprint=fingerprint(checkpoint, config.to_dict(), chat.facts, number_format),
+    )
+
+
+def load_tokenizer_side(
+    options: LoadOptions, progress: Report, *, eos_token_ids: Sequence[int], architecture: str, identity: str
+) -> TextSide:
+    """The same of a folder with a tokenizer and nothing else; `identity` stands in the fingerprint for the weights."""
+    folder = Path(options.path)
+    hf_tokenizer = _tokenizer(folder, None, options)
+    tokenizer = Tokenizer(hf_tokenizer, eos_token_ids)
+    name = options.name or folder_name(options.path)
+    chat = _chat(options, tokenizer, _template(options, hf_tokenizer, [name], "", progress))
+    files = [file for file in sorted(folder.iterdir()) if file.name in TOKENIZER_FILES]
+    parts = [identity, json.dumps(chat.facts, sort_keys=True, default=str), *(file.name for file in files)]
+    return TextSide(
+        name=name,
+        folder=folder,
+        tokenizer=tokenizer,
+        chat=chat,
+        eos_token_ids=tokenizer.eos_token_ids,
+        architecture=architecture,
+        fingerprint=hash_parts([*(part.encode() for part in parts), *(file.read_bytes() for file in files)]),
     )
 
 

@@ -1,20 +1,20 @@
-"""One request in the vLLM engine: its rows, and the tokens that wait for credit."""
+"""One request in the engine of a source: its rows, and the tokens that wait for credit."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import deque
-from typing import Any
 
 from mesh.engine.base import Event, Request
 from mesh.engine.output import OutputTracker, RawLogprob
+from mesh.engine.sourced.source import Piece
 
 
 class Live:
-    """What vLLM has told of a request, on its way out.
+    """What a source has told of a request, on its way out.
 
-    vLLM cannot pause a row: while there is no credit its tokens wait here, at most as many as the answer may have.
+    A source cannot pause a row: while there is no credit its tokens wait here, at most as many as the answer may have.
     """
 
     def __init__(self, request: Request, tracker: OutputTracker, prompt: list[int]) -> None:
@@ -39,12 +39,10 @@ class Live:
             self.started = True
             self.tracker.started(events, time.monotonic(), cached_tokens=cached_tokens)
 
-    def take(self, events: list[Event], choice: int, output: Any) -> None:
-        """New tokens of a choice: vLLM's CompletionOutput."""
-        logprobs = output.logprobs
-        for place, token_id in enumerate(output.token_ids):
-            raw = None if logprobs is None else _raw(logprobs[place], token_id, self.request.output.logprobs or 0)
-            self._held.append((choice, token_id, raw))
+    def take(self, events: list[Event], choice: int, piece: Piece) -> None:
+        """New tokens of a choice."""
+        scores = piece.logprobs or (None,) * len(piece.token_ids)
+        self._held.extend((choice, *told) for told in zip(piece.token_ids, scores, strict=True))
         self.release(events)
 
     def release(self, events: list[Event]) -> None:
@@ -68,9 +66,3 @@ class Live:
         self.tasks.clear()
         if self.deadline is not None:
             self.deadline.cancel()
-
-
-def _raw(found: Any, token_id: int, count: int) -> RawLogprob:
-    """vLLM maps ids to values with ranks, the chosen token's besides the likeliest ones."""
-    ranked = sorted(found.items(), key=lambda item: item[1].rank)
-    return found[token_id].logprob, [(other, value.logprob) for other, value in ranked[:count]]

@@ -1,20 +1,17 @@
-"""vLLM in this process's care: its AsyncLLM computes tokens, everything else is the mesh's own.
+"""The engine of a Source, which computes token ids and nothing else.
 
 Prompts are rendered and tokenized by our tokenizer, texts, stop strings and ends come from OutputTracker. So an answer
-reads the same as with the default engine, and greedy answers resume exactly: resumed tokens go to vLLM as a part of the
-prompt. Each choice is a request of its own to vLLM, since choices may have come to different places.
+reads the same as with the default engine, and greedy answers resume exactly: resumed tokens go to the source as a part
+of the prompt. Each choice is a row of its own, since choices may have come to different places.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from importlib import import_module
-from typing import Any
 
 from mesh.engine.base import (
     Chat,
@@ -31,35 +28,29 @@ from mesh.engine.base import (
 from mesh.engine.calls import refuse_call_rule
 from mesh.engine.chat import with_template_stops
 from mesh.engine.output import OutputTracker, check_token_ids
+from mesh.engine.sourced.live import Live
+from mesh.engine.sourced.source import Row, Source
 from mesh.engine.steps import Steps
-from mesh.engine.transformers.loading.loader import TextSide, load_text_side
-from mesh.engine.vllm.live import Live
-from mesh.engine.vllm.options import VllmOptions
-from mesh.engine.vllm.sampling import check, module, to_params
+from mesh.engine.transformers.loading.loader import TextSide
 from mesh.errors import ErrorKind, MeshError, invalid
-from mesh.log import kv
 
-log = logging.getLogger(__name__)
-
-_MOST_LOGPROBS = 20
 _STOP_SECONDS = 10.0
 
 
-class VllmEngine(Engine):
+class SourcedEngine(Engine):
     """See mesh.engine.base.Engine for the contract."""
 
-    name = "vllm"
-
-    def __init__(self, options: VllmOptions) -> None:
-        self._options = options
+    def __init__(self, source: Source, *, max_rows: int = 64, max_waiting: int = 1024) -> None:
+        """`max_rows` is told as the slots; beyond `max_waiting` rows without a token, requests are refused."""
+        self.name = source.name
+        self._source = source
+        self._max_rows = max_rows
+        self._max_waiting = max_waiting
         self._side: TextSide | None = None
-        self._llm: Any = None
-        self._vllm: Any = None
         self._info: ModelInfo | None = None
         self._live: dict[int, Live] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._steps = Steps(self.load)
-        self._broken = asyncio.Event()
         self._counters = dict.fromkeys(("requests", "prompt_tokens", "cached_tokens", "output_tokens"), 0)
 
     @property
@@ -71,64 +62,8 @@ class VllmEngine(Engine):
 
     async def start(self, listener: StepListener) -> None:
         """See Engine."""
-        try:
-            self._side, self._llm, self._vllm = await asyncio.to_thread(self._build)
-        except MeshError:
-            raise
-        except Exception as error:
-            log.exception("vLLM could not be made ready")
-            path, reason = self._options.model.path, " ".join(str(error).split())[:300]
-            text = f"the model at '{path}' could not be made ready by vLLM: {type(error).__name__}: {reason}"
-            raise MeshError(ErrorKind.ENGINE_FAILED, text) from None
-        self._info = self._describe(self._side)
+        self._side, self._info = await self._source.open()
         self._steps.listener = listener
-        log.info("model ready", extra=kv(model=self._info.name, context=self._info.context_length))
-
-    def _build(self) -> tuple[TextSide, Any, Any]:
-        options, model = self._options, self._options.model
-        side = load_text_side(model, log.info, number_format=f"vllm {model.dtype}")
-        arguments: dict[str, Any] = {
-            "model": str(side.folder),
-            "dtype": model.dtype,
-            "max_model_len": model.context_length,
-            "trust_remote_code": model.trust_remote_code,
-            "max_num_seqs": options.max_rows,
-            "max_logprobs": _MOST_LOGPROBS,
-            "scheduling_policy": "priority",
-            # JSON allows whitespace without end, and models that are held to JSON take what is allowed.
-            "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
-            # Defaults of a model's own would change what a request means.
-            "generation_config": "vllm",
-            "disable_log_stats": True,
-        }
-        if taken := sorted(arguments.keys() & options.arguments.keys()):
-            raise invalid("vllm_option", f"'{taken[0]}' cannot be given as an option of vLLM: the worker sets it")
-        arguments |= dict(options.arguments)
-        given: Any = import_module("vllm.engine.arg_utils").AsyncEngineArgs
-        try:
-            made = given(**arguments)
-        except TypeError as error:
-            raise invalid("vllm_option", f"vLLM does not take this option: {error}") from None
-        llm: Any = import_module("vllm.v1.engine.async_llm").AsyncLLM
-        return side, llm.from_engine_args(made), module()
-
-    def _describe(self, side: TextSide) -> ModelInfo:
-        config: Any = self._llm.model_config
-        capabilities = {"completion", "resume", "logprobs", "constraint"}
-        if side.chat.has_template:
-            capabilities |= {"chat", "tools"} if side.chat.supports_tools else {"chat"}
-        return ModelInfo(
-            name=side.name,
-            fingerprint=side.fingerprint,
-            context_length=config.max_model_len,
-            capabilities=frozenset(capabilities),
-            vocab_size=config.get_vocab_size(),
-            eos_token_ids=side.eos_token_ids,
-            architecture=side.architecture,
-            dtype=str(config.dtype).removeprefix("torch."),
-            device=str(self._llm.vllm_config.device_config.device_type),
-            dialect=side.chat.dialect,
-        )
 
     async def stop(self) -> None:
         """See Engine."""
@@ -138,13 +73,12 @@ class VllmEngine(Engine):
         self._live.clear()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=_STOP_SECONDS)
-        llm, self._llm, self._info = self._llm, None, None
-        if llm is not None:
-            await asyncio.to_thread(llm.shutdown)
+        self._info = None
+        await self._source.close()
 
     async def wait_broken(self) -> None:
         """See Engine."""
-        await self._broken.wait()
+        await self._source.broken.wait()
 
     # Requests
 
@@ -152,7 +86,7 @@ class VllmEngine(Engine):
         """See Engine."""
         arrived = time.monotonic()
         side, info = self._serving(request.model)
-        check(request)
+        self._source.check(request)
         refuse_call_rule(request.prompt)
         check_token_ids(request.sampling, info.vocab_size)
         _check_resume(request, info.vocab_size)
@@ -183,7 +117,7 @@ class VllmEngine(Engine):
     def _serving(self, model: str) -> tuple[TextSide, ModelInfo]:
         if self._side is None or self._info is None or self._steps.listener is None:
             raise MeshError(ErrorKind.DRAINING, "the engine is not running")
-        if self._broken.is_set():
+        if self._source.broken.is_set():
             raise MeshError(ErrorKind.ENGINE_FAILED, "the engine has broken down")
         if model and model != self._info.name:
             text = f"model '{model}' is not served here: the served model is '{self._info.name}'"
@@ -191,7 +125,7 @@ class VllmEngine(Engine):
         return self._side, self._info
 
     def _refuse_overload(self, rows: int) -> None:
-        waiting, limit = self.load().waiting, self._options.max_waiting
+        waiting, limit = self.load().waiting, self._max_waiting
         if waiting and waiting + rows > limit:
             text = f"the queue of this worker holds {waiting} rows and takes at most {limit}"
             raise MeshError(ErrorKind.OVERLOADED, text)
@@ -221,31 +155,29 @@ class VllmEngine(Engine):
         try:
             await self._follow(live, choice)
         except Exception as error:
-            self._fail(live, self._explain(error))
+            self._fail(live, error if isinstance(error, MeshError) else self._source.explain(error))
 
     async def _follow(self, live: Live, choice: int) -> None:
-        request = live.request
-        progress = request.resume.get(choice)
-        done = list(progress.token_ids) if progress is not None else []
-        tracker = live.tracker
-        params = to_params(request, choice, done=len(done), limit=tracker.limit, ending=tracker.ending, vllm=self._vllm)
-        prompt: dict[str, Any] = {"prompt_token_ids": live.prompt + done}
-        if request.tenant or request.cache_salt:
-            prompt["cache_salt"] = f"{request.tenant}\0{request.cache_salt}"
-        name = f"{live.key}-{choice}"
-        outputs: Any = self._llm.generate(prompt, params, name, priority=request.priority)
-        async with aclosing(outputs):
-            async for output in outputs:
+        progress = live.request.resume.get(choice)
+        done = progress.token_ids if progress is not None else ()
+        ids, tracker = (*live.prompt, *done), live.tracker
+        row = Row(live.key, live.request, choice, ids, len(done), tracker.limit, tracker.ending)
+        count, last = len(done), -1
+        async with aclosing(self._source.follow(row)) as pieces:
+            async for piece in pieces:
                 events: list[Event] = []
-                cached = output.num_cached_tokens or 0
                 if not live.started:
-                    self._counters["cached_tokens"] += cached
-                live.start(events, min(cached, len(live.prompt)))
-                live.take(events, choice, output.outputs[0])
-                self._counters["output_tokens"] += len(output.outputs[0].token_ids)
+                    self._counters["cached_tokens"] += piece.cached_tokens
+                live.start(events, min(piece.cached_tokens, len(live.prompt)))
+                live.take(events, choice, piece)
+                self._counters["output_tokens"] += len(piece.token_ids)
+                count, last = count + len(piece.token_ids), piece.token_ids[-1] if piece.token_ids else last
                 self._report(live, events)
-                if choice not in live.tracker.open_choices:
+                if choice not in tracker.open_choices:
                     return
+        # The tokens may still wait for credit, but the end must be among them.
+        if count < tracker.limit and last not in tracker.ending:
+            raise MeshError(ErrorKind.PROTOCOL_ERROR, f"{self.name} ended an answer before its end")
 
     def _report(self, live: Live, events: list[Event]) -> None:
         if self._live.get(live.key) is not live:
@@ -253,19 +185,6 @@ class VllmEngine(Engine):
         if live.tracker.finished:
             self._forget(live.key)
         self._steps.report(events)
-
-    def _explain(self, error: Exception) -> MeshError:
-        """vLLM has a family of errors for requests that it does not take."""
-        if getattr(self._llm, "errored", False):
-            self._broken.set()
-            return MeshError(ErrorKind.ENGINE_FAILED, "vLLM's engine has broken down")
-        if isinstance(error, MeshError):
-            return error
-        if isinstance(error, import_module("vllm.exceptions").VLLMClientError):
-            said = " ".join(str(error).split())[:500]
-            return MeshError(ErrorKind.INVALID_REQUEST, f"vLLM refuses the request: {said}")
-        log.error("a row broke", exc_info=error)
-        return MeshError(ErrorKind.ENGINE_FAILED, "vLLM failed to serve the request")
 
     def _fail(self, live: Live, error: MeshError) -> None:
         if self._live.get(live.key) is live:
@@ -313,7 +232,7 @@ class VllmEngine(Engine):
             running=sum(rows.values()) - queued - paused,
             waiting=queued,
             paused=paused,
-            slots=self._options.max_rows,
+            slots=self._max_rows,
             running_tokens=sum(len(live.prompt) for live in rows if live.started),
             pending_tokens=sum(len(live.prompt) for live in waiting),
             steps=self._steps.number,
