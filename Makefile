@@ -111,7 +111,8 @@ test-kernels: protos ## Run the GPU kernels in an interpreter, or on the GPU whe
 	$(KERNELS)/bin/python -m pytest tests/kernels $(ARGS)
 
 .PHONY: check
-check: ruff types imports buf ## Lint, format, types, import rules, protos
+check: protos ## Lint, format, types, import rules, protos, all at once
+	@$(MAKE) --no-print-directory --jobs --keep-going --output-sync=target ruff types imports buf
 
 .PHONY: ruff
 ruff: $(INSTALLED)
