@@ -125,7 +125,8 @@ class EngineThread:
                 self._serve(core)
             except BaseException as error:
                 # No request can cause this, so it is a fault of ours; whoever waits must not wait for ever.
-                log.critical("the engine has broken down", exc_info=error)
+                if not self.broken:
+                    log.critical("the engine has broken down", exc_info=error)
                 self._break(core)
 
     def _serve(self, core: Core) -> None:

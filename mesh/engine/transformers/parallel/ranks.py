@@ -65,6 +65,7 @@ class Ranks:
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._connections: dict[int, Connection] = {}
         self._pids: dict[int, int] = {}
+        self._watcher: threading.Thread | None = None
         self._closing = threading.Event()
         self._broken = False
 
@@ -91,7 +92,8 @@ class Ranks:
         options = replace(options, model=replace(options.model, threads=threads))
         for rank, connection in self._connections.items():
             connection.send_bytes(encode(Begin(options, _device_of(device, rank))))
-        threading.Thread(target=self._watch, args=(world,), name="mesh-ranks", daemon=True).start()
+        self._watcher = threading.Thread(target=self._watch, args=(world,), name="mesh-ranks", daemon=True)
+        self._watcher.start()
         join_group(self._folder, 0, world, torch.device(_device_of(device, 0)))
         log.info("all ranks are there", extra=kv(ranks=world, pids=[self._pids[rank] for rank in range(1, world)]))
         return options
@@ -150,8 +152,11 @@ class Ranks:
     def close(self) -> None:
         """Stop the others, and undo what `start` did. Blocks for some seconds at most. Safe to call at any time."""
         self._closing.set()
-        with contextlib.suppress(RankError):
-            self.send(Stop())
+        if not self._broken:  # else one that does not read might hold this up
+            with contextlib.suppress(RankError):
+                self.send(Stop())
+        if self._watcher is not None:
+            self._watcher.join()  # at once if all end, and after its next look at the latest
         for connection in self._connections.values():
             connection.close()
         for process in self._processes.values():
