@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
 
-from tests.e2e.answers import Body, ask, chat
+from tests.e2e.answers import Answer, Body, ask, chat
 from tests.e2e.faults import GATEWAY
-from tests.e2e.tiny_mesh import MODEL, tiny_mesh
-from tests.harness import Mesh, Worker, eventually
+from tests.e2e.tiny_mesh import MODEL, tiny_args, tiny_mesh
+from tests.harness import Mesh, Process, eventually
 
 RANKS = ("--device", "cpu", "--tensor-parallel-size", "2", "--zone", "front")
 TOKENS = 200
@@ -29,18 +29,29 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         yield mesh
 
 
-def follower(worker: Worker) -> int:
-    """The process id of rank 1."""
-    (pid,) = worker.wait_for_record("all ranks are there", 60)["pids"]
-    return pid
+def by_itself(mesh: Mesh) -> Process:
+    return mesh.start_worker(*RANKS, name="ranks")
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-async def test_the_end_of_a_rank_ends_the_worker_and_no_answer(mesh: Mesh, rank: int) -> None:
+def by_torchrun(mesh: Mesh) -> Process:
+    worker = ("-m", "mesh.worker", "--port", "0", "--worker-id", "torchrun", "--etcd", mesh.gateway.etcd, "--ttl", "5")
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    return Process(mesh.folder, "torchrun", [*torchrun, *worker, *tiny_args("--device", "cpu", "--zone", "front")])
+
+
+@pytest.mark.parametrize(("start", "rank"), [(by_itself, 0), (by_itself, 1), (by_torchrun, 1)])
+async def test_the_end_of_a_rank_ends_the_worker_and_no_answer(
+    mesh: Mesh, start: Callable[[Mesh], Process], rank: int
+) -> None:
     undisturbed = await ask(mesh.gateway.url, LONG)
-    worker = await asyncio.to_thread(mesh.start_worker, *RANKS, name=f"ranks-{rank}")
-    await asyncio.to_thread(worker.wait_ready, 60)
-    pid = follower(worker)
+    with await asyncio.to_thread(start, mesh) as worker:
+        await asyncio.to_thread(worker.wait_for_record, "worker is ready", 60)
+        await strike_and_compare(mesh, worker, rank, undisturbed)
+
+
+async def strike_and_compare(mesh: Mesh, worker: Process, rank: int, undisturbed: Answer) -> None:
+    """Kill a rank in the middle of an answer."""
+    (pid,) = worker.wait_for_record("all ranks are there")["pids"]
     await eventually(lambda: mesh.gateway.metric("mesh_gateway_workers", state="ready") == 2, within=15)
 
     before = mesh.gateway.metric("mesh_gateway_attempts_total")
@@ -57,6 +68,7 @@ async def test_the_end_of_a_rank_ends_the_worker_and_no_answer(mesh: Mesh, rank:
     said = [record["message"] for record in worker.records()]
     if rank:
         assert code == 1
-        assert "the engine has broken down: rank 1 has ended by signal 9" in said
+        assert any(message.startswith("the engine has broken down: rank 1 has ended") for message in said)
     else:
-        assert {"rank": 1, "message": "rank 0 has ended"}.items() <= worker.records()[-1].items()
+        assert any(record["message"] == "rank 0 has ended" and record["rank"] == 1 for record in worker.records())
+    await eventually(lambda: mesh.gateway.metric("mesh_gateway_workers", state="ready") == 1, within=15)

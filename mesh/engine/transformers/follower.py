@@ -31,25 +31,42 @@ from mesh.errors import MeshError
 
 logger = logging.getLogger(__name__)
 
+# From the failure of a step until what caused it elsewhere is known here.
+_NEWS_SECONDS = 1.0
+
 
 def follow(place: Place, folder: Path | None = None) -> NoReturn:
     """Be a rank until rank 0 ends; does not return. Without `folder`, torchrun knows where to meet rank 0."""
-    # Whoever stops all processes at once, such as Ctrl-C, stops rank 0, which drains and then stops us.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a traceback
     inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
     try:
         folder = folder or find_folder()
-        connection = Client(str(folder / SOCKET), "AF_UNIX")
-        connection.send_bytes(f"{place.rank} {os.getpid()}".encode())
+        connection = _connect(folder, place)
+        # Whoever stops all processes at once, such as Ctrl-C, stops rank 0 as well, which drains and then stops us.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
         # On a thread of its own, because this one may be in the middle of a step that rank 0 will never end.
-        threading.Thread(target=_read, args=(connection, inbox, folder), name="mesh-rank", daemon=True).start()
-        _obey(place, folder, inbox)
+        reader = threading.Thread(target=_read, args=(connection, inbox, folder), name="mesh-rank", daemon=True)
+        reader.start()
+        try:
+            _obey(place, folder, inbox)
+        except Exception:
+            reader.join(_NEWS_SECONDS)  # if that is because rank 0 has ended, the reader ends this process
+            raise
     except MeshError as error:
         logger.critical("%s", error.message)
     except Exception:
         logger.critical("this rank has broken down", exc_info=True)
     _end(1)
+
+
+def _connect(folder: Path, place: Place) -> Connection:
+    try:
+        connection = Client(str(folder / SOCKET), "AF_UNIX")
+        connection.send_bytes(f"{place.rank} {os.getpid()}".encode())
+    except OSError:
+        _end_after_rank_0(folder)
+    return connection
 
 
 def _obey(place: Place, folder: Path, inbox: queue.SimpleQueue[Message]) -> None:
@@ -68,10 +85,14 @@ def _read(connection: Connection, inbox: queue.SimpleQueue[Message], folder: Pat
         while not isinstance(message := decode(connection.recv_bytes()), Stop):
             inbox.put(message)
     except (EOFError, OSError):
-        logger.error("rank 0 has ended")
-        shutil.rmtree(folder, ignore_errors=True)  # it had no time to
-        _end(1)
+        _end_after_rank_0(folder)
     _end(0)
+
+
+def _end_after_rank_0(folder: Path) -> NoReturn:
+    logger.error("rank 0 has ended")
+    shutil.rmtree(folder, ignore_errors=True)  # it had no time to
+    _end(1)
 
 
 def _end(code: int) -> NoReturn:

@@ -59,7 +59,7 @@ def _by_options(options: EngineOptions) -> str | None:
         "cpu_offloading": model.cpu_offloading,
         "quantization": model.quantization != "none",
         "gguf_file": model.gguf_file is not None or model.path.endswith(".gguf"),
-        "adapters": bool(options.adapters),
+        "lora": bool(options.adapters),
         "compile": options.compile,
     }
     if found := [name for name, given in excluded.items() if given]:
