@@ -12,6 +12,8 @@ import torch.distributed as dist
 from torch import nn
 from transformers import PreTrainedModel
 
+from mesh.engine.transformers.parallel.place import torchrun_place
+
 # Of the longest wait of one rank for another, which is in a load: one reads its weights from a slower disk, say. A rank
 # that is gone is noticed at once (ranks.py), and one that hangs in a step sooner than this.
 _LIMIT = timedelta(minutes=30)
@@ -31,7 +33,9 @@ def join_group(folder: Path, rank: int, world: int, device: torch.device) -> Non
 
 
 def leave_group() -> None:
-    """Undo `join_group`, if that came about."""
+    """Undo `join_group`, if that came about. Without the name, whoever computes here next would be one of many."""
+    if torchrun_place() is None:
+        os.environ.pop("LOCAL_RANK", None)
     if dist.is_initialized():
         dist.destroy_process_group()
 
