@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.engine.contender import Contender, Late
-from benchmarks.engine.rivals.child import Batch, serve
+from benchmarks.engine.rivals.child import serve
 
 
-def start() -> Batch:
+def start() -> Runner:
     """Load the model."""
     kind, folder, threads, settings = sys.argv[1:]
     return Runner(_make(kind, Path(folder), int(threads), json.loads(settings)))
@@ -50,6 +50,10 @@ class Runner:
     def __call__(self, prompts: list[list[int]], new_tokens: int, late: dict[str, Any] | None) -> dict[str, Any]:
         return self._loop.run(self._run(prompts, new_tokens, Late(**late) if late else None))
 
+    def stop(self) -> None:
+        """Let the contender's threads end, for which this process would wait."""
+        self._loop.run(self._contender.stop())
+
     async def _run(self, prompts: list[list[int]], new_tokens: int, late: Late | None) -> dict[str, Any]:
         size = (len(prompts), len(prompts[0]), new_tokens)
         if size != self._size:  # the first batch of a size is never timed
@@ -60,4 +64,5 @@ class Runner:
 
 
 if __name__ == "__main__":
-    serve(start)
+    if runner := serve(start):
+        runner.stop()

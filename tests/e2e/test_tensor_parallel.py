@@ -39,7 +39,7 @@ def by_torchrun(mesh: Mesh) -> Process:
     return Process(mesh.folder, "torchrun", [*torchrun, *worker, *tiny_args("--device", "cpu", "--zone", "front")])
 
 
-@pytest.mark.parametrize(("start", "rank"), [(by_itself, 0), (by_itself, 1), (by_torchrun, 1)])
+@pytest.mark.parametrize(("start", "rank"), [(by_itself, 0), (by_torchrun, 1)])
 async def test_the_end_of_a_rank_ends_the_worker_and_no_answer(
     mesh: Mesh, start: Callable[[Mesh], Process], rank: int
 ) -> None:

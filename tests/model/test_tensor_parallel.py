@@ -40,9 +40,9 @@ async def mixed(driver: Driver) -> list[Answer]:
     return [await driver.answer(key) for key in keys]
 
 
-@pytest.mark.parametrize(("name", "changes"), [("Llama", {}), ("Qwen2", {"tie_word_embeddings": True})])
-async def test_two_ranks_answer_as_one_process(tmp_path: Path, name: str, changes: dict[str, Any]) -> None:
-    path, _ = tiny.save(tmp_path, name, **changes)
+async def test_two_ranks_answer_as_one_process(tmp_path: Path) -> None:
+    # Biases are cut, and a head that is the embeddings; Llama, which has neither, is with the commands' tests.
+    path, _ = tiny.save(tmp_path, "Qwen2", tie_word_embeddings=True)
     answers: list[list[Answer]] = []
     for ranks in (1, 2):
         load = {"device": "cpu", "tensor_parallel_size": ranks}

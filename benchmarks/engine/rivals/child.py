@@ -13,15 +13,17 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 Batch = Callable[[list[list[int]], int, dict[str, Any] | None], dict[str, Any]]
+B = TypeVar("B", bound=Batch)
 
 
-def serve(start: Callable[[], Batch]) -> None:
-    """Load with `start`, then answer batches until the parent closes the pipe."""
+def serve(start: Callable[[], B]) -> B | None:
+    """Load with `start`, then answer batches until the parent closes the pipe. Returns what `start` did, if it did."""
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what libraries print belongs to nobody's protocol
+    run: B | None = None
     try:
         run = start()
         _say(out, {"ready": True})
@@ -31,6 +33,7 @@ def serve(start: Callable[[], Batch]) -> None:
     except Exception as error:
         traceback.print_exc()
         _say(out, {"error": f"{type(error).__name__}: {error}"})
+    return run
 
 
 def _say(out: Any, what: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from benchmarks.engine.contender import Contender, Late, Run
 from mesh.errors import ErrorKind, MeshError
@@ -24,7 +27,7 @@ _LONGEST_LINE = 256 * 2**20
 
 
 class Process(Contender):
-    """Runs a command and asks it for batches; see child.py."""
+    """Runs a command and asks it for batches; see child.py. Between them it stands still: an idle vLLM uses CPU."""
 
     def __init__(
         self, name: str, command: Sequence[object], *, one_at_a_time: bool = False, takes_late: bool = False
@@ -45,6 +48,7 @@ class Process(Contender):
             limit=_LONGEST_LINE,
         )
         await self._read(_START_SECONDS)
+        self._stand_still()
 
     async def run(self, prompts: Sequence[Sequence[int]], new_tokens: int, late: Late | None = None) -> Run:
         wanted: dict[str, Any] = {"prompts": prompts, "new_tokens": new_tokens}
@@ -52,12 +56,29 @@ class Process(Contender):
             wanted["late"] = {"prompt": late.prompt, "after": late.after}
         assert self._process is not None
         assert self._process.stdin is not None
+        self._go_on()
         self._process.stdin.write(json.dumps(wanted).encode() + b"\n")
         await self._process.stdin.drain()
         found = await self._read(_RUN_SECONDS)
+        self._stand_still()
         seen = found.get("late")
         late_times = (seen[0], seen[1]) if seen else None
         return Run(found["rows"], found["times"], found["wall"], found.get("shares", {}), late_times)
+
+    def _stand_still(self) -> None:
+        for each in self._family():
+            each.suspend()
+
+    def _go_on(self) -> None:
+        for each in self._family():
+            each.resume()
+
+    def _family(self) -> list[psutil.Process]:
+        """The process and those that it has started, as long as it runs."""
+        if self._process is None or self._process.returncode is not None:
+            return []
+        process = psutil.Process(self._process.pid)
+        return [process, *process.children(recursive=True)]
 
     async def _read(self, limit: float) -> dict[str, Any]:
         assert self._process is not None
@@ -70,6 +91,8 @@ class Process(Contender):
         return found
 
     async def stop(self) -> None:
+        with contextlib.suppress(psutil.Error):
+            self._go_on()
         process, self._process = self._process, None
         if process is None:
             return
