@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import scipy.stats
-import statsmodels.api
-import statsmodels.stats.multitest
+from scipy import stats as scipy_stats
+from statsmodels.api import Logit
+from statsmodels.stats import multitest
 
 from benchmarks.mt_bench import stats
 from benchmarks.mt_bench.agreement import agreements, read_votes
@@ -26,8 +26,8 @@ from benchmarks.mt_bench.records import Failure, Pair, Single
 from benchmarks.mt_bench.style import Battle, control
 
 # Their types are partial.
-SCIPY: Any = scipy.stats
-MULTITEST: Any = statsmodels.stats.multitest
+SCIPY: Any = scipy_stats
+MULTITEST: Any = multitest
 
 QUESTIONS: dict[QuestionId, Question] = {
     id_: Question(id_, "math" if id_ > 2 else "writing", ("a", "b")) for id_ in (1, 2, 3, 4)
@@ -183,7 +183,7 @@ def test_style_control_equals_a_logistic_regression_with_the_same_columns() -> N
     gap = (lengths[:, 0] - lengths[:, 1]) / lengths.sum(axis=1)
     columns = [[(b.first == model) - (b.second == model) for b in battles] for model in "bc"]
     design = np.column_stack([*columns, gap / np.sqrt((gap**2).mean())])
-    fit = statsmodels.api.Logit([b.outcome for b in battles], design).fit(disp=0)
+    fit = Logit([b.outcome for b in battles], design).fit(disp=0)
     assert found.weights["length"] == pytest.approx(fit.params[2], abs=1e-3)
     rates = {each.model: each.rate for each in found.strengths}
     assert [rates["b"], rates["c"]] == pytest.approx(list(1 / (1 + np.exp(-fit.params[:2]))), abs=1e-3)
