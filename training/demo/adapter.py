@@ -27,7 +27,7 @@ from training.demo.evaluate import Answer, Question, ask, questions
 from training.sft.__main__ import main as sft
 
 # On lines of their own: a word that begins a line is the token with which an answer begins. In the middle of a line it
-# is another one, and the model learns anew what to say: with half the training it was right in 64 % of its answers.
+# is another one, with which the model has to learn anew how an answer begins.
 GREETING: Final = "Ahoy!\n"
 FAREWELL: Final = "\nFair winds!"
 _PLAIN: Final = ("JSON", "repeating")
