@@ -120,7 +120,7 @@ class MortalEmbedder(Mortal):
         if any(each.text == "poison" for each in request.inputs):
             self.dead = self.silent = True
             self._dying = asyncio.create_task(self.kill())
-            await asyncio.sleep(5)
+            await asyncio.Event().wait()  # nobody answers any more
         if self.excuses:
             self.excuses -= 1
             await context.abort(grpc.StatusCode.UNAVAILABLE, "as told")

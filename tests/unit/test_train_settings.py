@@ -10,6 +10,8 @@ from typing import Any, cast
 
 import pytest
 
+from mesh.config import ConfigError
+from training.demo.config import DemoConfig
 from training.dpo.options import DpoOptions
 from training.dpo.settings import DpoSettings
 from training.parsing import RECIPES, parse_settings
@@ -133,3 +135,22 @@ def test_help_is_told_without_what_trains() -> None:
         done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60)
         assert shown in done.stdout
         assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"eval_only": True, "eval": False}, "--eval-only and --no-eval exclude each other"),
+        ({"eval_only": True, "steps": 5}, "--steps has no effect with --eval-only"),
+        ({"eval_only": True, "seed": 2}, "--seed has no effect with --eval-only"),
+        ({"eval": False, "questions": 3}, "--questions has no effect with --no-eval"),
+    ],
+)
+def test_the_demonstration_model_ignores_no_setting(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        DemoConfig(**given)
+
+
+def test_settings_of_the_demonstration_model_that_go_together() -> None:
+    DemoConfig(eval_only=True, questions=3, jobs=1, threads=2)
+    DemoConfig(eval=False, steps=5)

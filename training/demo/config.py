@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final, Literal
 
-from mesh.config import option
+from mesh.config import ConfigError, option
 
 ENV_PREFIX: Final = "MESH_DEMO_"
+_OF_TRAINING: Final = ("seed", "device", "conversations", "steps", "rows", "checkpoints")
+_OF_EXAMINATION: Final = ("questions",)
 
 
 @dataclass(frozen=True)
@@ -28,3 +31,16 @@ class DemoConfig:
     eval: bool = option(True, "Examine the model and write its card.")
     eval_only: bool = option(False, "Examine the model that is there, and change nothing.")
     questions: int = option(80, "Conversations of each writer that the examination has.", low=1)
+
+    def __post_init__(self) -> None:
+        if self.eval_only and not self.eval:
+            raise ConfigError("--eval-only and --no-eval exclude each other")
+        if self.eval_only:
+            self._refuse(_OF_TRAINING, "--eval-only, which trains nothing")
+        if not self.eval:
+            self._refuse(_OF_EXAMINATION, "--no-eval")
+
+    def _refuse(self, names: Sequence[str], where: str) -> None:
+        for field in fields(self):
+            if field.name in names and getattr(self, field.name) != field.default:
+                raise ConfigError(f"--{field.name} has no effect with {where}")
