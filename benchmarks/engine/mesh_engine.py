@@ -13,7 +13,7 @@ from benchmarks.engine.contender import Contender, Late, Run
 from benchmarks.engine.model import CPU, Place
 from mesh.engine.base import Delta, Failed, Finished, Request, Sampling, Step, Tokens
 from mesh.engine.transformers.engine import TransformersEngine
-from mesh.engine.transformers.loading.loader import LoadOptions
+from mesh.engine.transformers.loading.options import LoadOptions
 from mesh.engine.transformers.options import EngineOptions
 
 _LIMIT = 900.0

@@ -14,7 +14,7 @@ from mesh.errors import ErrorKind, MeshError
 from mesh.worker.config import WorkerConfig
 
 if TYPE_CHECKING:
-    from mesh.engine.transformers.loading.loader import LoadOptions
+    from mesh.engine.transformers.loading.options import LoadOptions
 
 
 def make_engine(config: WorkerConfig) -> Engine:
@@ -86,7 +86,7 @@ def _one_of(engines: Iterable[Engine]) -> Engine:
 def _load_options(config: WorkerConfig) -> list[LoadOptions]:
     """What to load, model by model. They share the cores, as each computes on a thread of its own."""
     from mesh.engine.transformers.loading.device import default_threads
-    from mesh.engine.transformers.loading.loader import LoadOptions
+    from mesh.engine.transformers.loading.options import LoadOptions
 
     count = len(config.model_path)
     threads = config.threads if count == 1 else max(1, (config.threads or default_threads()) // count)
@@ -139,7 +139,7 @@ def _vllm(config: WorkerConfig) -> Engine:
 
 def _upstream(config: WorkerConfig) -> Engine:
     from mesh.engine.sourced.engine import SourcedEngine
-    from mesh.engine.transformers.loading.loader import LoadOptions
+    from mesh.engine.transformers.loading.options import LoadOptions
     from mesh.worker.vllm.upstream import UpstreamOptions, UpstreamSource
 
     assert config.upstream is not None, "WorkerConfig requires it"

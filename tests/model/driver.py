@@ -25,7 +25,7 @@ from mesh.engine.base import (
     Tokens,
 )
 from mesh.engine.transformers.engine import TransformersEngine
-from mesh.engine.transformers.loading.loader import LoadOptions
+from mesh.engine.transformers.loading.options import LoadOptions
 from mesh.engine.transformers.memory import CacheSize
 from mesh.engine.transformers.options import EngineOptions
 

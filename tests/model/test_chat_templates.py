@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from mesh.engine.base import Chat, Constraint, Message
-from mesh.engine.transformers.loading.loader import LoadedModel, LoadOptions, load
+from mesh.engine.transformers.loading.loader import LoadedModel, load
+from mesh.engine.transformers.loading.options import LoadOptions
 from mesh.errors import ErrorKind, MeshError
 from mesh.worker.config import WorkerConfig
 from mesh.worker.engines import make_engine

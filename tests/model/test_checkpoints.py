@@ -13,7 +13,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from mesh.engine.transformers.loading.loader import LoadOptions, load
+from mesh.engine.transformers.loading.loader import load
+from mesh.engine.transformers.loading.options import LoadOptions
 from mesh.errors import ErrorKind, MeshError
 from mesh.worker.config import WorkerConfig
 from mesh.worker.engines import make_engine

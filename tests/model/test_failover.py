@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from benchmarks.systems.tcp_proxy import TcpProxy
 from mesh.engine.base import Delta, Engine, Event, Finished, Load, ModelInfo, Request, Step, StepListener
 from mesh.engine.transformers.engine import TransformersEngine
-from mesh.engine.transformers.loading.loader import LoadOptions
+from mesh.engine.transformers.loading.options import LoadOptions
 from mesh.engine.transformers.lora.config import AdapterSource
 from mesh.engine.transformers.memory import CacheSize
 from mesh.engine.transformers.options import EngineOptions

@@ -11,7 +11,8 @@ from transformers import PreTrainedModel
 
 from mesh.engine.transformers.layers.int8 import Int8Linear, quantize
 from mesh.engine.transformers.layers.siblings import Part
-from mesh.engine.transformers.loading.loader import LoadOptions, load
+from mesh.engine.transformers.loading.loader import load
+from mesh.engine.transformers.loading.options import LoadOptions
 from mesh.errors import MeshError
 from tests.model import tiny
 from tests.model.driver import Driver, prompt_of

@@ -19,7 +19,8 @@ import torch
 from mesh.engine.base import Chat, Message
 from mesh.engine.transformers.loading.checkpoint import find_checkpoint
 from mesh.engine.transformers.loading.fingerprint import fingerprint
-from mesh.engine.transformers.loading.loader import LoadedModel, LoadOptions, load
+from mesh.engine.transformers.loading.loader import LoadedModel, load
+from mesh.engine.transformers.loading.options import LoadOptions
 from mesh.errors import ErrorKind, MeshError
 from mesh.worker.config import WorkerConfig
 from mesh.worker.engines import make_engine

@@ -13,7 +13,8 @@ import transformers
 from transformers import PreTrainedModel
 
 from mesh.engine.transformers.build import build
-from mesh.engine.transformers.loading.loader import LoadOptions, load
+from mesh.engine.transformers.loading.loader import load
+from mesh.engine.transformers.loading.options import LoadOptions
 from mesh.engine.transformers.memory import CacheSize, cache_pages, free_memory
 from mesh.engine.transformers.options import EngineOptions
 from mesh.engine.transformers.runners.selftest import check_packed

@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
-from mesh.engine.transformers.loading.loader import LoadOptions, load
+from mesh.engine.transformers.loading.loader import load
+from mesh.engine.transformers.loading.options import LoadOptions
 from mesh.engine.transformers.loading.rope import condense_rope
 from tests.model import tiny
 from tests.model.driver import Driver, prompt_of

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from transformers import PreTrainedModel
 
 from mesh.engine.transformers.engine import TransformersEngine
-from mesh.engine.transformers.loading.loader import LoadOptions
+from mesh.engine.transformers.loading.options import LoadOptions
 from mesh.engine.transformers.memory import CacheSize
 from mesh.engine.transformers.options import EngineOptions
 from mesh.v1 import inference_pb2 as pb

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mesh.engine.base import Output
-from mesh.engine.transformers.loading.loader import LoadOptions
+from mesh.engine.transformers.loading.options import LoadOptions
 from mesh.engine.transformers.memory import CacheSize
 from mesh.engine.transformers.options import EngineOptions
 from mesh.engine.transformers.parallel.plan import choose_ranks

@@ -24,7 +24,7 @@ from mesh.engine.base import Chat, Constraint, FinishReason, Message, Output, St
 from mesh.engine.script_tokenizer import tokenizer_files
 from mesh.engine.sourced.engine import SourcedEngine
 from mesh.engine.transformers.engine import TransformersEngine
-from mesh.engine.transformers.loading.loader import LoadOptions
+from mesh.engine.transformers.loading.options import LoadOptions
 from mesh.engine.transformers.options import EngineOptions
 from mesh.errors import ErrorKind, MeshError
 from mesh.worker.vllm.archive import pack

@@ -6,7 +6,7 @@ from typing import Any
 
 from mesh.engine.base import Step
 from mesh.engine.sourced.engine import SourcedEngine
-from mesh.engine.transformers.loading.loader import LoadOptions
+from mesh.engine.transformers.loading.options import LoadOptions
 from mesh.engine.vllm.options import VllmOptions
 from mesh.engine.vllm.source import VllmSource
 from tests.model.driver import Answer, Driver

@@ -13,7 +13,8 @@ def model(path: str) -> list[Finding]:
     if find_spec("transformers") is None:
         return [Finding("model", "fail", "transformers is not installed", "pip install 'inference-mesh[worker]'")]
     from mesh.engine.base import Chat, Message
-    from mesh.engine.transformers.loading.loader import LoadOptions, load_text_side
+    from mesh.engine.transformers.loading.options import LoadOptions
+    from mesh.engine.transformers.loading.text_side import load_text_side
 
     told: list[str] = []
     try:

@@ -31,7 +31,7 @@ from mesh.engine.output import OutputTracker, check_token_ids
 from mesh.engine.sourced.live import Live
 from mesh.engine.sourced.source import Row, Source
 from mesh.engine.steps import Steps
-from mesh.engine.transformers.loading.loader import TextSide
+from mesh.engine.transformers.loading.text_side import TextSide
 from mesh.errors import ErrorKind, MeshError, invalid
 
 _STOP_SECONDS = 10.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from mesh.engine.base import ModelInfo, Request
 from mesh.engine.output import RawLogprob
-from mesh.engine.transformers.loading.loader import TextSide
+from mesh.engine.transformers.loading.text_side import TextSide
 from mesh.errors import MeshError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from mesh.engine.transformers.loading.loader import LoadOptions
+from mesh.engine.transformers.loading.options import LoadOptions
 from mesh.engine.transformers.loading.pooling import Pooling
 from mesh.engine.transformers.lora.config import AdapterSource
 from mesh.engine.transformers.memory import CacheSize

@@ -12,7 +12,7 @@ from typing import Any
 from mesh.engine.base import ModelInfo, Request
 from mesh.engine.output import RawLogprob
 from mesh.engine.sourced.source import Piece, Row, Source
-from mesh.engine.transformers.loading.loader import TextSide, load_text_side
+from mesh.engine.transformers.loading.text_side import TextSide, load_text_side
 from mesh.engine.vllm.options import VllmOptions
 from mesh.engine.vllm.sampling import check, module, to_params
 from mesh.errors import ErrorKind, MeshError, invalid

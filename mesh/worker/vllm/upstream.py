@@ -23,7 +23,8 @@ from google.protobuf.message import Message
 from mesh import wire
 from mesh.engine.base import ModelInfo, Request
 from mesh.engine.sourced.source import Piece, Row, Source
-from mesh.engine.transformers.loading.loader import LoadOptions, TextSide, load_tokenizer_side
+from mesh.engine.transformers.loading.options import LoadOptions
+from mesh.engine.transformers.loading.text_side import TextSide, load_tokenizer_side
 from mesh.errors import ErrorKind, MeshError, invalid, out_of_range
 from mesh.log import kv
 from mesh.vllm.v1 import engine_pb2 as vllm

@@ -8,8 +8,8 @@ from dataclasses import replace
 import torch
 from transformers import PretrainedConfig
 
+from mesh.engine.transformers.loading.config import generates, read_config
 from mesh.engine.transformers.loading.device import device_count, find_device
-from mesh.engine.transformers.loading.loader import generates, read_config
 from mesh.engine.transformers.options import EngineOptions
 from mesh.engine.transformers.parallel.place import torchrun_place
 from mesh.engine.transformers.vision.processor import sees
