@@ -69,8 +69,12 @@ async def test_killed_at_every_token(scene: Scene) -> None:
 
 @pytest.mark.parametrize("fault", [freeze, drain])
 async def test_frozen_and_drained_at_several_tokens(scene: Scene, fault: Fault) -> None:
-    hit = await one_round(scene, fault, ("greedy", TOKENS - 3))
-    assert all(len({place for case, place in hit if case == name}) >= 3 for name in CASES), hit
+    hit: set[Hit] = set()
+    for place in (TOKENS - 3, TOKENS - 5, TOKENS // 2):
+        hit |= await one_round(scene, fault, ("greedy", place))
+        if all(len({place for case, place in hit if case == name}) >= 3 for name in CASES):
+            return
+    pytest.fail(f"a case was hit at fewer than three places: {sorted(hit)}")
 
 
 async def prepare(scene: Scene) -> None:
