@@ -52,3 +52,11 @@ def test_both_ways_say_the_same(text: str) -> None:
 )
 def test_what_counts_as_twice(text: str, twice: bool) -> None:
     assert refused(text, each=False) == refused(text, each=True) == twice
+
+
+@pytest.mark.timeout(20)
+def test_the_key_that_comes_twice_is_found_at_once_among_many() -> None:
+    names = [f"k{number}" for number in range(150_000)]
+    text = "{" + ",".join(f'"{name}":0' for name in [*names, names[-1]]) + "}"
+    with pytest.raises(MeshError, match="'k149999' is given twice"):
+        check_each(text.encode())
