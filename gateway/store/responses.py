@@ -61,10 +61,13 @@ class Responses:
         return Past(list(await _bodies(session, chain)), chain)
 
     async def items(self, tenant: str, ids: Iterable[str]) -> dict[str, bytes]:
-        """Items of the tenant by their ids, as JSON; those that there are not are left out."""
+        """Items of the tenant by their ids, as JSON; those that there are not are left out.
+
+        Other records have items of other kinds, such as the results of batches."""
         wanted = select(Item).join(Record, Record.id == Item.owner).where(Item.id.in_(list(ids)))
+        wanted = wanted.where(Record.tenant == tenant, Record.kind.in_((RESPONSE, CONVERSATION)))
         async with self._database.reading() as session:
-            found = await session.scalars(wanted.where(Record.tenant == tenant).order_by(Item.number))
+            found = await session.scalars(wanted.order_by(Item.number))
             return {item.id: item.body for item in found}
 
     async def keep(self, tenant: str, kept: Kept) -> None:

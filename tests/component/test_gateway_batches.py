@@ -138,6 +138,9 @@ async def test_a_batch_from_its_input_to_its_output() -> None:
         alone = await gateway.chat(**bodies[3])
         listed = [each.id async for each in client.batches.list(limit=1)]
         file = await client.files.retrieve(done.output_file_id or "")
+        named = [{"type": "item_reference", "id": f"{1:09d}"}]  # as its lines are called in the store
+        other = await gateway.http.post("/v1/responses", json={"model": "m", "input": named})
+    assert (other.status_code, other.json()["error"]["param"]) == (404, "input[0].id")
     check(Batch, raw.content)
     assert done.status == "completed", done
     assert done.request_counts is not None
