@@ -195,6 +195,7 @@ def _add_batches(
         contents,
         caller(cast("AsgiApp", app)),
         asyncio.Semaphore(config.batch_concurrency),
+        config.batch_concurrency,
         config.batch_takeover / 4,
         lambda: exchanges.draining,
         metrics,

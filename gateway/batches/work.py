@@ -55,12 +55,13 @@ _PAGE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Shop:
-    """What all batches of a gateway share: how requests are made and how many at a time, and `beat`, the seconds after
-    which the store hears from a batch at the latest. `draining`: whether this gateway stops."""
+    """What all batches of a gateway share: how requests are made, `places` for `at_once` at a time, and `beat`, the
+    seconds after which the store hears from a batch at the latest. `draining`: whether this gateway stops."""
 
     contents: Contents
     call: Caller
     places: asyncio.Semaphore
+    at_once: int
     beat: float
     draining: Callable[[], bool]
     metrics: GatewayMetrics
@@ -78,6 +79,9 @@ class Work:
         self._results: list[Result] = []
         self._usage = BatchUsage()  # of these
         self._news = asyncio.Event()
+        # Whether the last line to hear anything was told "later", and which of those lines asks again.
+        self._full = False
+        self._asking_again = asyncio.Lock()
 
     def look(self) -> None:
         """Look into the store now: the batch may have been cancelled."""
@@ -166,15 +170,16 @@ class Work:
 
     async def _answer_lines(self, finished: set[int]) -> None:
         failure: MeshError | None = None
+        begun = asyncio.Semaphore(self._shop.at_once)
         async with asyncio.TaskGroup() as group:
             try:
                 async with aclosing(self._lines(finished)) as lines:
                     async for number, line in lines:
-                        await self._shop.places.acquire()
+                        await begun.acquire()
                         if self._shop.draining():
-                            self._shop.places.release()
                             return
-                        group.create_task(self._answer_line(number, line))
+                        task = group.create_task(self._answer_line(number, line))
+                        task.add_done_callback(lambda _: begun.release())
             except MeshError as error:
                 failure = error  # out of the group, which would end what is under way
         if failure is not None:
@@ -188,21 +193,32 @@ class Work:
 
     async def _answer_line(self, number: int, line: Line) -> None:
         """Ask until there is an answer that is not "later"."""
-        try:
-            request_id = f"{self._batch.id}-{number}"
-            while True:
-                reply = await self._shop.call(self._batch.endpoint, bytes(line.body), request_id, self._inside)
-                if reply.status not in _LATER or _NEVER in reply.body:
-                    break
-                if self._shop.draining():
-                    return
-                await asyncio.sleep(_wait_of(reply))
-        finally:
-            self._shop.places.release()
+        reply = await self._ask(number, line)
+        while _is_later(reply):
+            if self._shop.draining():
+                return
+            # Until there is room again one line asks for all: that can take long, and the places are not ours alone.
+            async with self._asking_again:
+                if self._full:
+                    await asyncio.sleep(_wait_of(reply))
+                    reply = await self._ask(number, line)
+                    continue
+            reply = await self._ask(number, line)
         if reply.status == 200:
             self._usage.add(spent_on(reply.body))
-        response = LineResponse(reply.status, reply.headers.get("x-request-id", request_id), _body(reply))
+        request_id = reply.headers.get("x-request-id", self._request_id(number))
+        response = LineResponse(reply.status, request_id, _body(reply))
         self._add(number, DONE if reply.status == 200 else FAILED, OutputLine("", line.custom_id, response, None))
+
+    async def _ask(self, number: int, line: Line) -> Reply:
+        async with self._shop.places:
+            request_id = self._request_id(number)
+            reply = await self._shop.call(self._batch.endpoint, bytes(line.body), request_id, self._inside)
+        self._full = _is_later(reply)
+        return reply
+
+    def _request_id(self, number: int) -> str:
+        return f"{self._batch.id}-{number}"
 
     def _add(self, number: int, part: str, line: OutputLine) -> None:
         line.id = f"batch_req_{_digest(self._batch.id, str(number))}"
@@ -299,6 +315,10 @@ def _finalizing(batch: BatchObject) -> None:
 def _body(reply: Reply) -> object:
     """The answer as it is, if it is JSON, which all of ours are."""
     return msgspec.Raw(reply.body) if reply.body else None
+
+
+def _is_later(reply: Reply) -> bool:
+    return reply.status in _LATER and _NEVER not in reply.body
 
 
 def _wait_of(reply: Reply) -> float:

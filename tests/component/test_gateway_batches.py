@@ -263,6 +263,19 @@ async def test_requests_of_batches_wait_for_room() -> None:
     assert (done.status, done.request_counts.completed) == ("completed", 2)
 
 
+async def test_a_batch_that_has_to_wait_does_not_hold_up_another_one() -> None:
+    worker, away = FakeWorker("a", pause=0), FakeWorker("b", models=("away",), pause=0)
+    away.refusal = MeshError(ErrorKind.OVERLOADED, "no room", retry_after=30)
+    limits: dict[str, Any] = {"batch_concurrency": 2, "queue_timeout": 0.05}
+    async with worker, away, GatewayUnderTest(**limits) as gateway, sdk(gateway) as client:
+        await gateway.add(worker, away)
+        await begin(client, lines([body(model="away")] * 5))
+        await eventually(lambda: len(away.starts) >= 2, within=30)
+        done = await ended(client, await begin(client, lines([body(), body()])))
+    assert done.request_counts is not None
+    assert (done.status, done.request_counts.completed) == ("completed", 2)
+
+
 async def test_a_batch_is_cancelled() -> None:
     worker = FakeWorker("a", pause=0)
     async with worker, GatewayUnderTest(batch_concurrency=2) as gateway, sdk(gateway) as client:
