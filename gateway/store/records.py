@@ -18,11 +18,18 @@ Row = TypeVar("Row", Record, Item)
 
 async def find(session: AsyncSession, kind: str, record_id: str, tenant: str, *, lock: bool = False) -> Record:
     """A record of a tenant; with `lock` nobody else changes it until the transaction ends. Raises not_found."""
-    wanted = select(Record).where(Record.id == record_id, Record.kind == kind, Record.tenant == tenant)
-    found = await session.scalar(wanted.with_for_update() if lock else wanted)
+    found = await look_for(session, kind, record_id, tenant, lock=lock)
     if found is None:
         raise missing(kind, record_id)
     return found
+
+
+async def look_for(
+    session: AsyncSession, kind: str, record_id: str, tenant: str, *, lock: bool = False
+) -> Record | None:
+    """The same, or None."""
+    wanted = select(Record).where(Record.id == record_id, Record.kind == kind, Record.tenant == tenant)
+    return await session.scalar(wanted.with_for_update() if lock else wanted)
 
 
 async def remove(session: AsyncSession, kind: str, record_id: str, tenant: str) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from gateway.store.database import Database
-from gateway.store.records import find, items, now, remove
+from gateway.store.records import find, items, look_for, now, remove
 from gateway.store.shapes import Entry, Kept, Page
 from gateway.store.tables import Item, Record
 from mesh.errors import ErrorKind, MeshError, invalid
@@ -115,12 +115,13 @@ def new_record(tenant: str, kept: Kept, **state: Any) -> Record:
 
 
 async def finish(session: AsyncSession, tenant: str, kept: Kept) -> None:
-    """Add what a response has said, to it and to its conversation."""
+    """Add what a response has said, to it and to its conversation, unless that was removed meanwhile."""
     session.add_all(new_items(kept.id, OUTPUT, kept.outputs))
     if kept.conversation is not None:
-        conversation = await find(session, CONVERSATION, kept.conversation, tenant, lock=True)
-        conversation.changed_at = now()
-        session.add_all(new_items(conversation.id, SAID, (*kept.inputs, *kept.outputs)))
+        conversation = await look_for(session, CONVERSATION, kept.conversation, tenant, lock=True)
+        if conversation is not None:
+            conversation.changed_at = now()
+            session.add_all(new_items(conversation.id, SAID, (*kept.inputs, *kept.outputs)))
     await session.flush()
 
 

@@ -475,6 +475,20 @@ async def test_one_that_fails_says_why() -> None:
         assert unknown.status_code == 404
 
 
+async def test_one_whose_conversation_was_removed_meanwhile_ends_nevertheless() -> None:
+    worker = talker()
+    async with serving(worker) as gateway:
+        conversation = (await gateway.http.post("/v1/conversations", json={})).json()["id"]
+        worker.stop_after = 3
+        begun = await create(gateway, background=True, conversation=conversation)
+        await eventually(lambda: worker.rows)
+        assert (await gateway.http.delete(f"/v1/conversations/{conversation}")).status_code == 200
+        worker.stop_after = None
+        done = await settled(gateway, begun.id)
+        assert (done.status, done.output_text) == ("completed", TEXT)
+        assert len(worker.starts) == 1
+
+
 async def test_another_gateway_goes_on_where_one_has_stopped(tmp_path: Path) -> None:
     worker = talker()
     store = str(tmp_path / "store.db")
