@@ -489,6 +489,23 @@ async def test_one_whose_conversation_was_removed_meanwhile_ends_nevertheless() 
         assert len(worker.starts) == 1
 
 
+async def test_one_that_fails_on_another_gateway_says_so_to_those_who_read_its_events(tmp_path: Path) -> None:
+    worker = talker()
+    store = str(tmp_path / "store.db")
+    async with worker, GatewayUnderTest(store=store, queue_timeout=0.1) as other:
+        await other.add(worker)
+        async with GatewayUnderTest(store=store) as first:
+            await first.add(worker)
+            worker.stop_after = 5
+            begun = await create(first, background=True)
+            await eventually(lambda: seen(first, begun.id, "delta"))
+            await worker.kill()
+        assert (await settled(other, begun.id)).status == "failed"
+        events = events_of(await other.http.get(f"/v1/responses/{begun.id}?stream=true"))
+    assert events[-1].type == "response.failed"
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+
+
 async def test_another_gateway_goes_on_where_one_has_stopped(tmp_path: Path) -> None:
     worker = talker()
     store = str(tmp_path / "store.db")

@@ -135,7 +135,7 @@ class BackgroundResponses:
             if isinstance(error, MeshError) and error.kind is ErrorKind.DRAINING:
                 await (await self._store.background()).release(job)
                 raise
-            writer.add(events.failed(exchange.failed(error)))
+            writer.fail(exchange.failed(error))
         await writer.finish()
 
     async def _generate(
@@ -247,6 +247,13 @@ class _Writer:
     def add(self, data: bytes) -> None:
         """Events that follow those before."""
         self._waiting += data
+
+    def fail(self, failure: ErrorAnswer) -> None:
+        """The event of an error, behind all others: also behind those of an earlier gateway, which came further."""
+        if self._events.sequence < self._job.next:
+            self._waiting, self._first = b"", self._job.next
+            self._events.sequence = self._job.next
+        self.add(self._events.failed(failure))
 
     async def write(self) -> bool:
         """Write what waits, or a sign of life, if it is time; False if nobody wants the response any more."""
