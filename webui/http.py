@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from http.cookies import CookieError, SimpleCookie
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from webui.pages.desk import COOKIE
@@ -78,7 +78,5 @@ class Frontier:
 
 
 def _has_cookie(header: str) -> bool:
-    try:
-        return COOKIE in SimpleCookie(header)
-    except CookieError:
-        return False
+    # Read as the pages read it: SimpleCookie stops at the first cookie of others that is not to its taste.
+    return bool(cookie_parser(header).get(COOKIE))

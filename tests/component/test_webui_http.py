@@ -38,3 +38,12 @@ async def test_a_browser_gets_one_cookie_that_scripts_cannot_read() -> None:
     assert "HttpOnly" in first.headers["set-cookie"]
     assert "set-cookie" not in second.headers
     assert "default-src 'self'" in second.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("others", ['theme={"dark":true}', "a b=c", "x=é", 'open="', ""])
+async def test_whatever_cookies_others_have_set_a_visitor_stays_the_same(others: str) -> None:
+    async with client("192.0.2.9") as http:
+        answer = await http.get("/", headers={b"cookie": f"{others}; mesh_visitor=abc".encode()})
+        nameless = await http.get("/", headers={"cookie": "mesh_visitor="})
+    assert "set-cookie" not in answer.headers
+    assert "set-cookie" in nameless.headers
