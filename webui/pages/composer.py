@@ -4,6 +4,7 @@ or the samples of the project."""
 from __future__ import annotations
 
 import contextlib
+import filecmp
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import gradio as gr
 from gradio.data_classes import ImageData
 
+from webui.records import Refused
 from webui.samples import SAMPLES, sample_file
 
 # No upload is larger; see webui/trust for the limits of what is let in.
@@ -72,15 +74,25 @@ def composer(name: str, placeholder: str, folder: Path) -> Composer:
 
 
 def read_upload(path: str | None) -> list[bytes]:
-    """The bytes of an upload."""
-    return [Path(path).read_bytes()] if path else []
+    """The bytes of an upload. Raises Refused if it is gone: who uploads what another visitor does shares its file."""
+    try:
+        return [Path(path).read_bytes()] if path else []
+    except FileNotFoundError:
+        raise Refused("The image is not here any more: take it out and choose it again.") from None
 
 
-def delete_upload(path: str | None) -> None:
-    """An upload is not kept as it came: what it says beside its pixels is nobody's business."""
+def delete_upload(path: str | None, folder: Path) -> None:
+    """An upload is not kept as it came: what it says beside its pixels is nobody's business. Samples, of which Gradio
+    has one copy for all visitors, stay; `folder` has them."""
     if path:
         with contextlib.suppress(OSError):
-            Path(path).unlink()
+            if not _is_sample(Path(path), folder):
+                Path(path).unlink()
+
+
+def _is_sample(path: Path, folder: Path) -> bool:
+    files = {sample_file(sample, folder) for sample in SAMPLES}
+    return folder / path.name in files and filecmp.cmp(path, folder / path.name, shallow=False)
 
 
 def _same(chosen: tuple[str, str]) -> tuple[str, str]:

@@ -157,7 +157,7 @@ class Talk:
             await self.arena.ask(battle, text, pictures, edit=editing)
         except TOLD as error:
             return {**self.view(battle, sentence(error)), self.editing: editing, self.composer.image: gr.skip()}
-        delete_upload(image)
+        delete_upload(image, self.desk.folder)
         return {**self.view(battle), **self._cleared(answering=True)}
 
     async def _begin(self, visitor: Visitor, rest: Sequence[Any], *, images: bool) -> LiveBattle:
