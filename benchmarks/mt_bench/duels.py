@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from benchmarks.mt_bench import stats
@@ -55,12 +55,14 @@ class ModelDuels:
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """One model against another, from the first one's side. `p`: of a sign-flip test of no difference, by question."""
+    """One model against another, from the first one's side. `p`: of a sign-flip test of no difference, by question;
+    `p_holm` is corrected for the number of pairs."""
 
     first: str
     second: str
     record: Record
     p: float
+    p_holm: float = float("nan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,11 +190,10 @@ def _contests(order: Sequence[str], scored: Sequence[Pair]) -> list[Contest]:
     for place, first in enumerate(order):
         for second in order[place + 1 :]:
             if met := games.get(frozenset({first, second})):
-                groups = _grouped(met, lambda line, model=first: [outcome(line, model)])
-                means: dict[object, float] = {key: sum(values) / len(values) for key, values in groups.items()}
-                gap = stats.difference(means, dict.fromkeys(means, 0.5))
+                gap = stats.difference(_grouped(met, lambda line, model=first: [outcome(line, model) - 0.5]))
                 found.append(Contest(first, second, _record(met, first), gap.p if gap else float("nan")))
-    return found
+    corrected = stats.holm([contest.p for contest in found])
+    return [replace(contest, p_holm=p) for contest, p in zip(found, corrected, strict=True)]
 
 
 def _bias(scored: Sequence[Pair]) -> Bias:

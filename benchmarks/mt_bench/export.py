@@ -73,6 +73,7 @@ def _duels(duels: Duels) -> Iterator[Row]:
             yield row | {"what": name, "value": getattr(each.record, name), "n": each.record.n}
         yield row | {"what": "adjusted win rate"} | _mean(each.record.adjusted)
         yield row | {"what": "p", "value": each.p}
+        yield row | {"what": "p (Holm)", "value": each.p_holm}
     row = {"judge": duels.judge, "n": duels.bias.n}
     yield row | {"what": "consistent when swapped", "value": duels.bias.consistency}
     yield row | {"what": "favours first", "value": duels.bias.first}

@@ -29,7 +29,7 @@ class ModelGrades:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """The difference of two models' means, over the questions that both have grades for."""
+    """The mean difference of two models' grades, over those that both have."""
 
     first: str
     second: str
@@ -107,25 +107,22 @@ def _gaps(order: Sequence[str], by_model: Mapping[str, Sequence[Single]]) -> lis
     """All pairs, the better one first, with p-values corrected for their number."""
     found: list[Gap] = []
     for first, second in itertools.combinations(order, 2):
-        gap = stats.difference(*_common(by_model[first], by_model[second]))
+        gap = stats.difference(_differences(by_model[first], by_model[second]))
         if gap is not None:
             found.append(Gap(first, second, gap))
     corrected = stats.holm([gap.difference.p for gap in found])
     return [replace(gap, difference=replace(gap.difference, p_holm=p)) for gap, p in zip(found, corrected, strict=True)]
 
 
-def _common(first: Iterable[Single], second: Iterable[Single]) -> tuple[dict[object, float], dict[object, float]]:
-    """Means by question over the turns that both have a grade for from the same judge."""
-    grades = [
-        {(line.question_id, line.turn, line.judge[0]): float(line.score) for line in lines if line.scored}
-        for lines in (first, second)
-    ]
-    sums: list[dict[object, list[float]]] = [{}, {}]
-    for key in (key for key in grades[0] if key in grades[1]):
-        for side in (0, 1):
-            sums[side].setdefault(key[0], []).append(grades[side][key])
-    means = [{question: sum(values) / len(values) for question, values in side.items()} for side in sums]
-    return means[0], means[1]
+def _differences(first: Iterable[Single], second: Iterable[Single]) -> dict[object, list[float]]:
+    """By question: one for each turn that both have a grade for from the same judge."""
+    theirs = {(line.question_id, line.turn, line.judge[0]): line.score for line in second if line.scored}
+    groups: dict[object, list[float]] = {}
+    for line in first:
+        score = theirs.get((line.question_id, line.turn, line.judge[0]))
+        if line.scored and score is not None:
+            groups.setdefault(line.question_id, []).append(float(line.score - score))
+    return groups
 
 
 def _length_correlation(lines: Sequence[Single], answers: Answers) -> float | None:

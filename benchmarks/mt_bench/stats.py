@@ -36,7 +36,8 @@ class Mean:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Mean of the differences by question, its interval, and p of a sign-flip test of no difference."""
+    """Mean of differences, its interval, and p of a sign-flip test of no difference; `p_holm` after Holm's correction
+    for the number of tests beside it."""
 
     value: float
     low: float | None
@@ -86,18 +87,21 @@ def _signs(count: int) -> Array:
     return np.random.default_rng(SEED).choice(np.array([-1.0, 1.0]), size=(SAMPLES, count))
 
 
-def difference(first: Mapping[object, float], second: Mapping[object, float]) -> Difference | None:
-    """Of two means by question, over the questions that both have. None if there is no such question."""
-    common = [key for key in first if key in second]
-    if not common:
+def difference(gaps: Mapping[object, Sequence[float]]) -> Difference | None:
+    """Of differences that are grouped by question, such as one for each turn. None if there is none.
+
+    As in `mean` each one counts the same, and the interval and the test draw whole questions.
+    """
+    found = mean(gaps)
+    if not found.n:
         return None
-    gaps = np.array([first[key] - second[key] for key in common], dtype=np.float64)
-    low, high = _interval(gaps, np.ones_like(gaps))
-    return Difference(float(gaps.mean()), low, high, len(common), sign_flip(gaps))
+    sums = np.array([sum(values) for values in gaps.values()], dtype=np.float64)
+    return Difference(found.value, found.low, found.high, sum(map(bool, gaps.values())), sign_flip(sums))
 
 
 def sign_flip(gaps: Array) -> float:
-    """Two-sided p of the mean gap if each gap's sign were a coin: exact up to 14 gaps, else from 10,000 draws."""
+    """Two-sided p of the sum of the gaps, one for each question, if each gap's sign were a coin: exact up to 14 gaps,
+    else from 10,000 draws."""
     moved = gaps[gaps != 0]
     if not len(moved):
         return 1.0

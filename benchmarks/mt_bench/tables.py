@@ -136,11 +136,17 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 def _contests(duels: Duels) -> Table:
     rows = [
-        [f"{each.first} : {each.second}", *_shares(each.record), str(each.record.n), f"{each.p:.4f}"]
+        [
+            f"{each.first} : {each.second}",
+            *_shares(each.record),
+            str(each.record.n),
+            f"{each.p:.4f}",
+            f"{each.p_holm:.4f}",
+        ]
         for each in duels.contests
     ]
-    header = ["models", "win", "tie", "loss", "win rate", "loss rate", "adjusted", "n", "p"]
-    return Table(f"Pairs, {duels.judge}: from the first one's side", header, rows)
+    header = ["models", "win", "tie", "loss", "win rate", "loss rate", "adjusted", "n", "p", "p (Holm)"]
+    return Table(f"Pairs, {duels.judge}: from the first one's side; sign-flip test over questions", header, rows)
 
 
 def _style(duels: Duels) -> list[Table]:

@@ -90,11 +90,9 @@ def test_a_model_that_only_failed_is_shown() -> None:
 
 def test_intervals_and_tests_equal_scipys() -> None:
     draw = random.Random(3)
-    first: dict[object, float] = {question: draw.gauss(6, 2) for question in range(60)}
-    second: dict[object, float] = {question: value - draw.gauss(0.4, 1) for question, value in first.items()}
-    found = stats.difference(first, second)
+    gaps = np.array([draw.gauss(0.7, 1) for _ in range(60)])
+    found = stats.difference({question: [gap] for question, gap in enumerate(gaps)})
     assert found is not None
-    gaps = np.array([first[key] - second[key] for key in first])
     bounds = SCIPY.bootstrap((gaps,), np.mean, method="percentile", n_resamples=20_000, rng=1).confidence_interval
     assert found.value == pytest.approx(gaps.mean())
     assert found.low == pytest.approx(bounds.low, abs=0.03)
@@ -112,6 +110,18 @@ def test_a_small_sign_flip_test_is_exact() -> None:
     # Of 16 assignments of signs to the four that differ only the two with equal signs are as extreme.
     assert stats.sign_flip(gaps) == 2 / 16
     assert stats.sign_flip(np.zeros(3)) == 1.0
+
+
+def test_a_difference_counts_each_grade_and_draws_whole_questions() -> None:
+    """Question 1 has two turns, the others one: by hand, the 8 assignments of signs to 3 questions."""
+    first = [single("a", 1, 1, 9), single("a", 1, 2, 7), single("a", 2, 1, 5), single("a", 3, 1, 5)]
+    second = [single("b", 1, 1, 6), single("b", 1, 2, 5), single("b", 2, 1, 4), single("b", 3, 1, 7)]
+    alone = [single("a", 4, 1, 10), single("b", 4, 1, -1)]  # a grade that only one of them has
+    (gap,) = grade("j", ["j"], [*first, *second, *alone], QUESTIONS, [], {}).gaps
+    assert (gap.first, gap.second, gap.difference.questions) == ("a", "b", 3)
+    assert gap.difference.value == (3 + 2 + 1 - 2) / 4
+    # The sums 5, 1, -2 add up to 4. As far from 0 or farther: 8, 6, 4 and their opposites; not 2.
+    assert gap.difference.p == 6 / 8
 
 
 def test_holm_and_spearman_equal_others() -> None:
@@ -152,6 +162,19 @@ def test_only_who_wins_both_games_wins() -> None:
     assert record["a"].adjusted.value == 0.5
     assert (found.bias.n, found.bias.consistent, found.bias.first, found.bias.second) == (6, 3, 1, 1)
     assert found.models[0].counts == Counts(n=6, unscored=1, failed=0, missing=1)
+
+
+def test_pairs_are_tested_together() -> None:
+    """Holm: the smallest of three p is multiplied by three, the next by two."""
+    lines = [
+        pair(question, (winner, winner), models)
+        for models, won in ((("a", "b"), 7), (("a", "c"), 6), (("b", "c"), 4))
+        for question in range(1, 8)
+        for winner in ["model_1" if question <= won else "model_2"]
+    ]
+    found = {(each.first, each.second): each for each in compare("j", ["j"], lines, QUESTIONS, [], {}, None).contests}
+    assert [each.p for each in found.values()] == [2 / 2**7, 16 / 2**7, 1.0]
+    assert [each.p_holm for each in found.values()] == [3 * 2 / 2**7, 2 * 16 / 2**7, 1.0]
 
 
 def test_a_baseline_has_no_row_and_others_do_not_count() -> None:
