@@ -205,6 +205,14 @@ def read_failures(folder: Path) -> list[Failure]:
     return [failure for _, failure in numbered(path, Failure)] if path.exists() else []
 
 
+def by_judge(lines: Iterable[Judgment]) -> dict[str, list[Judgment]]:
+    """Judgments by the judge's name."""
+    groups: dict[str, list[Judgment]] = {}
+    for line in lines:
+        groups.setdefault(line.judge[0], []).append(line)
+    return groups
+
+
 def settle(given: Iterable[Judgment]) -> list[Judgment]:
     """Of several lines about the same, the last counts; but one without a verdict never replaces one with a verdict
     about the same prompt."""

@@ -2,41 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.mt_bench import stats
-from benchmarks.mt_bench.agreement import Choice, Vote, kappa, pair_votes
+from benchmarks.mt_bench.alike import Alike, alike
 from benchmarks.mt_bench.counts import Questions, item, reasons
 from benchmarks.mt_bench.duels import Duels, compare
 from benchmarks.mt_bench.grades import Grades, grade
 from benchmarks.mt_bench.jsonl import BadFile
 from benchmarks.mt_bench.matches import Answers, answered_models, load_answers
 from benchmarks.mt_bench.question_set import QuestionSet
-from benchmarks.mt_bench.records import Failure, Judgment, Mode, Pair, Single, read_failures, read_judgments
+from benchmarks.mt_bench.records import Failure, Judgment, Mode, Pair, Single, by_judge, read_failures, read_judgments
 
 ALL_JUDGES = "all judges"
-
-
-@dataclass(frozen=True, slots=True)
-class Alike:
-    """How much two judges agree about `n` judgments that both made.
-
-    Of grades: the share that is equal, Spearman's correlation, and the mean distance. Of comparisons: the share with
-    the same outcome, and Cohen's kappa.
-    """
-
-    first: str
-    second: str
-    kind: str
-    n: int
-    equal: float
-    correlation: float | None
-    distance: float | None
-    kappa: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +75,7 @@ def collect(
         pairs=pairs,
         grades=_grades(singles, asked, failures, answers),
         duels=_duels(pairs, asked, failures, answers, baseline if mode != "pairwise-all" else None),
-        alike=[*_alike_grades(singles), *_alike_pairs(pairs)],
+        alike=alike(singles, pairs),
         lengths=_lengths(answers),
         references=dict(Counter(line.references for line in [*singles, *pairs] if line.references)),
         reasons=dict(reasons([*singles, *pairs], [each for each in failures if _concerns(each, mode, judges)])),
@@ -124,17 +104,10 @@ def _read(folder: Path, kind: type[Judgment], models: Sequence[str], judges: Seq
     ]
 
 
-def _by_judge(lines: Sequence[Judgment]) -> dict[str, list[Judgment]]:
-    groups: dict[str, list[Judgment]] = {}
-    for line in lines:
-        groups.setdefault(line.judge[0], []).append(line)
-    return groups
-
-
 def _grades(
     lines: Sequence[Single], questions: Questions, failures: Sequence[Failure], answers: Answers
 ) -> list[Grades]:
-    groups = _by_judge(lines)
+    groups = by_judge(lines)
     found = [grade(judge, [judge], mine, questions, failures, answers) for judge, mine in groups.items()]
     if len(groups) > 1:
         found.append(grade(ALL_JUDGES, [*groups], lines, questions, failures, answers))
@@ -144,47 +117,11 @@ def _grades(
 def _duels(
     lines: Sequence[Pair], questions: Questions, failures: Sequence[Failure], answers: Answers, baseline: str | None
 ) -> list[Duels]:
-    groups = _by_judge(lines)
+    groups = by_judge(lines)
     found = [compare(judge, [judge], mine, questions, failures, answers, baseline) for judge, mine in groups.items()]
     if len(groups) > 1:
         found.append(compare(ALL_JUDGES, [*groups], lines, questions, failures, answers, baseline))
     return [each for each in found if each.models]
-
-
-def _alike_grades(lines: Sequence[Single]) -> list[Alike]:
-    by_judge = {
-        judge: {item(line)[:3]: float(line.score) for line in mine if line.scored}
-        for judge, mine in _by_judge(lines).items()
-    }
-    found: list[Alike] = []
-    for first, second in itertools.combinations(by_judge, 2):
-        common = [key for key in by_judge[first] if key in by_judge[second]]
-        if common:
-            left, right = ([by_judge[judge][key] for key in common] for judge in (first, second))
-            equal = sum(a == b for a, b in zip(left, right, strict=True)) / len(common)
-            distance = sum(abs(a - b) for a, b in zip(left, right, strict=True)) / len(common)
-            correlation = stats.rank_correlation(left, right)
-            found.append(Alike(first, second, "grades", len(common), equal, correlation, distance, None))
-    return found
-
-
-def _alike_pairs(lines: Sequence[Pair]) -> list[Alike]:
-    by_judge: dict[str, dict[tuple[object, ...], Choice]] = {
-        judge: {_about(vote): vote.choice for vote in pair_votes(mine)} for judge, mine in _by_judge(lines).items()
-    }
-    found: list[Alike] = []
-    for first, second in itertools.combinations(by_judge, 2):
-        both: list[tuple[Choice, Choice]] = [
-            (mine, by_judge[second][key]) for key, mine in by_judge[first].items() if key in by_judge[second]
-        ]
-        if both:
-            equal = sum(a == b for a, b in both) / len(both)
-            found.append(Alike(first, second, "comparisons", len(both), equal, None, None, kappa(both)))
-    return found
-
-
-def _about(vote: Vote) -> tuple[object, ...]:
-    return (vote.question, vote.turn, vote.model_a, vote.model_b)
 
 
 def _lengths(answers: Answers) -> list[Lengths]:

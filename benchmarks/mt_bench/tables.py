@@ -178,20 +178,20 @@ def _judges(results: Results) -> list[Table]:
         rows = [[each.judge, _number(each.length_correlation, 2)] for each in results.grades]
         found.append(Table("Do longer answers get higher grades? (Spearman)", ["judge", "length correlation"], rows))
     if results.alike:
-        header = ["judges", "of", "n", "equal", "correlation", "mean distance", "kappa"]
+        header = ["judges", "of", "n", "equal", "alpha", "correlation", "mean distance"]
         rows = [
             [
-                f"{each.first} : {each.second}",
+                "all of them" if len(each.judges) > 2 else " : ".join(each.judges),
                 each.kind,
                 str(each.n),
                 _number(each.equal),
+                _number(each.alpha, 2),
                 _number(each.correlation, 2),
                 _number(each.distance, 2),
-                _number(each.kappa, 2),
             ]
             for each in results.alike
         ]
-        found.append(Table("Agreement between judges", header, rows))
+        found.append(Table("Agreement between judges (Krippendorff's alpha, Spearman's correlation)", header, rows))
     return found
 
 

@@ -17,6 +17,7 @@ from statsmodels.stats import multitest
 
 from benchmarks.mt_bench import stats
 from benchmarks.mt_bench.agreement import agreements, read_votes
+from benchmarks.mt_bench.alike import alike, alpha
 from benchmarks.mt_bench.counts import Counts
 from benchmarks.mt_bench.duels import compare
 from benchmarks.mt_bench.grades import grade
@@ -216,6 +217,74 @@ def test_style_control_equals_a_logistic_regression_with_the_same_columns() -> N
 def test_style_control_says_nothing_where_styles_are_equal() -> None:
     battles = [Battle(question, "a", "b", "x", "x", 1.0) for question in range(20)]
     assert control(battles, "a") is None
+
+
+# Four observers, twelve units, as Krippendorff has them in "Computing Krippendorff's Alpha-Reliability" (2011).
+OBSERVED = ("123321412...", "1233224125.3", ".3332342251.", "12332441251.")
+
+
+def test_alpha_is_krippendorffs() -> None:
+    units = [[int(value) for value in unit if value != "."] for unit in zip(*OBSERVED, strict=True)]
+    pairable = [unit for unit in units if len(unit) > 1]
+    assert alpha(pairable, lambda a, b: float(a != b)) == pytest.approx(0.743, abs=5e-4)
+    assert alpha(pairable, lambda a, b: float(a - b) ** 2) == pytest.approx(0.849, abs=5e-4)
+    assert alpha([[1, 1], [1, 1]], lambda a, b: float(a != b)) is None
+
+
+def test_judges_are_compared_two_by_two_and_all_together() -> None:
+    scores = {"j": (8, 4, 6), "k": (8, 5, 6), "l": (2, -1, 6)}
+    lines = [single("a", id_, 1, score, judge) for judge, row in scores.items() for id_, score in enumerate(row, 1)]
+    found = alike(lines, [pair(1, ("tie", "tie"))])
+    assert [(each.judges, each.n, each.equal, each.distance) for each in found] == [
+        (("j", "k", "l"), 3, 1 / 3, None),
+        (("j", "k"), 3, 2 / 3, 1 / 3),
+        (("j", "l"), 2, 1 / 2, 3),
+        (("k", "l"), 2, 1 / 2, 3),
+    ]
+
+
+# What FastChat's show_result printed for real runs, as published in model cards and repositories: the grades behind
+# each turn (80 less those without a verdict), and three means. Verdicts lack here and there, with granite most of all.
+PUBLISHED = {
+    "gpt-4": ((80, 8.95625), (80, 9.025), 8.990625),
+    "gpt-3.5-turbo": ((80, 8.075), (80, 7.8125), 7.94375),
+    "claude-instant-v1": ((80, 7.8), (79, 8.012658), 7.905660),
+    "claude-v1": ((80, 8.15), (80, 7.65), 7.9),
+    "vicuna-13b-v1.3": ((80, 6.8125), (80, 5.9625), 6.3875),
+    "stablelm-2-brief-1_6b_3": ((79, 3.202532), (79, 2.443038), 2.822785),
+    "stablelm-2-brief-1_6b_2": ((79, 3.240506), (80, 2.35), 2.792453),
+    "granite-7b-lab": ((37, 7.621622), (3, 4.666667), 7.4),
+}
+
+
+def with_mean(model: str, turn: int, n: int, mean: float) -> list[Single]:
+    """80 grades in halves, of which n have a verdict and that mean."""
+    halves = round(2 * n * mean)
+    scores = [(halves // n + (place < halves % n)) / 2 for place in range(n)] + [-1] * (80 - n)
+    return [single(model, question, turn, score) for question, score in enumerate(scores)]
+
+
+def test_scores_are_those_of_published_tables() -> None:
+    """A mean of the turns' means would be another number wherever verdicts lack."""
+    lines = [
+        line
+        for model, (first, second, _) in PUBLISHED.items()
+        for turn, (n, mean) in ((1, first), (2, second))
+        for line in with_mean(model, turn, n, mean)
+    ]
+    rows = {row.model: row for row in grade("gpt-4", ["gpt-4"], lines, QUESTIONS, [], {}).models}
+    for model, (first, second, overall) in PUBLISHED.items():
+        row = rows[model]
+        found = (row.turns[1].n, row.turns[1].value, row.turns[2].n, row.turns[2].value, row.overall.value)
+        assert found == pytest.approx((*first, *second, overall), abs=5e-7), model
+        assert row.counts.unscored == 160 - first[0] - second[0]
+
+
+def test_doubles_that_a_published_table_counted_are_not_counted() -> None:
+    """arcee-spark's: 8.777778, 8.164634 and 8.469325 are means of 81, 82 and 163 grades, of 160 that there can be."""
+    doubled = [single("arcee-spark", question, 1, 8) for question in (1, 2, 2)]
+    assert pytest.approx((711 + 669.5) / (81 + 82), abs=5e-7) == 8.469325
+    assert grade("gpt-4", ["gpt-4"], settle(doubled), QUESTIONS, [], {}).models[0].counts.n == 2
 
 
 def vote(question: int, judge: Any, winner: str, a: str = "m", b: str = "n", turn: int = 1) -> dict[str, Any]:
