@@ -23,7 +23,7 @@ from benchmarks.mt_bench.duels import compare
 from benchmarks.mt_bench.grades import grade
 from benchmarks.mt_bench.jsonl import BadFile
 from benchmarks.mt_bench.questions import Question, QuestionId
-from benchmarks.mt_bench.records import Failure, Pair, Single
+from benchmarks.mt_bench.records import Failure, Pair, Single, settle
 from benchmarks.mt_bench.style import Battle, control
 
 # Their types are partial.
