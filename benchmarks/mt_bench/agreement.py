@@ -23,8 +23,8 @@ from benchmarks.mt_bench.records import Pair, Single, settle
 
 Choice = Literal["model_a", "model_b", "tie"]
 _OPPOSITE: Final[dict[Choice, Choice]] = {"model_a": "model_b", "model_b": "model_a", "tie": "tie"}
-# FastChat's names for them.
-_ALIASES: Final = {"gpt4-pair": "gpt-4-pair", "gpt4-single": "gpt-4-single"}
+# What FastChat's program and the published votes call them.
+_ALIASES: Final = {"gpt4-pair": "gpt-4-pair", "gpt4_pair": "gpt-4-pair", "gpt4-single": "gpt-4-single"}
 
 
 class _Line(msgspec.Struct, kw_only=True):
@@ -120,13 +120,13 @@ def vote(line: _Line) -> Vote:
 
 
 def _voter(judge: str | list[str]) -> str:
-    """People by their group; a model by its name and whether it graded or compared."""
+    """People by their group; a model by its name and whether it graded or compared, which its prompt's name tells."""
     if isinstance(judge, list):
         prompt = judge[1] if len(judge) > 1 else ""
         return f"{judge[0]}-{'single' if 'single' in prompt else 'pair'}"
     if judge.startswith("expert"):
         return "human"
-    return "author" if judge.startswith("author") else judge
+    return "author" if judge.startswith("author") else _ALIASES.get(judge, judge)
 
 
 def _sorted(question: QuestionId, turn: int, first: str, second: str, voter: str, choice: Choice) -> Vote:
@@ -141,7 +141,7 @@ def pair_votes(judgments: Iterable[Pair]) -> Iterator[Vote]:
         if line.scored:
             choices: dict[str, Choice] = {"model_1": "model_a", "model_2": "model_b"}
             choice = choices.get(line.winner, "tie")
-            yield _sorted(line.question_id, line.turn, line.model_1, line.model_2, _voter([*line.judge]), choice)
+            yield _sorted(line.question_id, line.turn, line.model_1, line.model_2, f"{line.judge[0]}-pair", choice)
 
 
 def single_votes(judgments: Iterable[Single]) -> Iterator[Vote]:
@@ -150,11 +150,11 @@ def single_votes(judgments: Iterable[Single]) -> Iterator[Vote]:
     for line in judgments:
         if line.scored:
             groups.setdefault((line.question_id, line.turn, line.judge[0]), {})[line.model] = line
-    for (question, turn, _), by_model in groups.items():
+    for (question, turn, judge), by_model in groups.items():
         for first, second in itertools.combinations(sorted(by_model), 2):
             gap = by_model[first].score - by_model[second].score
             choice: Choice = "tie" if gap == 0 else "model_a" if gap > 0 else "model_b"
-            yield Vote(question, turn, first, second, _voter([*by_model[first].judge]), choice)
+            yield Vote(question, turn, first, second, f"{judge}-single", choice)
 
 
 def voters(votes: Iterable[Vote]) -> list[str]:

@@ -317,6 +317,17 @@ def test_agreement_counts_pairs_of_votes_as_the_paper_does(tmp_path: Path) -> No
         agreements(read_votes(path), "claude", "human")
 
 
+def test_the_published_votes_are_read_by_their_own_names(tmp_path: Path) -> None:
+    """Lines as the data set lmsys/mt_bench_human_judgments has them, with the conversations beside the vote."""
+    path = tmp_path / "votes.jsonl"
+    lines = [vote(1, judge, "model_a") | {"conversation_a": "…"} for judge in ("gpt4_pair", "expert_1", "author_2")]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    votes = read_votes(path)
+    assert [each.voter for each in votes] == ["gpt-4-pair", "human", "author"]
+    for name in ("gpt4_pair", "gpt4-pair", "gpt-4-pair"):
+        assert [each.agree for each in agreements(votes, name, "human")] == [1, 1]
+
+
 def test_votes_are_read_from_judgments_too(tmp_path: Path) -> None:
     import msgspec
 
@@ -329,6 +340,7 @@ def test_votes_are_read_from_judgments_too(tmp_path: Path) -> None:
     ]
     path = tmp_path / "j_single.jsonl"
     graded = [single("a", 1, 1, 8), single("b", 1, 1, 9), single("c", 1, 1, 8), single("d", 1, 1, -1)]
+    graded = [msgspec.structs.replace(line, judge=("j", "a prompt of any name")) for line in graded]
     path.write_bytes(b"\n".join(map(msgspec.json.encode, graded)) + b"\n")
     assert [(each.model_a, each.model_b, each.voter, each.choice) for each in read_votes(path)] == [
         ("a", "b", "j-single", "model_b"),
