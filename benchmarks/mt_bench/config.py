@@ -45,7 +45,7 @@ class EndpointConfig(SetConfig):
     api_key: str | None = option(None, "Its API key. Default: OPENAI_API_KEY, or none.", secret=True)
     timeout: float = option(600.0, "Seconds for an answer.", low=0.1)
     attempts: int = option(6, "How often a request is tried in all if the endpoint fails or is busy.", low=1, high=100)
-    patience: float = option(300.0, "Seconds that an endpoint may ask to wait (Retry-After).", low=0)
+    patience: float = option(300.0, "Seconds that an endpoint may ask a request to wait in all (Retry-After).", low=0)
     token_parameter: Literal["max_tokens", "max_completion_tokens"] = option(
         "max_tokens", "How the endpoint wants the limit of tokens to be called: max_tokens or max_completion_tokens."
     )

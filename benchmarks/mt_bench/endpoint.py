@@ -41,17 +41,18 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class _Again:
-    """A failure that may pass. `after`: seconds that the endpoint asked for."""
+    """A failure that may pass. `after`: seconds that the endpoint asked for. `counts`: as an attempt."""
 
     reason: str
     after: float | None = None
+    counts: bool = True
 
 
 class Endpoint:
     """Close it (`async with`). A request is tried `attempts` times, each with `timeout` seconds.
 
     Where the endpoint says when to come back (Retry-After), all requests for that model wait so long. What would wait
-    longer than `patience` seconds fails.
+    longer than `patience` seconds in all fails. A 429 with a time counts as no attempt.
     """
 
     def __init__(
@@ -84,19 +85,20 @@ class Endpoint:
     async def chat(self, model: str, messages: list[Message], max_tokens: int, **parameters: Any) -> Reply | Failed:
         """One answer to a conversation."""
         body = {self._token_parameter: max_tokens, **parameters}
-        reason = ""
-        for attempt in range(1, self._attempts + 1):
+        attempt, asked = 1, 0.0
+        while True:
             await self._wait(model)
-            match await self._once(model, messages, body):
-                case _Again(reason, after) if attempt < self._attempts:
-                    if after is not None and after > self._patience:
-                        return Failed(f"{reason}; it asks to wait {after:g} s, the limit is {self._patience:g} s")
-                    await self._pause(model, attempt, after)
-                case _Again(reason):
-                    break
-                case Reply() | Failed() as end:
-                    return end
-        return Failed(f"{reason} ({self._attempts} attempts)")
+            found = await self._once(model, messages, body)
+            if not isinstance(found, _Again):
+                return found
+            asked += found.after or 0.0
+            if asked > self._patience:
+                limit = f"{self._patience:g} s"
+                return Failed(f"{found.reason}; it asks to wait {asked:g} s in all, the limit is {limit}")
+            if attempt == self._attempts and found.counts:
+                return Failed(f"{found.reason} ({self._attempts} attempts)")
+            await self._pause(model, attempt, found.after)
+            attempt += found.counts
 
     def waits(self, model: str) -> float:
         """Seconds for which nothing is sent to that model, as the endpoint asked."""
@@ -107,7 +109,7 @@ class Endpoint:
             await asyncio.sleep(left)
 
     async def _pause(self, model: str, attempt: int, after: float | None) -> None:
-        if after is not None:
+        if after:
             self._not_before[model] = max(self._not_before.get(model, 0.0), time.monotonic() + after)
             return
         longest = min(self._first_pause * 2 ** (attempt - 1), _LONGEST_PAUSE)
@@ -135,7 +137,9 @@ def _status(error: openai.APIStatusError) -> Failed | _Again:
     said = str(cast("dict[str, Any]", body).get("message") or "") if isinstance(body, dict) else ""
     reason = f"HTTP {error.status_code}: {_short(said or error.message)}"
     if error.status_code in _RETRIED or error.status_code >= 500:
-        return _Again(reason, retry_after(error.response.headers.get("retry-after")))
+        after = retry_after(error.response.headers.get("retry-after"))
+        # To be told the time of the next request is to queue, not to fail.
+        return _Again(reason, after, counts=error.status_code != 429 or not after)
     return Failed(reason)
 
 

@@ -183,6 +183,21 @@ async def test_judgments_are_made_and_written_as_fastchat_does(tmp_path: Path) -
     async with provider(echo) as fake:
         await answer(questions, run, fake, models=["m"])
     async with provider(rates) as fake:
+async def test_to_be_told_when_to_come_back_is_no_attempt_but_has_a_limit() -> None:
+    busy = error(429, "slow down", **{"retry-after": "0.01"})
+    async with FakeProvider(*[busy] * 5, said("ok")) as fake, endpoint(fake, attempts=1) as client:
+        assert isinstance(await client.chat("m", HELLO, 10), Reply)
+    async with FakeProvider(busy) as fake, endpoint(fake, patience=0.035) as client:
+        found = await client.chat("m", HELLO, 10)
+        assert found == Failed("HTTP 429: slow down; it asks to wait 0.04 s in all, the limit is 0.035 s")
+        assert len(fake.seen) == 4
+    for reply in (error(503, "away", **{"retry-after": "0.01"}), error(429, "no time told")):
+        async with FakeProvider(reply) as fake, endpoint(fake) as client:
+            found = await client.chat("m", HELLO, 10)
+        assert isinstance(found, Failed)
+        assert found.reason.endswith(" (3 attempts)")
+
+
         judging = await judge(questions, run, fake)
     lines = read(run / "model_judgment" / "j_single.jsonl", Single)
     assert [(line.question_id, line.turn, line.score, line.judge[1]) for line in lines] == [
