@@ -35,7 +35,8 @@ FASTCHAT_FAILURE: Final = "$ERROR$"
 
 @dataclass(frozen=True, slots=True)
 class AnswerPlan:
-    """What to ask. `temperature` overrides the questions' own; `seed` is that of the first choice, None sends none."""
+    """What to ask. `temperature` overrides the questions' own, one below 0 sends none; `seed` is that of the first
+    choice, None sends none."""
 
     models: Sequence[str]
     choices: int = 1
@@ -48,8 +49,10 @@ class AnswerPlan:
 
     def settings(self, question: Question) -> Settings:
         """With which a question is asked."""
-        temperature = question.temperature if self.temperature is None else self.temperature
-        return Settings(temperature=temperature, max_tokens=self.max_tokens, system=self.system, seed=self.seed)
+        given = question.temperature if self.temperature is None else self.temperature
+        return Settings(
+            temperature=None if given < 0 else given, max_tokens=self.max_tokens, system=self.system, seed=self.seed
+        )
 
 
 Job = tuple[str, Question]
@@ -149,11 +152,13 @@ async def _converse(
 ) -> list[Reply] | Failed:
     """All turns of one choice, each knowing those before it."""
     messages: list[Message] = [{"role": "system", "content": settings.system}] if settings.system else []
-    extra: dict[str, Any] = {} if settings.seed is None else {"seed": settings.seed + index}
+    seed = None if settings.seed is None else settings.seed + index
+    given: dict[str, Any] = {"temperature": settings.temperature, "seed": seed}
+    sent = {name: value for name, value in given.items() if value is not None}
     replies: list[Reply] = []
     for turn, text in enumerate(question.turns, 1):
         messages.append({"role": "user", "content": text})
-        reply = await endpoint.chat(model, messages, settings.max_tokens, temperature=settings.temperature, **extra)
+        reply = await endpoint.chat(model, messages, settings.max_tokens, **sent)
         if isinstance(reply, Failed):
             return Failed(f"turn {turn}: {reply.reason}")
         if not reply.text.strip():

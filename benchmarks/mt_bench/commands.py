@@ -121,7 +121,7 @@ def judge(config: JudgeConfig) -> int:
 async def _judge(config: JudgeConfig, questions: QuestionSet, folder: Path, planned: dict[str, Matches]) -> Judging:
     plan = JudgePlan(
         max_tokens=config.judge_max_tokens,
-        temperature=config.judge_temperature,
+        temperature=None if config.judge_temperature < 0 else config.judge_temperature,
         attempts=config.verdict_attempts,
         limit=config.concurrency,
         limit_each=config.model_concurrency,

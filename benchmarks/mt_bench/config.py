@@ -65,7 +65,9 @@ class AnswerConfig(EndpointConfig):
     model: tuple[str, ...] = option((), "Model that answers; may be repeated.")
     num_choices: int = option(1, "Conversations for each question; the first one is judged.", low=1, high=100)
     max_tokens: int = option(1024, "Tokens of an answer at most.", low=1)
-    temperature: float | None = option(None, "Instead of those that belong to the categories.", low=0, high=2)
+    temperature: float | None = option(
+        None, "Instead of those that belong to the categories; -1 sends none.", low=-1, high=2
+    )
     system: str = option("", "System prompt.")
     seed: int = option(0, "Seed of the first choice, counted up for the others; -1 sends none.", low=-1)
 
@@ -83,7 +85,7 @@ class JudgeConfig(EndpointConfig):
     model: tuple[str, ...] = option((), "Model whose answers are judged; may be repeated. Default: all that answered.")
     baseline: str = option("", "The model that pairwise-baseline compares the others with.")
     judge_max_tokens: int = option(2048, "Tokens of a judgment at most.", low=1)
-    judge_temperature: float = option(0.0, "Temperature of judgments.", low=0, high=2)
+    judge_temperature: float = option(0.0, "Temperature of judgments; -1 sends none.", low=-1, high=2)
     verdict_attempts: int = option(
         2, "How often a judge is asked in all if its verdict cannot be read.", low=1, high=20
     )

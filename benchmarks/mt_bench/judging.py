@@ -41,10 +41,11 @@ _WINNERS: Final[tuple[dict[str, Winner], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class JudgePlan:
-    """How judges are asked. A verdict that cannot be read is asked for `attempts` times in all."""
+    """How judges are asked: without a temperature if it is None. A verdict that cannot be read is asked for `attempts`
+    times in all."""
 
     max_tokens: int = 2048
-    temperature: float = 0.0
+    temperature: float | None = 0.0
     attempts: int = 2
     limit: int = 16
     limit_each: int = 16
@@ -149,7 +150,8 @@ class Judging:
     @property
     def parameters(self) -> dict[str, Any]:
         """What a judge is asked with, beside the messages."""
-        return {"max_tokens": self._plan.max_tokens, "temperature": self._plan.temperature}
+        given = {"max_tokens": self._plan.max_tokens, "temperature": self._plan.temperature}
+        return {name: value for name, value in given.items() if value is not None}
 
     def _forget_failures(self) -> None:
         """Take out of the failures the judgments that are there by now."""

@@ -40,9 +40,9 @@ class Choice(msgspec.Struct, omit_defaults=True, kw_only=True):
 
 
 class Settings(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """What an answer was asked with. `seed` is that of the first choice."""
+    """What an answer was asked with; None was not sent. `seed` is that of the first choice."""
 
-    temperature: float
+    temperature: float | None
     max_tokens: int
     system: str | None = None
     seed: int | None = None

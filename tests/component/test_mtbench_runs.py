@@ -109,6 +109,22 @@ async def test_a_failure_says_why_and_is_no_answer(tmp_path: Path, reply: fake_p
     )
 
 
+async def test_a_temperature_and_a_seed_need_not_be_sent(tmp_path: Path) -> None:
+    """Some models refuse a temperature, some endpoints a seed or the name max_tokens."""
+    questions = small_set(tmp_path, {"question_id": 1, "category": "writing", "turns": ["Hi"]})
+    async with provider(rates) as fake:
+        await answer(questions, tmp_path / "run", fake, temperature=-1, seed=None)
+        await judge(questions, tmp_path / "run", fake, temperature=None)
+        for seen in fake.seen:
+            assert seen.body.keys() == {"model", "messages", "max_tokens", "stream"}
+        async with endpoint(fake, token_parameter="max_completion_tokens") as client:
+            await client.chat("m", HELLO, 10)
+        assert fake.seen[-1].body.keys() == {"model", "messages", "max_completion_tokens", "stream"}
+    (line,) = read(tmp_path / "run" / "model_answer" / "m.jsonl", Answer)
+    assert line.settings is not None
+    assert (line.settings.temperature, line.settings.seed) == (None, None)
+
+
 async def test_thinking_is_kept_apart(tmp_path: Path) -> None:
     questions = small_set(tmp_path, {"question_id": 1, "category": "math", "turns": ["1 + 1?", "And + 1?"]})
     replies = [said("<think>One and one.</think>Two"), said("Three", reasoning_content="Two and one.")]
