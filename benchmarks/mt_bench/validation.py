@@ -53,7 +53,7 @@ def _file(path: Path) -> Iterator[str]:
     except BadFile as error:
         yield str(error)
         return
-    fields = _fields(rows[0][1]) if rows else {}
+    fields = next((found for _, line in rows if (found := _fields(line))), dict[str, Any]())
     if path.name != "question.jsonl" and fields.keys() & {"prompt_template"}:
         for number, line in rows:
             if (problem := check_prompt(line)) is not None:

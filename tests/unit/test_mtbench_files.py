@@ -277,6 +277,13 @@ def test_the_validator_names_file_line_and_field(tmp_path: Path) -> None:
     ]
 
 
+def test_a_file_whose_first_line_is_broken_is_still_what_it_is(tmp_path: Path) -> None:
+    judged = write(tmp_path / "j_single.jsonl", "{torn", msgspec.json.encode(single(11)).decode())
+    first, second = check(judged)
+    assert first.startswith(f"{judged}:1: broken JSON")
+    assert second == f"{judged}:2: score: must be between 1 and 10, or -1 for none, not 11"
+
+
 def test_sets_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadFile, match=r"--bench 'mt-bench' is neither shipped \(mesh-mini\) nor in "):
         load("mt-bench", tmp_path)
