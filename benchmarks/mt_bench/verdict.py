@@ -17,9 +17,11 @@ _RATING: Final = re.compile(r"\[\[([0-9]+(?:\.[0-9]*)?)\]\]")
 _SINGLE_RATING: Final = re.compile(r"(?<![\w\])\[])\[([0-9]+(?:\.[0-9]*)?)\](?!\])")
 _CHOICE: Final = re.compile(r"\[\[([ABC])\]\]")
 _FIVE_WAY: Final = re.compile(r"\[\[([AB](?:>>?|<<?|=)[AB])\]\]")
-# Some templates open the block themselves, so that the text has its end only.
+# <think>, <thinking>, Mistral's [THINK]. Some templates open the block themselves, so that the text has its end only.
 _THINKING: Final = re.compile(
-    r"\s*<think(?:ing)?>(.*?)(?:</think(?:ing)?>\s*|\Z)|((?:(?!<think).)*?)</think>\s*", re.DOTALL
+    r"\s*(?:<think(?:ing)?>|\[THINK\])(.*?)(?:</think(?:ing)?>\s*|\[/THINK\]\s*|\Z)"
+    r"|((?:(?!<think|\[THINK).)*?)(?:</think>|\[/THINK\])\s*",
+    re.DOTALL,
 )
 _SIDES: Final[dict[str, Side]] = {"A": "A", "B": "B", "C": "tie"}
 
@@ -91,6 +93,6 @@ def _nothing(words: str, wanted: str) -> str:
 
 
 def split_thinking(text: str) -> tuple[str, str]:
-    """What a model thought, in <think> at the start of its answer, and the answer."""
+    """What a model thought, in a block at the start of its answer, and the answer."""
     match = _THINKING.match(text)
     return ((match[1] or match[2] or "").strip(), text[match.end() :]) if match else ("", text)

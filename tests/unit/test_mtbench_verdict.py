@@ -120,6 +120,8 @@ def test_other_levels_are_none(words: str) -> None:
         ("<think>\nHm [[3]]\n</think>\n\nRating: [[7]]", "Hm [[3]]", "Rating: [[7]]"),
         ("<thinking>Hm</thinking>Yes", "Hm", "Yes"),
         ("Hm.\n</think>\nYes", "Hm.", "Yes"),  # the template had opened it
+        ("[THINK]Hm [[3]][/THINK]\n[[7]]", "Hm [[3]]", "[[7]]"),
+        ("Hm.[/THINK]Yes", "Hm.", "Yes"),
         ("<think>never ends", "never ends", ""),
         ("Yes, <think> is a tag.", "", "Yes, <think> is a tag."),
         ("Yes", "", "Yes"),
