@@ -38,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _command(name)(settings)
     except BadFile as error:
         fail(prog, str(error))
+    except OSError as error:
+        fail(prog, f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print(f"{prog}: stopped; the same command goes on from here", file=sys.stderr)
         return 130

@@ -102,9 +102,11 @@ def _same_settings(was: Settings, is_: Settings, where: str) -> None:
             raise BadFile(f"{where} was answered with {name} {before}, not {after}: give it, or another --out")
 
 
-async def answer(plan: AnswerPlan, questions: QuestionSet, folder: Path, endpoint: Endpoint) -> None:
-    """Ask what is missing. Afterwards the files are in the questions' order, with each question once."""
+async def answer(plan: AnswerPlan, questions: QuestionSet, folder: Path, endpoint: Endpoint) -> list[Failure]:
+    """Ask what is missing, and tell what failed. Afterwards the files are in the questions' order, with each question
+    once."""
     appender = Appender()
+    failures: list[Failure] = []
 
     async def work(job: Job) -> bool:
         model, question = job
@@ -114,13 +116,15 @@ async def answer(plan: AnswerPlan, questions: QuestionSet, folder: Path, endpoin
             return True
         failure = Failure(kind="answer", question_id=question.id, model=model, reason=made.reason, tstamp=now())
         await appender.append(failures_path(folder), failure)
+        failures.append(failure)
         return False
 
     jobs = missing(plan, questions, folder)
     await pool.run(jobs, work, limit=plan.limit, limit_each=plan.limit_each, title="answers")
     for model in plan.models:
         tidy(answer_path(folder, model), Answer, questions.ids, latest_answers)
-    forget_failures(folder, questions)
+    forget_failures(plan, questions, folder)
+    return failures
 
 
 async def _ask(plan: AnswerPlan, model: str, question: Question, endpoint: Endpoint) -> Answer | Failed:
@@ -174,7 +178,7 @@ def _answer_id(model: str, question: QuestionId, choices: list[Choice]) -> str:
     return hashlib.sha256(msgspec.json.encode((model, question, choices))).hexdigest()[:22]
 
 
-def forget_failures(folder: Path, questions: QuestionSet) -> None:
+def forget_failures(plan: AnswerPlan, questions: QuestionSet, folder: Path) -> None:
     """Take out of the failures the answers that are there by now."""
     failures = read_failures(folder)
     asked = {question.id: question for question in questions.questions}
@@ -187,7 +191,7 @@ def forget_failures(folder: Path, questions: QuestionSet) -> None:
         question = asked.get(failure.question_id)
         if failure.kind != "answer" or question is None:
             return False
-        return is_whole(answered[failure.model].get(failure.question_id), question)
+        return is_whole(answered[failure.model].get(failure.question_id), question, plan.choices)
 
     keep_failures(folder, failures, [failure for failure in failures if not over(failure)])
 

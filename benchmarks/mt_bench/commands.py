@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -27,10 +28,11 @@ from benchmarks.mt_bench.config import (
 )
 from benchmarks.mt_bench.endpoint import Endpoint
 from benchmarks.mt_bench.export import as_csv, as_json
+from benchmarks.mt_bench.jsonl import BadFile
 from benchmarks.mt_bench.judging import JudgePlan, Judging
 from benchmarks.mt_bench.matches import Matches
 from benchmarks.mt_bench.question_set import QuestionSet
-from benchmarks.mt_bench.records import Failure, answer_path, read_answers, read_failures
+from benchmarks.mt_bench.records import Failure, answer_path, read_answers
 from benchmarks.mt_bench.results import Results, collect
 from benchmarks.mt_bench.run_folder import held
 from benchmarks.mt_bench.tables import Table
@@ -68,54 +70,64 @@ def answer(config: AnswerConfig) -> int:
         limit_each=config.model_concurrency,
     )
 
-    async def run() -> None:
+    async def run() -> list[Failure]:
         async with _endpoint(config) as endpoint:
-            await answering.answer(plan, questions, folder, endpoint)
+            return await answering.answer(plan, questions, folder, endpoint)
 
+    folder.mkdir(parents=True, exist_ok=True)
     with held(folder):
-        asyncio.run(run())
-    return _answered(plan, questions, folder)
+        failures = asyncio.run(run())
+    _answered(plan, questions, folder)
+    return _why(failures)
 
 
-def _answered(plan: AnswerPlan, questions: QuestionSet, folder: Path) -> int:
-    """Say how many answers there are, and why others are not."""
-    asked = set(questions.ids)
+def _answered(plan: AnswerPlan, questions: QuestionSet, folder: Path) -> None:
+    """Say how many answers there are."""
     rows: list[list[str]] = []
     for model in plan.models:
-        have = asked & read_answers(answer_path(folder, model)).keys()
-        rows.append([model, str(len(have)), str(len(asked) - len(have)), str(answer_path(folder, model))])
+        path = answer_path(folder, model)
+        answers = read_answers(path)
+        have = sum(answering.is_whole(answers.get(each.id), each, plan.choices) for each in questions.questions)
+        rows.append([model, str(have), str(len(questions.questions) - have), str(path)])
     _show(Table(f"Answers to {questions.name}", ["model", "answers", "failed", "file"], rows))
-    return _why(f for f in read_failures(folder) if f.kind == "answer" and f.model in plan.models)
 
 
-def _why(failures: Iterable[Failure]) -> int:
+def _why(failures: Sequence[Failure]) -> int:
     """Say why there are failures; 1 if there are any."""
-    found = [*failures]
-    for failure in found[:20]:
+    for failure in failures[:20]:
         who = " : ".join(name for name in (failure.judge, failure.model, failure.model_2) if name)
         turn = f", turn {failure.turn}" if failure.turn else ""
         print(f"failed: {who}, question {failure.question_id}{turn}: {failure.reason}", file=sys.stderr)
-    if found:
-        print(f"{len(found)} failed; the same command tries them again", file=sys.stderr)
-    return 1 if found else 0
+    if failures:
+        print(f"{len(failures)} failed; the same command tries them again", file=sys.stderr)
+    return 1 if failures else 0
 
 
 def judge(config: JudgeConfig) -> int:
     """Have judges judge."""
     questions = config.questions().first(config.first_n)
     folder = config.folder(questions)
+    prices = cost.read_prices(config.prices)
+    if not matches.answered_models(folder):
+        raise BadFile(f"{folder / 'model_answer'} holds no answers; mesh mtbench answer makes them")
+    # Held from the plan on: what another run judges meanwhile would be judged twice.
+    with nullcontext() if config.dry_run else held(folder):
+        planned = _plan(config, questions, folder)
+        _planned(config, questions, planned, prices)
+        if config.dry_run:
+            return 0
+        judging = asyncio.run(_judge(config, questions, folder, planned))
+    _judged(judging, prices)
+    return _why(judging.failures) or int(judging.spent.unscored > 0)
+
+
+def _plan(config: JudgeConfig, questions: QuestionSet, folder: Path) -> dict[str, Matches]:
+    """What each judge is still to judge."""
     models = [*dict.fromkeys(config.model)] or matches.answered_models(folder)
     wanted = [*dict.fromkeys([*models, config.baseline])] if config.baseline else models
     answers = matches.load_answers(folder, wanted)
     who = matches.contests(config.mode, models, config.baseline)
-    planned = {name: matches.plan(questions, answers, name, who, folder) for name in dict.fromkeys(config.judge)}
-    prices = cost.read_prices(config.prices)
-    _planned(config, questions, planned, prices)
-    if config.dry_run:
-        return 0
-    judging = asyncio.run(_judge(config, questions, folder, planned))
-    _judged(judging, prices)
-    return _why(f for f in read_failures(folder) if f.judge in planned) or int(judging.spent.unscored > 0)
+    return {name: matches.plan(questions, answers, name, who, folder) for name in dict.fromkeys(config.judge)}
 
 
 async def _judge(config: JudgeConfig, questions: QuestionSet, folder: Path, planned: dict[str, Matches]) -> Judging:
@@ -126,10 +138,9 @@ async def _judge(config: JudgeConfig, questions: QuestionSet, folder: Path, plan
         limit=config.concurrency,
         limit_each=config.model_concurrency,
     )
-    with held(folder):
-        async with _endpoint(config) as endpoint:
-            judging = Judging(plan, folder, endpoint, Cache(folder / "cache"))
-            await judging.play([match for each in planned.values() for match in each.todo], questions.ids)
+    async with _endpoint(config) as endpoint:
+        judging = Judging(plan, folder, endpoint, Cache(folder / "cache"))
+        await judging.play([match for each in planned.values() for match in each.todo], questions.ids)
     return judging
 
 
@@ -157,7 +168,7 @@ def _planned(
 def _judged(judging: Judging, prices: dict[str, cost.Price]) -> None:
     """Say what became of it, and what it cost."""
     spent = judging.spent
-    outcome = f"{spent.judged} judged, of which {spent.unscored} without a verdict; {spent.failed} failed"
+    outcome = f"{spent.judged} judged, of which {spent.unscored} without a verdict; {len(judging.failures)} failed"
     print(f"{outcome}; {counted(spent.requests, 'request')}, {spent.cached} from the cache")
     if spent.usage:
         rows = cost.told(spent.usage, prices)

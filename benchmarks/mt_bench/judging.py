@@ -61,7 +61,6 @@ class Spent:
     cached: int = 0
     judged: int = 0
     unscored: int = 0
-    failed: int = 0
 
     def add(self, model: str, usage: Usage | None) -> None:
         """One more request was answered."""
@@ -91,6 +90,7 @@ class Judging:
         self._appender = Appender()
         self._asking: dict[tuple[str, str, str], asyncio.Lock] = {}
         self.spent = Spent()
+        self.failures: list[Failure] = []
 
     async def play(self, matches: Sequence[Match], order: Sequence[QuestionId]) -> None:
         """Play them all. Afterwards the files are in the questions' order, without lines that others replace."""
@@ -109,8 +109,9 @@ class Judging:
         words = [each for each in said if isinstance(each, _Said)]
         if len(words) < len(said):
             reason = next(each.reason for each in said if isinstance(each, Failed))
-            await self._appender.append(failures_path(self._folder), _failure(match, reason))
-            self.spent.failed += 1
+            failure = _failure(match, reason)
+            await self._appender.append(failures_path(self._folder), failure)
+            self.failures.append(failure)
             return False
         line = _single(match, words[0]) if len(match.models) == 1 else _pair(match, words)
         kind = "single" if isinstance(line, Single) else "pair"

@@ -36,10 +36,13 @@ async def run(
                     failed += not await work(job)
                 progress.update(bar, advance=1, failed=f"[red]{failed} failed" if failed else "")
 
-        async with asyncio.TaskGroup() as group:
-            for mine in map(iter, jobs.values()):
-                for _ in range(limit_each):
-                    group.create_task(worker(mine))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for mine in map(iter, jobs.values()):
+                    for _ in range(limit_each):
+                        group.create_task(worker(mine))
+        except ExceptionGroup as found:
+            raise found.exceptions[0] from None  # a full disk is told once
 
 
 def _progress() -> Progress:

@@ -13,7 +13,6 @@ from benchmarks.mt_bench.jsonl import BadFile
 @contextmanager
 def held(folder: Path) -> Generator[None]:
     """Hold the folder for writing. Raises BadFile if another process does. A kill lets go of it."""
-    folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -13,7 +13,7 @@ from benchmarks.mt_bench.cache import Cache
 from benchmarks.mt_bench.endpoint import Endpoint
 from benchmarks.mt_bench.judging import JudgePlan, Judging
 from benchmarks.mt_bench.question_set import QuestionSet, load
-from benchmarks.mt_bench.records import Mode
+from benchmarks.mt_bench.records import Failure, Mode
 from tests.component.fake_provider import FakeProvider, Reply, Seen
 
 USAGE = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
@@ -68,11 +68,11 @@ def small_set(folder: Path, *rows: dict[str, Any]) -> QuestionSet:
     return load("own", folder)
 
 
-async def answer(questions: QuestionSet, folder: Path, fake: FakeProvider, **plan: Any) -> None:
-    """All answers of the models that the plan names, or of model m."""
+async def answer(questions: QuestionSet, folder: Path, fake: FakeProvider, **plan: Any) -> list[Failure]:
+    """All answers of the models that the plan names, or of model m; what failed."""
     given: dict[str, Any] = {"models": ["m"], **plan}
     async with endpoint(fake) as client:
-        await answering.answer(AnswerPlan(**given), questions, folder, client)
+        return await answering.answer(AnswerPlan(**given), questions, folder, client)
 
 
 async def judge(

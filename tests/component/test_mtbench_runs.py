@@ -125,6 +125,19 @@ async def test_a_temperature_and_a_seed_need_not_be_sent(tmp_path: Path) -> None
     assert (line.settings.temperature, line.settings.seed) == (None, None)
 
 
+async def test_an_answer_that_lacks_a_choice_stays_a_failure(tmp_path: Path) -> None:
+    """Asked for one conversation, then for two: what is there has one, and that of the second run failed."""
+    questions = small_set(tmp_path, {"question_id": 1, "category": "writing", "turns": ["Hi"]})
+    run = tmp_path / "run"
+    async with provider(echo) as fake:
+        assert await answer(questions, run, fake) == []
+    async with provider(lambda seen: error(400, "no") if seen.body["seed"] == 1 else echo(seen)) as fake:
+        failures = await answer(questions, run, fake, choices=2)
+    assert [each.reason for each in failures] == ["turn 1: HTTP 400: no"]
+    assert read_failures(run) == failures
+    assert [len(line.choices) for line in read(run / "model_answer" / "m.jsonl", Answer)] == [1]
+
+
 async def test_thinking_is_kept_apart(tmp_path: Path) -> None:
     questions = small_set(tmp_path, {"question_id": 1, "category": "math", "turns": ["1 + 1?", "And + 1?"]})
     replies = [said("<think>One and one.</think>Two"), said("Three", reasoning_content="Two and one.")]
@@ -170,6 +183,21 @@ async def test_what_would_wait_too_long_fails_at_once(header: str) -> None:
     assert len(fake.seen) == 1
 
 
+async def test_to_be_told_when_to_come_back_is_no_attempt_but_has_a_limit() -> None:
+    busy = error(429, "slow down", **{"retry-after": "0.01"})
+    async with FakeProvider(*[busy] * 5, said("ok")) as fake, endpoint(fake, attempts=1) as client:
+        assert isinstance(await client.chat("m", HELLO, 10), Reply)
+    async with FakeProvider(busy) as fake, endpoint(fake, patience=0.035) as client:
+        found = await client.chat("m", HELLO, 10)
+        assert found == Failed("HTTP 429: slow down; it asks to wait 0.04 s in all, the limit is 0.035 s")
+        assert len(fake.seen) == 4
+    for reply in (error(503, "away", **{"retry-after": "0.01"}), error(429, "no time told")):
+        async with FakeProvider(reply) as fake, endpoint(fake) as client:
+            found = await client.chat("m", HELLO, 10)
+        assert isinstance(found, Failed)
+        assert found.reason.endswith(" (3 attempts)")
+
+
 async def test_every_wait_has_a_limit() -> None:
     never = asyncio.Event()
     async with FakeProvider(fake_provider.Reply([never])) as fake, endpoint(fake, timeout=0.2) as client:
@@ -199,21 +227,6 @@ async def test_judgments_are_made_and_written_as_fastchat_does(tmp_path: Path) -
     async with provider(echo) as fake:
         await answer(questions, run, fake, models=["m"])
     async with provider(rates) as fake:
-async def test_to_be_told_when_to_come_back_is_no_attempt_but_has_a_limit() -> None:
-    busy = error(429, "slow down", **{"retry-after": "0.01"})
-    async with FakeProvider(*[busy] * 5, said("ok")) as fake, endpoint(fake, attempts=1) as client:
-        assert isinstance(await client.chat("m", HELLO, 10), Reply)
-    async with FakeProvider(busy) as fake, endpoint(fake, patience=0.035) as client:
-        found = await client.chat("m", HELLO, 10)
-        assert found == Failed("HTTP 429: slow down; it asks to wait 0.04 s in all, the limit is 0.035 s")
-        assert len(fake.seen) == 4
-    for reply in (error(503, "away", **{"retry-after": "0.01"}), error(429, "no time told")):
-        async with FakeProvider(reply) as fake, endpoint(fake) as client:
-            found = await client.chat("m", HELLO, 10)
-        assert isinstance(found, Failed)
-        assert found.reason.endswith(" (3 attempts)")
-
-
         judging = await judge(questions, run, fake)
     lines = read(run / "model_judgment" / "j_single.jsonl", Single)
     assert [(line.question_id, line.turn, line.score, line.judge[1]) for line in lines] == [
@@ -285,7 +298,7 @@ async def test_a_verdict_that_cannot_be_read_is_asked_for_again_and_then_unscore
     async with FakeProvider(said("[[7]] or [[9]]"), said("Rating: [[11]]")) as fake:
         judging = await judge(questions, run, fake)
         assert len(fake.seen) == 2
-    assert (judging.spent.judged, judging.spent.unscored, judging.spent.failed) == (1, 1, 0)
+    assert (judging.spent.judged, judging.spent.unscored, judging.failures) == (1, 1, [])
     (line,) = read(run / "model_judgment" / "j_single.jsonl", Single)
     assert (line.score, line.unscored) == (-1, "rating 11 is not between 1 and 10")
     async with FakeProvider(said("Hm", finish="length"), rates_reply()) as fake:
@@ -307,7 +320,8 @@ async def test_a_judge_that_fails_leaves_a_failure_and_no_judgment(tmp_path: Pat
     async with provider(echo) as fake:
         await answer(questions, run, fake)
     async with provider(lambda seen: error(503, "away") if "word" in last(seen) else rates_reply()) as fake:
-        await judge(questions, run, fake)
+        judging = await judge(questions, run, fake)
+    assert judging.failures == read_failures(run)
     assert len(read(run / "model_judgment" / "j_single.jsonl", Single)) == 2
     assert [(each.kind, each.question_id, each.turn, each.reason) for each in read_failures(run)] == [
         ("single", 2, 1, "HTTP 503: away (3 attempts)")
@@ -366,6 +380,8 @@ async def test_failed_answers_are_not_judged(tmp_path: Path) -> None:
         (run / "model_answer" / "m.jsonl").write_text(failed + "\n" + lines[0] + "\n")
         todo = plan(questions, load_answers(run, ["m"]), "j", contests("single", answered_models(run), ""), run)
         assert (len(todo.todo), todo.unanswered) == (2, 1)
+    with pytest.raises(BadFile, match="model 'nobody' has no answers in "):
+        load_answers(run, ["m", "nobody"])
 
 
 def test_one_run_at_a_time_writes_a_folder(tmp_path: Path) -> None:
