@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.mt_bench.cost import estimate
 from benchmarks.mt_bench.jsonl import Appender, BadFile, read, repair
+from benchmarks.mt_bench.matches import contests, plan
 from benchmarks.mt_bench.prompts import choose
 from benchmarks.mt_bench.question_set import load
 from benchmarks.mt_bench.questions import Question, examine, read_questions
@@ -96,6 +98,25 @@ def test_the_official_sets_are_read_and_use_the_prompts_that_fastchat_would() ->
     assert len(load("vicuna_bench", DATA).questions) == 80
     assert check(DATA / "mt_bench") == []
     assert check(DATA / "vicuna_bench") == []
+
+
+@official
+def test_a_whole_judging_has_as_many_requests_as_published(tmp_path: Path) -> None:
+    """160 for the grades of a model, 320 for a pair; the tokens of an input were measured at 130,000 for a model."""
+    questions = load("mt_bench", DATA)
+    answers = {
+        model: {
+            question.id: Answer(question_id=question.id, model_id=model, choices=[Choice(index=0, turns=[text] * 2)])
+            for question in questions.questions
+        }
+        for model, text in (("a", "x" * 1200), ("b", "y" * 1200))
+    }
+    grades, pairs = (
+        estimate(plan(questions, answers, "j", contests(mode, [*answers], ""), tmp_path).todo)["j"]
+        for mode in ("single", "pairwise-all")
+    )
+    assert (grades.requests, pairs.requests) == (2 * 160, 320)
+    assert 2 * 120_000 < grades.usage.prompt_tokens < 2 * 140_000
 
 
 def test_arena_hard_shapes_have_five_levels(tmp_path: Path) -> None:

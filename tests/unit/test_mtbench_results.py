@@ -317,6 +317,20 @@ def test_agreement_counts_pairs_of_votes_as_the_paper_does(tmp_path: Path) -> No
         agreements(read_votes(path), "claude", "human")
 
 
+def test_agreement_by_chance_is_a_third_with_ties_and_a_half_without(tmp_path: Path) -> None:
+    draw = random.Random(2)
+    path = tmp_path / "votes.json"
+    winners = ("model_a", "model_b", "tie")
+    path.write_text(
+        json.dumps(
+            [vote(id_, judge, draw.choice(winners)) for id_ in range(4000) for judge in ("expert_1", "gpt4_pair")]
+        )
+    )
+    found = {each.ties: each for each in agreements(read_votes(path), "gpt4_pair", "human")}
+    assert [found[True].ratio, found[False].ratio] == pytest.approx([1 / 3, 1 / 2], abs=0.03)
+    assert [found[True].kappa, found[False].kappa] == pytest.approx([0, 0], abs=0.05)
+
+
 def test_the_published_votes_are_read_by_their_own_names(tmp_path: Path) -> None:
     """Lines as the data set lmsys/mt_bench_human_judgments has them, with the conversations beside the vote."""
     path = tmp_path / "votes.jsonl"
