@@ -13,6 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from benchmarks.systems.tcp_proxy import TcpProxy
 from mesh import wire
 from mesh.dialects import Dialect
 from mesh.engine.base import (
@@ -348,3 +349,12 @@ async def test_reflection_lists_the_services(rig: Rig):
     names = {service.name for service in answer.list_services_response.service}
     assert {"mesh.v1.InferenceService", "mesh.v1.AdminService", "grpc.health.v1.Health"} <= names
     call.cancel()
+
+
+async def test_a_link_that_takes_half_a_second_to_connect_is_used() -> None:
+    """Another continent, or TLS on a busy machine."""
+    async with serving(ScriptedEngine(ScriptedOptions())) as rig, TcpProxy(rig.port) as far:
+        far.blackhole()
+        asyncio.get_running_loop().call_later(0.5, far.heal)
+        async with wire.channel(f"127.0.0.1:{far.port}") as channel:
+            await Rig(rig.server, channel, far.port).inference.DescribeModel(pb.DescribeModelRequest(), timeout=LIMIT)
