@@ -35,10 +35,24 @@ class Outbox(AsyncIterator[pb.SessionRequest]):
     def __init__(self, first: pb.SessionRequest) -> None:
         self._commands = deque([first])
         self._waiter: asyncio.Future[None] | None = None
+        self._closed = False
 
     def put(self, command: pb.SessionRequest) -> None:
         """Queue a command."""
         self._commands.append(command)
+        self._wake()
+
+    def close(self) -> None:
+        """Drop what has not gone out; nothing more comes.
+
+        gRPC iterates in a task of its own, which it does not end when the worker ends the call: left waiting here, the
+        task would be collected one day, of which asyncio complains as an error.
+        """
+        self._closed = True
+        self._commands.clear()
+        self._wake()
+
+    def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -47,6 +61,8 @@ class Outbox(AsyncIterator[pb.SessionRequest]):
 
     async def __anext__(self) -> pb.SessionRequest:
         while not self._commands:
+            if self._closed:
+                raise StopAsyncIteration
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
         return self._commands.popleft()

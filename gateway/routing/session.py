@@ -321,6 +321,7 @@ class Session:
             except grpc.aio.AioRpcError as error:
                 raise _raised(error) from None
             finally:
+                outbox.close()
                 self._closed()
 
     def _opened(self, message: pb.SessionResponse, nonce: bytes, outbox: Outbox) -> None:

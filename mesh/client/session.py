@@ -221,6 +221,7 @@ class Session:
             stream.fail(error)
         self._settled.set()
         self._call.cancel()
+        self._outbox.close()
 
     def _gone(self, what: str) -> MeshError:
         worker = self._record.worker_id or self._record.address

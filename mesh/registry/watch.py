@@ -57,7 +57,7 @@ class Watch:
         self._create = request
         self._quiet = quiet
         self._token: Metadata = ()
-        self._asked: asyncio.Queue[pb.WatchRequest] = asyncio.Queue()
+        self._asked: asyncio.Queue[pb.WatchRequest | None] = asyncio.Queue()
         self._responses: AsyncIterator[pb.WatchResponse]
         self._stack = AsyncExitStack()
         # The store's revision as of the last message.
@@ -99,12 +99,13 @@ class Watch:
         method, metadata = "/etcdserverpb.Watch/Watch", (*self._token, *_REQUIRE_LEADER)
         call = open_stream(channel, method, self._requests(), pb.WatchResponse, metadata)
         self._stack.callback(_cancel, call)
+        self._stack.callback(self._asked.put_nowait, None)  # gRPC's task that waits for requests ends only by that
         self._responses = aiter(call)
         await self._next(self._timeout)
 
     async def _requests(self) -> AsyncIterator[pb.WatchRequest]:
-        while True:
-            yield await self._asked.get()
+        while (request := await self._asked.get()) is not None:
+            yield request
 
     async def _next_or_ask(self) -> pb.WatchResponse:
         """The next message; when none comes for a while, ask for one to see whether the stream is alive."""

@@ -390,3 +390,17 @@ async def test_every_attempt_draws_with_the_same_seed_although_the_client_sent_n
     assert first.sampling.HasField("seed")
     assert second.sampling == first.sampling
     assert (first.attempt, second.attempt) == (0, 1)
+
+
+def waiting_writers() -> list[str]:
+    """gRPC's tasks that wait for what is to be sent."""
+    return [name for task in asyncio.all_tasks() if "_consume_request_iterator" in (name := repr(task.get_coro()))]
+
+
+async def test_of_a_lost_session_no_task_is_left() -> None:
+    """Dropped while it waits, a task has asyncio log an error, some time later."""
+    async with FakeWorker("a") as a, GatewayUnderTest() as gateway:
+        await gateway.add(a)
+        assert len(waiting_writers()) == 1
+        await a.kill()
+        await eventually(lambda: not waiting_writers())
