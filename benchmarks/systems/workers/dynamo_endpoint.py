@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import AsyncIterator
 from importlib import import_module
@@ -15,7 +14,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 from scripted import Cut, Refused, Scripted, options, word_ids
 
 llm: Any = import_module("dynamo.llm")
+exceptions: Any = import_module("dynamo.llm.exceptions")
 runtime: Any = import_module("dynamo.runtime")
+
+# Its workers say by the type of an exception whether a request may go elsewhere.
+_REFUSALS = {
+    "exhausted": exceptions.WorkerUnavailable,
+    "unavailable": exceptions.CannotConnect,
+    "internal": exceptions.EngineShutdown,
+}
 
 
 async def serve(distributed: Any) -> None:
@@ -40,9 +47,9 @@ async def serve(distributed: Any) -> None:
                 else:
                     yield {"token_ids": [words[(item.place * 7 + item.wrong) % len(words)]]}
         except Refused as refusal:
-            raise RuntimeError(f"refused as told: {refusal}") from None
+            raise _REFUSALS[str(refusal)]("refused as told") from None
         except Cut:
-            os.abort()
+            raise exceptions.Disconnected("cut as told") from None
 
     endpoint = distributed.endpoint("dynamo.backend.generate")
     await llm.register_model(

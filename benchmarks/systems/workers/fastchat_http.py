@@ -83,7 +83,9 @@ class Worker:
                     await response.prepare(request)
                 await response.write(message + b"\0")
         except Refused:
-            return web.json_response({"text": "refused as told", "error_code": 50002}, status=503)
+            # As its workers do: with status 200, in the stream.
+            await response.prepare(request)
+            await response.write(json.dumps({"text": "refused as told", "error_code": 50002}).encode() + b"\0")
         except Cut:
             request.transport.abort()
         return response
