@@ -20,7 +20,7 @@ from typing import Any, Self
 import psutil
 
 _ROOT = Path(__file__).parent.parent
-_START_LIMIT = 60.0
+_START_LIMIT = 90.0
 _STOP_LIMIT = 10.0
 _POLL = 0.01
 # Below those that the system gives to connections and to servers that leave the choice to it: while ours is not bound
@@ -36,6 +36,11 @@ class ProcessFailed(Exception):
 def python(module: str, *arguments: str) -> list[str]:
     """The command of a Python module in this environment."""
     return [sys.executable, "-m", module, *arguments]
+
+
+def first_line(error: Exception) -> str:
+    """What went wrong, without the end of a log."""
+    return str(error).partition("\n")[0] or type(error).__name__
 
 
 class Process:

@@ -16,9 +16,12 @@ from benchmarks.faults import report
 from benchmarks.faults.scenarios import SCENARIOS
 from benchmarks.faults.stage import Outcome, Plan, Scenario, Stage
 from benchmarks.machine import describe
-from benchmarks.processes import ProcessFailed
+from benchmarks.processes import ProcessFailed, first_line
 from benchmarks.systems import SYSTEMS
 from benchmarks.systems.system import Inexpressible, Setup, System
+
+# How often a system is started that does not come up.
+_STARTS = 2
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -103,6 +106,7 @@ async def _play_group(
     outcomes: dict[str, dict[str, Outcome]],
 ) -> None:
     """Play on one system for as long as it works; one that is broken is started anew."""
+    failed = 0
     for number in itertools.count():
         left = [scenario for scenario in group if system.name not in outcomes[scenario.name]]
         if not left:
@@ -118,27 +122,30 @@ async def _play_group(
                     outcomes[scenario.name][system.name] = Outcome(absent=str(reason))
                 return
             except (ProcessFailed, TimeoutError) as error:
-                _tell(f"{system.name}: does not start: {error}")
+                why = f"does not start: {first_line(error)}"
+                _tell(f"{system.name}: {why}")
+                failed += 1
+                if failed < _STARTS:  # the machine may have had no time for it
+                    continue
                 for scenario in left:
-                    outcomes[scenario.name][system.name] = Outcome(asked=1, troubles={"does not start": 1})
+                    outcomes[scenario.name][system.name] = Outcome(asked=1, troubles={why: 1})
                 return
             for scenario in left:
-                outcomes[scenario.name][system.name] = await _play(stage, scenario)
+                outcomes[scenario.name][system.name] = outcome = await _play(stage, scenario)
+                _tell(f"{system.name}: {scenario.name}: {report.cell(outcome)}")
                 if not await _whole(stage):
                     break
 
 
 async def _play(stage: Stage, scenario: Scenario) -> Outcome:
     """The outcome of a scenario. What breaks the system itself is noted, and is the scenario's result."""
-    _tell(f"{stage.system.name}: {scenario.name}")
     stage.outcome = Outcome()
     try:
         await scenario.play(stage)
     except Inexpressible as reason:
         stage.outcome.absent = str(reason)
     except Exception as error:
-        first = str(error).partition("\n")[0]
-        stage.outcome.notes.append(f"then {type(error).__name__} {first}".strip())
+        stage.outcome.notes.append(f"then {type(error).__name__} {first_line(error)}")
     return stage.outcome
 
 

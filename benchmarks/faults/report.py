@@ -15,7 +15,7 @@ Outcomes = Mapping[str, Mapping[str, Outcome]]
 
 def table(scenarios: Sequence[Scenario], systems: Sequence[str], outcomes: Outcomes) -> str:
     """Scenario × system, and below it why some of our own answers were not identical."""
-    rows = [[each.name, *(_cell(outcomes[each.name].get(name)) for name in systems)] for each in scenarios]
+    rows = [[each.name, *(cell(outcomes[each.name].get(name)) for name in systems)] for each in scenarios]
     text = markdown(("scenario", *systems), rows)
     reasons = [_reason(each, outcomes[each.name].get("ours")) for each in scenarios]
     return "\n".join([text, "", *filter(None, reasons)])
@@ -30,7 +30,7 @@ def as_list(outcomes: Outcomes) -> list[dict[str, Any]]:
     ]
 
 
-def _cell(outcome: Outcome | None) -> str:
+def cell(outcome: Outcome | None) -> str:
     """Such as `identical, +0.12 s`, or `4 of 6; error event after 5 chunks`."""
     if outcome is None:
         return ""

@@ -13,7 +13,7 @@ from benchmarks.load import engine_only, report, side_by_side
 from benchmarks.load.side_by_side import SystemCost
 from benchmarks.load.wire_cost import PER_REQUEST, SESSION, Plan, WireCost, measure
 from benchmarks.machine import Machine, cores, describe
-from benchmarks.processes import ProcessFailed
+from benchmarks.processes import ProcessFailed, first_line
 from benchmarks.systems import SYSTEMS
 
 
@@ -115,7 +115,7 @@ def _run_side_by_side(machine: Machine, plan: Plan, names: Sequence[str]) -> Non
             found[name] = cost = side_by_side.measure(system, plan, streams)
             failed += (f"{name} failed with {count} streams: {why}" for count, why in cost.failed.items())
         except (ProcessFailed, TimeoutError) as error:
-            failed.append(f"{name} failed: {side_by_side.first_line(error)}")
+            failed.append(f"{name} failed: {first_line(error)}")
     pinned = "gateway on a core of its own, the rest on another" if plan.gateway_core is not None else "not pinned"
     conditions = (
         f"one scripted worker that makes a token per stream every {plan.step * 1e3:g} ms, {plan.window:g} s after "

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.load.processes import Load, load_generator
 from benchmarks.load.wire_cost import Plan, percentile
-from benchmarks.processes import ProcessFailed
+from benchmarks.processes import ProcessFailed, first_line
 from benchmarks.systems.system import MODEL, Pace, Setup, System
 from benchmarks.table import markdown, number
 
@@ -88,11 +88,6 @@ async def _hold(running: System, load: Load, plan: Plan, streams: int) -> Held:
     frames = after["frames"] - before["frames"]
     seconds = after["time"] - before["time"]
     return Held(gateway_cpu / frames, worker_cpu / frames, frames / seconds, memory)
-
-
-def first_line(error: Exception) -> str:
-    """What went wrong, without the end of a log."""
-    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def table(costs: Mapping[str, SystemCost], plan: Plan, streams: Sequence[int]) -> str:

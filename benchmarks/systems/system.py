@@ -24,7 +24,7 @@ MODEL = "bench"
 _WORKERS = Path(__file__).parent / "workers"
 _DEMO = ROOT / "mesh" / "demo" / "models" / "mesh-demo-mini"
 _CONTEXT = 1_000_000
-_START_LIMIT = 60.0
+_START_LIMIT = 90.0
 _SETTLE_PATIENCE = 5.0
 _POLL = 0.02
 
