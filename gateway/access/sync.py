@@ -41,6 +41,8 @@ class Sync:
         self._etcd = etcd
         self._gateway = f"{socket.gethostname()}-{secrets.token_hex(4)}"
         self._complained = False
+        # The latest round of writing. Nobody cancels it: of what it has begun to write it is not known what happened.
+        self._writing: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
         """For ever."""
@@ -51,9 +53,11 @@ class Sync:
             group.create_task(self._write_streams())
 
     async def close(self) -> None:
-        """Write what has not been written."""
+        """Write what has not been written; what is being written comes to its end."""
         try:
             async with asyncio.timeout(_LAST_WRITE_SECONDS):
+                if self._writing is not None:
+                    await self._writing
                 await self._flush()
         except TimeoutError:
             log.warning("the usage of the last moments is lost: the store does not answer")
@@ -63,7 +67,8 @@ class Sync:
     async def _write_usage(self) -> None:
         while True:
             await asyncio.sleep(_SYNC_SECONDS)
-            await self._flush()
+            self._writing = asyncio.create_task(self._flush())
+            await asyncio.shield(self._writing)  # until `close`
 
     async def _flush(self) -> None:
         self._book.collect()

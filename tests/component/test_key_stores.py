@@ -204,6 +204,20 @@ async def test_while_etcd_is_away_each_gateway_goes_on_and_tells_later(tmp_path:
             await eventually(written, within=15)
 
 
+async def test_what_is_being_written_when_a_gateway_stops_is_written_once(tmp_path: Path) -> None:
+    key, _ = new_key("first")
+    async with EtcdServer(tmp_path) as server, EtcdClient(server.options()) as client:
+        await EtcdKeys(client).create(key)
+        async with gateways(server.options(), 1) as books:
+            server.freeze()
+            account, request = books[0].accounts[key.id], Request(40)
+            account.admit(request, 0.0)
+            account.release(request, 0.0)
+            await eventually(lambda: account.unwritten == Usage())  # it has been given to an etcd that says nothing
+            server.thaw()
+        assert await EtcdKeys(client).list() == [(key, Usage(1, 40))]
+
+
 async def test_the_files_tell_people_what_is_in_them(tmp_path: Path) -> None:
     store = FileKeys(tmp_path / "keys.json")
     key, _ = new_key("team a", requests_per_minute=60)
