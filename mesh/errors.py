@@ -103,6 +103,13 @@ class MeshError(Exception):
         """The stable code."""
         return self.kind.value.code
 
+    def renamed(self, wire: str, ours: str) -> MeshError:
+        """The same, in an API that calls the wire's field `wire` by another name."""
+        if self.param != wire or wire == ours:
+            return self
+        message = self.message.replace(f"'{wire}", f"'{ours}", 1)
+        return MeshError(self.kind, message, param=ours, retry_after=self.retry_after)
+
     @classmethod
     def from_code(
         cls, code: str, message: str, *, param: str | None = None, retry_after: float | None = None

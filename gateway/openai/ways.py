@@ -13,11 +13,19 @@ from gateway.routing.aliases import Way, along
 from gateway.routing.claim import Claim
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.unary import UnaryCall
+from mesh.errors import MeshError
 
 Doing = TypeVar("Doing", bound=Work)
 Answer = TypeVar("Answer")
 # What tells apart those who use one key, as clients say it.
 _SESSIONS = ("prompt_cache_key", "safety_identifier", "user")
+# What routes call that which is the prompt for workers.
+_PROMPTS = {
+    "/v1/chat/completions": "messages",
+    "/v1/decisions": "input",
+    "/v1/messages": "messages",
+    "/v1/responses": "input",
+}
 
 
 def claim_of(exchange: Exchange) -> Claim:
@@ -60,7 +68,10 @@ async def follow(
         exchange.generation = work = start(model)
         return work
 
-    work, found, detour = await along(way, dispatch.directory, begin, answer)
+    try:
+        work, found, detour = await along(way, dispatch.directory, begin, answer)
+    except MeshError as error:
+        raise error.renamed("prompt", _PROMPTS.get(exchange.route, "prompt")) from None
     exchange.model = work.model
     if way.alias:
         exchange.alias, exchange.detour = way.name, detour

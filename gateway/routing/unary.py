@@ -54,7 +54,7 @@ class UnaryCall(Generic[Response]):
         size: int = 0,
         counted: Callable[[Response], int] | None = None,
         whole: Callable[[Response], bool] = lambda _: True,
-        renamed: tuple[str, str] | None = None,
+        renamed: tuple[str, str] = ("", ""),
     ) -> None:
         self.attempts = 0
         # In order; they produce no tokens.
@@ -91,7 +91,7 @@ class UnaryCall(Generic[Response]):
                 raise
             raise self._error from None
         except MeshError as error:
-            raise self._as_clients_say(error) from None
+            raise error.renamed(*self._renamed) from None
         finally:
             task.cancel()
         if self._counted is not None:
@@ -170,14 +170,6 @@ class UnaryCall(Generic[Response]):
 
     def _live(self) -> Sequence[Session]:
         return self._suspicion.places(self._dispatch.directory.live(self.model, needs=self._needs))
-
-    def _as_clients_say(self, error: MeshError) -> MeshError:
-        """The error with the API's name of the field at fault."""
-        if self._renamed is None or error.param != self._renamed[0]:
-            return error
-        wire, ours = self._renamed
-        message = error.message.replace(f"'{wire}", f"'{ours}", 1)
-        return MeshError(error.kind, message, param=ours, retry_after=error.retry_after)
 
 
 def embed_call(request: pb.EmbedRequest, dispatch: Dispatch, claim: Claim) -> UnaryCall[pb.EmbedResponse]:

@@ -249,7 +249,10 @@ class FakeWorker(pb_grpc.InferenceServiceServicer):
                 self.starts.append(start)
                 if self.refusal is not None:
                     failed = pb.Failure(
-                        code=self.refusal.code, message=self.refusal.message, retry_after=self.refusal.retry_after
+                        code=self.refusal.code,
+                        message=self.refusal.message,
+                        param=self.refusal.param or "",
+                        retry_after=self.refusal.retry_after,
                     )
                     failures.append(pb.StreamEvent(stream_id=start.stream_id, failed=failed))
                     return

@@ -363,6 +363,27 @@ async def test_a_refusal_that_no_other_worker_can_mend_is_passed_on() -> None:
     assert (response.status_code, response.json()["error"]["code"]) == (400, "context_length_exceeded")
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("chat/completions", {"messages": [{"role": "user", "content": "x"}]}, "messages"),
+        ("chat/completions", {"messages": [{"role": "user", "content": "x"}], "stream": True}, "messages"),
+        ("completions", {"prompt": "x"}, "prompt"),
+        ("responses", {"input": "x", "store": False}, "input"),
+        ("decisions", {"input": "x", "questions": [{"type": "predicate", "instructions": "y"}]}, "input"),
+    ],
+)
+async def test_a_prompt_that_is_too_long_is_named_as_the_route_names_it(
+    path: str, body: dict[str, Any], param: str
+) -> None:
+    async with FakeWorker("a") as worker, GatewayUnderTest() as gateway:
+        worker.refusal = MeshError(ErrorKind.CONTEXT_LENGTH_EXCEEDED, "the prompt has 9 tokens", param="prompt")
+        await gateway.add(worker)
+        response = await gateway.http.post(f"/v1/{path}", json={"model": "m", **body})
+    error = response.json()["error"]
+    assert (response.status_code, error["code"], error["param"]) == (400, "context_length_exceeded", param)
+
+
 async def test_attempts_are_bounded() -> None:
     workers = [FakeWorker(f"w{index}") for index in range(5)]
     async with GatewayUnderTest(max_attempts=2) as gateway:
