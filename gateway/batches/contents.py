@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
-from mesh.errors import ErrorKind, MeshError
+from gateway.store.outage import outage
 
 _CHUNK: Final = 256 * 1024
 # Lines that are read at a time, in bytes.
@@ -105,8 +105,7 @@ class _Errors:
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, OSError | ImportError | ValueError):
-            text = f"files at {self._where} cannot be used: {str(error)[:300]}"
-            raise MeshError(ErrorKind.STORE_UNAVAILABLE, text) from error
+            raise outage("files' store", f"{self._where}: {str(error)[:300]}") from error
 
 
 def _default() -> str:

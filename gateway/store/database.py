@@ -13,6 +13,7 @@ from sqlalchemy import Connection, CursorResult, delete
 from sqlalchemy.exc import DataError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
+from gateway.store.outage import outage
 from gateway.store.tables import Record
 from mesh import database
 from mesh.errors import ErrorKind, MeshError
@@ -79,28 +80,35 @@ class Database:
 
     def _unavailable(self, error: Exception) -> MeshError:
         why = database.reason(error) or f"no answer within {_LIMIT_SECONDS:g} s"
-        return database.unavailable(f"the store {self._shown} cannot be used: {why}")
+        return outage("store", f"{self._shown}: {why}")
 
 
 async def connect(where: str | Path, *, busy: float = _BUSY_SECONDS) -> Database:
     """A database with its tables: a file of SQLite, or a URL. `busy`: how long a transaction waits for another one that
     writes. Raises MeshError (store_unavailable)."""
-    url, shown = database.database_url(where, sqlite="sqlite+aiosqlite")
     try:
-        if url.get_backend_name() == "sqlite":
-            engine = create_async_engine(url, connect_args={"timeout": busy})
-            database.prepare_sqlite(engine.sync_engine, "NORMAL")
-        else:
-            engine = create_async_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": int(busy)})
-    except ImportError as error:
-        raise database.missing_package(shown, error) from error
-    connected = Database(engine, shown)
+        connected = Database(*_engine(where, busy))
+    except MeshError as error:
+        raise outage("store", error.message) from error
     try:
         await connected.migrate()
     except BaseException:
         await connected.close()
         raise
     return connected
+
+
+def _engine(where: str | Path, busy: float) -> tuple[AsyncEngine, str]:
+    """An engine, and where it is for people. Raises MeshError."""
+    url, shown = database.database_url(where, sqlite="sqlite+aiosqlite")
+    try:
+        if url.get_backend_name() == "sqlite":
+            engine = create_async_engine(url, connect_args={"timeout": busy})
+            database.prepare_sqlite(engine.sync_engine, "NORMAL")
+            return engine, shown
+        return create_async_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": int(busy)}), shown
+    except ImportError as error:
+        raise database.missing_package(shown, error) from error
 
 
 def _upgrade(connection: Connection) -> None:

@@ -338,11 +338,14 @@ async def test_without_a_store_nothing_is_kept_and_answers_come_nevertheless() -
         assert (await gateway.http.post("/v1/responses", json=ask(store=True))).status_code == 503
 
 
-async def test_a_store_that_breaks_hits_only_what_needs_it(tmp_path: Any) -> None:
+async def test_a_store_that_breaks_hits_only_what_needs_it(tmp_path: Any, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").touch()
-    async with serving(store=f"{tmp_path}/file/store.db") as gateway:
+    where = f"{tmp_path}/file/store.db"
+    async with serving(store=where) as gateway:
         raw = await gateway.http.post("/v1/responses", json=ask())
         assert (raw.status_code, raw.json()["error"]["code"]) == (503, "store_unavailable")
+        assert str(tmp_path) not in raw.text  # that is for the log
+        assert any(where in str(vars(record).get("facts")) for record in caplog.records)
         await create(gateway, store=False)
         assert (await gateway.chat()).status_code == 200
 
