@@ -41,6 +41,7 @@ vllm_grpc: Any = import_module("smg_grpc_proto.generated.vllm_engine_pb2_grpc")
 common: Any = import_module("smg_grpc_proto.generated.common_pb2")
 
 Saved = tuple[str, PreTrainedModel]
+ASKED = {"model": "m", "prompt": [300, 300], "max_tokens": 2, "temperature": 0}
 # Tokens of an answer: long enough to kill a server in the middle.
 LENGTH = 400
 
@@ -148,6 +149,8 @@ class Foreign(vllm_grpc.VllmEngineServicer):
             **{"served_model_name": "m", "is_generation": True, "max_context_length": 64, "vocab_size": 468, **model}
         )
         self.digest: str | None = None
+        self.prefilled = asyncio.Event()  # until then it says nothing of a request
+        self.prefilled.set()
 
     @asynccontextmanager
     async def serving(self) -> AsyncGenerator[str]:
@@ -171,6 +174,7 @@ class Foreign(vllm_grpc.VllmEngineServicer):
 
     async def Generate(self, request: Any, context: Any) -> AsyncGenerator[Any]:
         self.requests.append(request)
+        await self.prefilled.wait()
         for message in self.messages:
             yield message
         if self.code is not None:
@@ -236,6 +240,26 @@ async def test_a_server_that_cannot_be_used_is_one_sentence() -> None:
     with pytest.raises(MeshError, match="cannot be used"):  # nobody is there any more
         async with UpstreamDriver(address):
             pass
+
+
+@pytest.mark.parametrize("patience", [60.0, 0.0])
+async def test_a_long_prefill_is_no_frozen_worker_unless_it_takes_too_long(patience: float) -> None:
+    foreign = Foreign(chunk(301, 302), eos_token_ids=[256])
+    foreign.prefilled.clear()
+    async with foreign.serving() as address:
+        source = UpstreamSource(UpstreamOptions(address, LoadOptions("")))
+        async with (
+            serving(SourcedEngine(source, patience=patience)) as rig,
+            GatewayUnderTest(stall_floor=0.3, stall_ceiling=0.6) as gateway,
+        ):
+            await add(gateway, rig)
+            asked = asyncio.create_task(gateway.http.post("/v1/completions", json=ASKED))
+            if patience:  # far beyond the ceiling, by the worker's own beats
+                await eventually(lambda: rig.server.engine.load().steps >= 6, within=20)
+                foreign.prefilled.set()
+            answer = await asked
+            foreign.prefilled.set()
+    assert answer.status_code == (200 if patience else 502), answer.text
 
 
 def by_choice(events: list[Any]) -> dict[int, Any]:

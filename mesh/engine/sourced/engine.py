@@ -35,17 +35,28 @@ from mesh.engine.transformers.loading.text_side import TextSide
 from mesh.errors import ErrorKind, MeshError, invalid
 
 _STOP_SECONDS = 10.0
+# While no row has tokens to tell, a source says nothing, however long the prompt: then a step is a moment at which the
+# first token could have come, so that gateways do not take the worker for frozen.
+_BEAT_SECONDS = 0.25
+# Seconds after which a source that says nothing is no longer vouched for.
+_PATIENCE = 120.0
 
 
 class SourcedEngine(Engine):
     """See mesh.engine.base.Engine for the contract."""
 
-    def __init__(self, source: Source, *, max_rows: int = 64, max_waiting: int = 1024) -> None:
-        """`max_rows` is told as the slots; beyond `max_waiting` rows without a token, requests are refused."""
+    def __init__(
+        self, source: Source, *, max_rows: int = 64, max_waiting: int = 1024, patience: float = _PATIENCE
+    ) -> None:
+        """`max_rows` is told as the slots; beyond `max_waiting` rows without a token, requests are refused. A first
+        token may take `patience` seconds of silence before this worker looks frozen."""
         self.name = source.name
         self._source = source
         self._max_rows = max_rows
         self._max_waiting = max_waiting
+        self._patience = patience
+        self._heard_at = 0.0  # from the source, or when it had nothing to say
+        self._beat_task: asyncio.Task[None] | None = None
         self._side: TextSide | None = None
         self._info: ModelInfo | None = None
         self._live: dict[int, Live] = {}
@@ -64,10 +75,13 @@ class SourcedEngine(Engine):
         """See Engine."""
         self._side, self._info = await self._source.open()
         self._steps.listener = listener
+        self._beat_task = asyncio.create_task(self._beat(), name=f"beat of {self.name}")
 
     async def stop(self) -> None:
         """See Engine."""
         self._steps.listener = None
+        if self._beat_task is not None:
+            self._beat_task.cancel()
         for live in self._live.values():
             live.cancel()
         self._live.clear()
@@ -75,6 +89,13 @@ class SourcedEngine(Engine):
             await asyncio.wait(self._tasks, timeout=_STOP_SECONDS)
         self._info = None
         await self._source.close()
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(_BEAT_SECONDS)
+            load = self.load()
+            if load.waiting and not load.running and time.monotonic() - self._heard_at < self._patience:
+                self._steps.number += 1
 
     async def wait_broken(self) -> None:
         """See Engine."""
@@ -132,6 +153,8 @@ class SourcedEngine(Engine):
 
     def _begin(self, live: Live) -> None:
         loop = asyncio.get_running_loop()
+        if not self._live:
+            self._heard_at = time.monotonic()
         self._live[live.key] = live
         self._counters["requests"] += 1
         self._counters["prompt_tokens"] += len(live.prompt)
@@ -165,6 +188,7 @@ class SourcedEngine(Engine):
         count, last = len(done), -1
         async with aclosing(self._source.follow(row)) as pieces:
             async for piece in pieces:
+                self._heard_at = time.monotonic()
                 events: list[Event] = []
                 if not live.started:
                     self._counters["cached_tokens"] += piece.cached_tokens
