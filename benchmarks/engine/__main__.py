@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,7 +39,10 @@ _CANDIDATES = (
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, measure, print."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.long_prompt and options.new_tokens <= latency.AFTER:
+        parser.error(f"--new-tokens must be above {latency.AFTER} with --long-prompt, not {options.new_tokens}")
     quiet()
     torch.set_num_threads(options.threads)
     machine = describe()
@@ -113,9 +117,17 @@ def _contenders(folder: Path, options: argparse.Namespace) -> list[Contender]:
     reference = own(StaticBatch.name, "generate", folder, threads=threads)
     if options.tune:
         return [reference, *(_batching(folder, threads, one, one.label()) for one in _CANDIDATES)]
-    mesh = own("mesh", "mesh", folder, threads=threads, takes_late=True, most_streams=max(options.streams))
-    ours = [mesh] if options.long_prompt else [reference, _batching(folder, threads, _BEST, _BATCHING), mesh]
+    mesh = _mesh(folder, options, "mesh")
+    if options.long_prompt:
+        ours = [mesh, _mesh(folder, options, "mesh --step-seconds 0", step_seconds=0.0)]
+    else:
+        ours = [reference, _batching(folder, threads, _BEST, _BATCHING), mesh]
     return [*ours, *_rival_contenders(folder, options)]
+
+
+def _mesh(folder: Path, options: argparse.Namespace, name: str, **settings: Any) -> Contender:
+    streams = max(options.streams)
+    return own(name, "mesh", folder, threads=options.threads, takes_late=True, most_streams=streams, **settings)
 
 
 def _batching(folder: Path, threads: int, settings: BatchingSettings, name: str) -> Contender:

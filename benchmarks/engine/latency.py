@@ -11,7 +11,7 @@ from benchmarks.engine.model import prompts
 from benchmarks.table import markdown, number
 
 # Tokens that each stream has before the long prompt enters, the first of which ends its own prefill.
-_AFTER = 32
+AFTER = 32
 # Left of each picture's range; the last one is open.
 _EDGES = (0.0, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
@@ -64,7 +64,7 @@ async def measure_late(contenders: Sequence[Contender], plan: LatePlan, report: 
             seed = plan.seed + 1000 * plan.streams + repetition + 1
             batch = prompts(plan.streams, plan.prompt_tokens, plan.vocabulary, seed=seed)
             (long,) = prompts(1, plan.long_tokens, plan.vocabulary, seed=seed + 500)
-            run = await contender.run(batch, plan.new_tokens, Late(long, _AFTER))
+            run = await contender.run(batch, plan.new_tokens, Late(long, AFTER))
             if repetition >= 0:
                 gaps.add(run)
                 seconds = gaps.prefill[-1]

@@ -62,6 +62,7 @@ def _transformers(config: WorkerConfig) -> Engine:
                 kv_cache=cache,
                 page_size=config.page_size,
                 step_tokens=config.step_tokens,
+                step_seconds=config.step_seconds,
                 prefix_cache=config.prefix_cache,
                 packed=config.packed,
                 pooling=config.pooling,

@@ -98,7 +98,13 @@ def build(options: EngineOptions, ranks: Ranks | None = None) -> tuple[Core, Ser
         runner = LeadingRunner(runner, ranks)
     if options.speculate_tokens and not runner.chunks:
         log.warning("no speculation: the cache of %s cannot take back a wrong guess", loaded.architecture)
-    limits = Limits(options.max_rows, step_tokens, runner.chunks, options.speculate_tokens if runner.chunks else 0)
+    limits = Limits(
+        options.max_rows,
+        step_tokens,
+        chunked_prefill=runner.chunks,
+        draft_tokens=options.speculate_tokens if runner.chunks else 0,
+        step_seconds=options.step_seconds or None,
+    )
     scheduler = Scheduler(limits, blocks, runner.release)
     sampler = Sampler(loaded.vocab_size, loaded.device, loaded.eos_token_ids)
     grammars = _grammars(loaded)

@@ -237,6 +237,7 @@ class Core:
             try:
                 tokens = self._run(batch, scheduled)
                 self.broken_steps = 0
+                self.scheduler.note(batch, time.perf_counter() - begun)
             except Exception as error:
                 self._break(batch, error)
         elif not (self._started or self._failures):

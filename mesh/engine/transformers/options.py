@@ -16,6 +16,7 @@ class EngineOptions:
     """What to serve and how much of it at once.
 
     `max_rows` is the most choices in one step, `step_tokens` the most tokens (None: 512 on CPU, 2048 on CUDA),
+    `step_seconds` how long a step may take that reads prompts while others decode (0: any time),
     `page_size` the tokens of a KV page (None: 16), `max_waiting` the most choices in the queue, `prefix_cache`
     whether requests share the KV pages of equal beginnings. `packed` False takes the per-sequence path for every
     model, for comparison. `prepack` keeps the linear layers in oneDNN's weight layout on CPUs. `adapters` are loaded
@@ -32,6 +33,7 @@ class EngineOptions:
     kv_cache: CacheSize = field(default_factory=CacheSize)
     page_size: int | None = None
     step_tokens: int | None = None
+    step_seconds: float = 0.25
     prefix_cache: bool = True
     max_waiting: int = 1024
     packed: bool = True
@@ -50,6 +52,8 @@ class EngineOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise invalid(name, f"'{name}' must be at least 1, not {value}")
+        if self.step_seconds < 0:
+            raise invalid("step_seconds", f"'step_seconds' must be at least 0, not {self.step_seconds:g}")
         if len(self.adapters) > self.max_loras:
             raise invalid(
                 "adapters", f"'adapters' names {len(self.adapters)}, more than 'max_loras' ({self.max_loras})"

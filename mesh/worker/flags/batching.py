@@ -16,6 +16,11 @@ class BatchingFlags(Flags):
     engines = frozenset({"transformers"})
 
     step_tokens: int | None = option(None, "Most tokens computed in one step. Default: by the device.", low=1)
+    step_seconds: float = option(
+        0.25,
+        "Longest step in seconds while answers are written: prompts are read in smaller pieces for it; 0 is any.",
+        low=0,
+    )
     kv_cache_tokens: int | None = option(
         None, "Tokens that the KV cache holds. Default: by its share of memory.", low=1
     )

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from mesh.engine.base import Load
 from mesh.engine.transformers.scheduling.blocks import BlockManager, page_digest
 from mesh.engine.transformers.scheduling.drafts import Drafter
+from mesh.engine.transformers.scheduling.pace import PromptPace
 from mesh.engine.transformers.scheduling.sequence import Batch, Chunk, Row, RowPhase, Work
 
 # Most tokens of a prompt whose logits a step keeps in order to report log probabilities: those of 152k tokens are
@@ -30,13 +31,15 @@ _MOST_SCORED = 256
 class Limits:
     """What a step may hold: rows, tokens, and whether a prompt may be computed in pieces.
 
-    `draft_tokens` are the most that a row may guess ahead.
+    `draft_tokens` are the most that a row may guess ahead. `step_seconds` is how long a step shall last at most that
+    computes pieces of prompts while rows decode (see PromptPace), None if it does not matter.
     """
 
     max_rows: int
     step_tokens: int
     chunked_prefill: bool = True
     draft_tokens: int = 0
+    step_seconds: float | None = None
 
 
 @dataclass(slots=True)
@@ -71,6 +74,9 @@ class Scheduler:
         self._paused: list[Row] = []  # rows that the current step found without credit
         self._slots = list(range(limits.max_rows - 1, -1, -1))
         self._pushes = 0
+        self._pace: PromptPace | None = None
+        if limits.step_seconds is not None and limits.chunked_prefill:
+            self._pace = PromptPace(limits.step_seconds)
         self._copies: dict[int, int] = {}  # pages to be filled with the content of others, which are held meanwhile
 
     # The rows' way in and out
@@ -234,12 +240,23 @@ class Scheduler:
                     batch.prefill.append(Chunk(row, 1 + len(draft), 1 + len(draft), draft))
                 else:
                     batch.decode.append(row)
-        budget = self.limits.step_tokens - batch.tokens
+        budget = self._prompt_tokens(batch)
         for row in prefilling:
             if row.phase is RowPhase.RUNNING and budget > 0:
                 budget -= self._prefill(row, batch, budget)
         self._admit(batch, budget)
         return batch
+
+    def note(self, batch: Batch, seconds: float) -> None:
+        """The step that computed the batch has lasted that long."""
+        if self._pace is not None:
+            self._pace.note(batch, seconds)
+
+    def _prompt_tokens(self, batch: Batch) -> int:
+        """How many tokens of prompts may join the rows that decode."""
+        left = self.limits.step_tokens - batch.tokens
+        most = self._pace.most(batch) if self._pace is not None else None
+        return left if most is None else min(left, most)
 
     def _draft(self, row: Row, spare: int) -> list[int]:
         """What a row guesses to come next, as far as it may be computed and reported; its credit is taken."""
