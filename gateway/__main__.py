@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from gateway.config import GatewayConfig
 from mesh.config import fail, parse
 from mesh.errors import MeshError
-from mesh.log import setup
+from mesh.log import setup, silence_grpc
 
 if TYPE_CHECKING:
     from gateway.processes import Seat
@@ -20,10 +19,9 @@ _PROG = "mesh-gateway"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run until SIGTERM or SIGINT; exit code 0, or 2 with one sentence if it cannot start."""
+    silence_grpc()
     config = parse(GatewayConfig, prog=_PROG, env_prefix="MESH_GATEWAY_", argv=argv, check=_check)
     setup("gateway")
-    # gRPC reads it when it is imported. What it would print (a worker went away, a port is taken) we say ourselves.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if config.processes == 1:
         _run_gateway(config)
         return

@@ -31,6 +31,15 @@ def kv(**facts: Any) -> dict[str, Any]:
     return {"facts": facts}
 
 
+def silence_grpc() -> None:
+    """Keep gRPC's C core from writing lines of its own to stderr, unless GRPC_VERBOSITY asks for them.
+
+    What it would say (a port is taken, a handshake failed, a peer went away) is in our errors and logs. Call it
+    before gRPC is imported, which reads it then.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+
 def setup(service: str, **facts: Any) -> None:
     """Install the one handler on the root logger. Call once per process, from its `main`; `facts` are on each line."""
     choice = os.environ.get("MESH_LOG", "")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from mesh.cli.modules import command_line
 from mesh.config import fail
+from mesh.log import silence_grpc
 from mesh.version import version
 
 _PROG = "mesh"
@@ -115,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(
             _PROG, f"unknown command '{words[0]}'" + (f"; did you mean {match[0]}?" if match else " (see mesh --help)")
         )
+    silence_grpc()
     raise SystemExit(_run(COMMANDS[words[0]][0], words[1:]))
 
 

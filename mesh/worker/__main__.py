@@ -37,7 +37,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             follow(place)
     else:
         log.setup("worker")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # a gateway that goes away is no news of gRPC's own
     # Imported late: `--help` and a typo should not wait for gRPC.
     from mesh.worker.lifecycle import run
 

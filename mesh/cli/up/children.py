@@ -29,7 +29,7 @@ class Child:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env={"GRPC_VERBOSITY": "ERROR", **os.environ, "MESH_LOG": "text", "PYTHONUNBUFFERED": "1", **env},
+            env={**os.environ, "MESH_LOG": "text", "PYTHONUNBUFFERED": "1", **env},
             limit=_LONGEST_LINE,
             process_group=0,  # a Ctrl-C in the terminal is for the parent, which stops its children in order
         )

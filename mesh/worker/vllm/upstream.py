@@ -79,7 +79,8 @@ class UpstreamSource(Source):
             told = await self._ask("GetModelInfo", vllm.GetModelInfoRequest(), vllm.GetModelInfoResponse)
             archive = await asyncio.wait_for(self._archive(), _TOKENIZER_SECONDS)
         except (grpc.aio.AioRpcError, TimeoutError) as error:
-            why = (error.details() or error.code().name) if isinstance(error, grpc.aio.AioRpcError) else "it is silent"
+            rpc = isinstance(error, grpc.aio.AioRpcError)
+            why = wire.from_rpc_error(error, "--upstream-").message if rpc else "it is silent"
             text = f"the server at --upstream {self._options.address} cannot be used: {why}"
             raise MeshError(ErrorKind.INVALID_REQUEST, text, param="upstream") from None
         if not told.is_generation:
