@@ -115,16 +115,17 @@ class CallGate(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         method: str = handler_call_details.method
         metadata = cast("Any", handler_call_details.invocation_metadata) or ()
-        if handler is None or method.startswith(self._open) or self._proven(method, metadata):
+        given = next((value for key, value in metadata if key == _PROOF_KEY and isinstance(value, str)), "")
+        if handler is None or method.startswith(self._open) or self._proves(method, given):
             return handler
-        return _refusing(handler, self._nonce)
+        what = "this worker has another join token" if given else "this worker asks for the mesh's join token"
+        return _refusing(handler, what, self._nonce)
 
     def _nonce(self) -> str:
         made = str(int(self._clock()))
         return f"{made}.{self._own.call(made, '')}"
 
-    def _proven(self, method: str, metadata: Any) -> bool:
-        given = next((value for key, value in metadata if key == _PROOF_KEY and isinstance(value, str)), "")
+    def _proves(self, method: str, given: str) -> bool:
         nonce, _, proof = given.rpartition(".")
         made, _, own = nonce.partition(".")
         if not made.isascii() or not made.isdigit() or not _same(own, self._own.call(made, "")):
@@ -166,11 +167,11 @@ class CallProof(grpc.aio.UnaryUnaryClientInterceptor):
         )
 
 
-def _refusing(handler: Any, nonce: Callable[[], str]) -> Any:
+def _refusing(handler: Any, what: str, nonce: Callable[[], str]) -> Any:
     """A handler of the same shape that refuses."""
 
     async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-        await wire.abort(context, _unauthorized("this worker asks for the mesh's join token"), (_NONCE_KEY, nonce()))
+        await wire.abort(context, _unauthorized(what), (_NONCE_KEY, nonce()))
 
     make: Any = {
         (False, False): grpc.unary_unary_rpc_method_handler,

@@ -87,7 +87,8 @@ def _endpoint(text: str) -> tuple[str, str]:
 
 def _both(name: str, value: object, other: str, partner: object) -> None:
     if (value is None) != (partner is None):
-        raise invalid("etcd", f"etcd's {name} and {other} must be given together")
+        missing = name if value is None else other
+        raise invalid("etcd", f"etcd's {name} and {other} must be given together: the {missing} is missing")
 
 
 def host_of(address: str) -> str:

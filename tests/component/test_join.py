@@ -189,6 +189,7 @@ async def test_a_client_asks_again_when_its_nonce_is_too_old() -> None:
         async with wire.channel(f"127.0.0.1:{rig.port}", interceptors=[CallProof(OTHER)]) as channel:
             error = await refused(admin_pb2_grpc.AdminServiceStub(channel).GetStats(admin_pb2.GetStatsRequest()))
             assert error.code() is grpc.StatusCode.UNAUTHENTICATED
+            assert error.details() == "this worker has another join token"
 
 
 async def test_forged_records_in_the_registry_are_not_followed(caplog: pytest.LogCaptureFixture) -> None:
