@@ -22,6 +22,7 @@ from google.rpc import error_details_pb2, status_pb2
 from mesh.errors import ErrorKind, MeshError
 from mesh.files import versions
 from mesh.log import kv
+from mesh.unreachable import why
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,10 @@ def _read(path: Path | None) -> bytes | None:
 
 
 def client_credentials(tls: Tls) -> grpc.ChannelCredentials:
-    """Credentials of a TLS client; raises MeshError if a file cannot be read."""
+    """Credentials of a TLS client; raises MeshError if a file cannot be read or used."""
+    check_authority(tls)
+    if tls.cert is not None or tls.key is not None:
+        check_pair(tls)
     return grpc.ssl_channel_credentials(_read(tls.ca), _read(tls.key), _read(tls.cert))
 
 
@@ -94,13 +98,25 @@ def server_credentials(tls: Tls) -> grpc.ServerCredentials:
 def check_pair(tls: Tls) -> None:
     """Raise MeshError unless the certificate and the key are there and belong together."""
     if tls.key is None or tls.cert is None:
-        raise MeshError(ErrorKind.INVALID_REQUEST, "a TLS server needs both a certificate and its key")
+        raise MeshError(ErrorKind.INVALID_REQUEST, "TLS needs both a certificate and its key")
     for path in (tls.cert, tls.key):
         _read(path)
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.cert, tls.key)
     except (ssl.SSLError, OSError) as error:
         text = f"{tls.cert} and {tls.key} are no certificate and its key: {error.strerror or error}"
+        raise MeshError(ErrorKind.INVALID_REQUEST, text) from None
+
+
+def check_authority(tls: Tls) -> None:
+    """Raise MeshError unless the authority's file, if there is one, holds a certificate."""
+    if tls.ca is None:
+        return
+    _read(tls.ca)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(tls.ca)
+    except (ssl.SSLError, OSError) as error:
+        text = f"{tls.ca} holds no certificate of an authority: {error.strerror or error}"
         raise MeshError(ErrorKind.INVALID_REQUEST, text) from None
 
 
@@ -115,6 +131,7 @@ class _ServerFiles:
         tls = self._tls
         self._seen = versions((tls.ca, tls.cert, tls.key))
         check_pair(tls)
+        check_authority(tls)
         pair = (_read(tls.key) or b"", _read(tls.cert) or b"")
         return grpc.ssl_server_certificate_configuration([pair], _read(tls.ca))
 
@@ -234,15 +251,18 @@ def cancelled_by_caller() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def from_rpc_error(error: grpc.aio.AioRpcError) -> MeshError:
-    """The MeshError behind a failed call: from its ErrorInfo if it has one, else from its status code."""
+def from_rpc_error(error: grpc.aio.AioRpcError, flags: str = "") -> MeshError:
+    """The MeshError behind a failed call: from its ErrorInfo if it has one, else from its status code.
+
+    `flags`: see mesh.unreachable.
+    """
     for key, value in error.trailing_metadata() or ():
         if key == _DETAILS_KEY and isinstance(value, bytes):
             rebuilt = _from_details(value)
             if rebuilt is not None:
                 return rebuilt
     kind = _FALLBACK.get(error.code(), ErrorKind.ENGINE_FAILED)
-    return MeshError(kind, error.details() or error.code().name)
+    return MeshError(kind, why(error.details() or error.code().name, flags))
 
 
 def _from_details(serialized: bytes) -> MeshError | None:

@@ -461,4 +461,4 @@ class Session:
 
 def _raised(error: grpc.aio.AioRpcError) -> BaseException:
     """What an error of a call is to be raised as."""
-    return asyncio.CancelledError() if wire.cancelled_by_caller() else wire.from_rpc_error(error)
+    return asyncio.CancelledError() if wire.cancelled_by_caller() else wire.from_rpc_error(error, "--worker-")

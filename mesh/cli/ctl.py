@@ -192,11 +192,8 @@ async def _ask(config: StatsConfig, call: Callable[[admin_pb2_grpc.AdminServiceS
         try:
             return await call(service)
         except grpc.aio.AioRpcError as error:
-            plain = error.code() is grpc.StatusCode.UNAVAILABLE and config.tls_ca is None
-            hint = "; a worker with TLS is asked with --tls-ca" if plain else ""
-            raise MeshError(
-                wire.from_rpc_error(error).kind, f"worker '{config.worker}' at {address}: {error.details()}{hint}"
-            ) from None
+            said = wire.from_rpc_error(error, "--tls-")
+            raise MeshError(said.kind, f"worker '{config.worker}' at {address}: {said.message}") from None
 
 
 def _flatten(stats: admin_pb2.GetStatsResponse) -> list[tuple[str, str]]:

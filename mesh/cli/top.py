@@ -15,6 +15,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
+from mesh import wire
 from mesh.cli.admin import RegistryConfig, admin
 from mesh.cli.show import show
 from mesh.cli.workers import list_workers
@@ -98,7 +99,7 @@ class Watch:
             async with admin(self._config, record.address) as service:
                 stats = await service.GetStats(admin_pb2.GetStatsRequest(), timeout=_LIMIT)
         except grpc.aio.AioRpcError as error:
-            row.error = error.details() or error.code().name.lower()
+            row.error = wire.from_rpc_error(error, "--tls-").message
             return row
         load, engine = stats.load, stats.engine
         row.running, row.waiting, row.paused = load.running, load.waiting, load.paused

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import grpc
 
+from mesh.unreachable import why
+
 # The call may succeed on another endpoint or later. CANCELLED is one of them: the server may notice the deadline first.
 _TRANSIENT = {
     grpc.StatusCode.UNAVAILABLE,
@@ -52,7 +54,7 @@ def from_rpc(error: grpc.RpcError, endpoint: str) -> EtcdError:
     # Errors of both stacks, grpc and grpc.aio, are calls too, which the base class does not say.
     code: grpc.StatusCode = getattr(error, "code", lambda: grpc.StatusCode.UNKNOWN)()
     detail: str = getattr(error, "details", lambda: None)() or str(code.value)
-    return make_error(code, detail, endpoint)
+    return make_error(code, why(detail, "--etcd-"), endpoint)
 
 
 def make_error(code: grpc.StatusCode, detail: str, endpoint: str) -> EtcdError:

@@ -88,6 +88,10 @@ def test_what_is_no_pair_is_one_sentence(tmp_path: Path, first: Tls, second: Tls
         HttpTls(first.cert, second.key)
     with pytest.raises(MeshError, match="cannot read"):
         HttpTls(first.cert, tmp_path / "missing.pem")
+    with pytest.raises(MeshError, match="are no certificate and its key"):
+        wire.client_credentials(Tls(first.ca, first.cert, second.key))
+    with pytest.raises(MeshError, match="holds no certificate of an authority"):
+        wire.client_credentials(Tls(second.key))
 
 
 async def test_a_worker_takes_new_certificates_and_keeps_the_old_while_they_are_bad(

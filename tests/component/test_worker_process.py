@@ -161,7 +161,11 @@ def test_tls_and_client_certificates(tmp_path: Path):
         without_certificate = stats_by_command(worker.address, "--tls-ca", str(ours.ca))
         assert without_certificate.returncode == 2
         assert without_certificate.stderr.startswith("mesh ctl stats: worker '")
-        assert stats_by_command(worker.address).returncode == 2
+        assert "asks for a certificate (--tls-cert, --tls-key)" in without_certificate.stderr
+        in_plain_text = stats_by_command(worker.address)
+        assert in_plain_text.returncode == 2
+        assert in_plain_text.stderr.strip().count("\n") == 0, "gRPC has lines of its own"
+        assert "speaks TLS and is asked without (--tls-ca)" in in_plain_text.stderr
 
 
 def test_a_certificate_that_cannot_be_read_is_one_sentence(tmp_path: Path):

@@ -15,6 +15,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 
 import grpc.aio
 
+from mesh import wire
 from mesh.cli.admin import RegistryConfig, admin
 from mesh.cli.doctor.finding import Finding
 from mesh.cli.workers import list_workers
@@ -136,7 +137,7 @@ async def _ask(config: RegistryConfig, record: WorkerRecord) -> Answer:
             stats = await service.GetStats(admin_pb2.GetStatsRequest(), timeout=_LIMIT)
             after = time.time()
     except (grpc.aio.AioRpcError, MeshError) as error:
-        said = error.details() if isinstance(error, grpc.aio.AioRpcError) else error.message
+        said = error.message if isinstance(error, MeshError) else wire.from_rpc_error(error, "--tls-").message
         return Answer(record, error=said or "no answer")
     if stats.incarnation != record.incarnation:
         return Answer(record, error=f"another process answers there, worker '{stats.worker_id}'")
