@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self
+from typing import Self, TextIO
 
 from mesh.cli.up.logs import Log
 
@@ -82,11 +82,18 @@ def printer(name: str, width: int, number: int) -> Callable[[str], None]:
     if sys.stderr.isatty():
         prefix = f"\x1b[{_COLOURS[number % len(_COLOURS)]}m{prefix}\x1b[0m"
 
-    def write(line: str) -> None:
-        sys.stderr.write(f"{prefix}{line}\n")
-        sys.stderr.flush()
+    return lambda line: tell(sys.stderr, f"{prefix}{line}")
 
-    return write
+
+def tell(stream: TextIO, text: str) -> None:
+    """Write a line for people. Where nobody reads any more, as after `| head -1`, what answers goes on in silence."""
+    try:
+        stream.write(text + "\n")
+        stream.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def silent(_: str) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from mesh import log
 from mesh.cli.up import record
 from mesh.cli.up.banner import banner, typed
+from mesh.cli.up.children import tell
 from mesh.cli.up.detach import run_detached
 from mesh.cli.up.mesh_file import read_mesh_file
 from mesh.cli.up.plan import Plan, plan_of
@@ -34,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
         os.environ.setdefault("MESH_LOG", "text")  # its children's lines are text too
         log.setup("up")
         stop = "Ctrl-C" if config.echo else typed(f"down {notes.name}")
-        supervisor = Supervisor(plan, notes, _say, lambda: print(banner(plan, stop), flush=True))
+        supervisor = Supervisor(plan, notes, _say, lambda: tell(sys.stdout, banner(plan, stop)))
         return asyncio.run(supervisor.run())
     except (ConfigError, OSError) as error:
         fail(_PROG, str(error))
@@ -66,4 +67,4 @@ def _without_missing(plan: Plan) -> Plan:
 
 
 def _say(text: str) -> None:
-    print(f"{_PROG}: {text}", file=sys.stderr, flush=True)
+    tell(sys.stderr, f"{_PROG}: {text}")
