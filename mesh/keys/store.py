@@ -120,9 +120,20 @@ class EtcdKeys:
             if connected:
                 listener.on_loaded()
 
+        counted = asyncio.Event()
+
+        async def follow_keys() -> None:
+            # Behind the usage: what is told of a known key's usage was used now, and counts against its minute.
+            await counted.wait()
+            await mirror(self._client, KEYS_PREFIX, on_key, on_state=on_state)
+
+        def on_counted(complete: bool) -> None:
+            if complete:
+                counted.set()
+
         async with asyncio.TaskGroup() as group:
-            group.create_task(mirror(self._client, USAGE_PREFIX, on_usage))
-            group.create_task(mirror(self._client, KEYS_PREFIX, on_key, on_state=on_state))
+            group.create_task(mirror(self._client, USAGE_PREFIX, on_usage, on_state=on_counted))
+            group.create_task(follow_keys())
 
     async def _range(self, prefix: str, decode: Callable[[bytes], T]) -> dict[str, T]:
         listing = await _refused(self._client.range(prefix.encode(), prefix_end(prefix.encode())))

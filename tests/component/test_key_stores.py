@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import stat
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -77,6 +78,20 @@ async def test_keys_come_and_go_and_their_usage_adds_up(tmp_path: Path, kind: st
             assert not await store.revoke(first.id)
     kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
     assert text.split("-", 3)[3].encode() not in kept
+
+
+async def test_what_a_key_used_before_a_gateway_began_does_not_count_against_its_minute() -> None:
+    key, text = new_key("old", tokens_per_minute=1000)
+    book = Book()
+    async with EmbeddedRegistry() as registry, EtcdClient(EtcdOptions.from_url(registry.address)) as client:
+        store = EtcdKeys(client)
+        await store.create(key)
+        await store.add_usage(key.id, Usage(9, 1_000_000))
+        for number in range(60):  # so that usage takes longer to list than keys
+            await client.put(f"/mesh/v1/usage/{number}".encode(), b'{"more":"%b"}' % (b"-" * 100_000))
+        async with running(lambda: store.follow(book)):
+            await eventually(lambda: book.loaded and book.authenticate(text).used.tokens == 1_000_000)
+        assert book.authenticate(text).headers(time.monotonic())["x-ratelimit-remaining-tokens"] == "1000"
 
 
 async def test_files_are_for_their_owner_alone_and_a_broken_one_changes_nothing(tmp_path: Path) -> None:
