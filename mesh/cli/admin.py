@@ -16,7 +16,7 @@ from mesh.v1.admin_pb2_grpc import AdminServiceStub
 
 @dataclass(frozen=True)
 class RegistryConfig(EtcdFlags):
-    """List the workers in the registry."""
+    """Where the registry is, and how its workers are spoken to."""
 
     tls_ca: Path | None = option(None, "PEM file of the authority of the workers' certificates.")
     tls_cert: Path | None = option(None, "PEM file of the certificate to present to workers.")

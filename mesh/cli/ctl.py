@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from mesh.cli.top import TopConfig, top
 from mesh.cli.workers import find_worker, list_workers
 from mesh.config import fail, option, parse
 from mesh.errors import MeshError, invalid
-from mesh.registry import EtcdError
+from mesh.registry import EtcdError, encode
 from mesh.v1 import admin_pb2, admin_pb2_grpc, registry_pb2
 
 _PROG = "mesh ctl"
@@ -36,31 +37,45 @@ _COUNTERS = (
 
 
 @dataclass(frozen=True)
-class StatsConfig(RegistryConfig):
-    """Show a worker's counters."""
+class WorkersConfig(EtcdFlags):
+    """List the workers in the registry."""
+
+    json: bool = option(False, "Print JSON: the records as they are in the registry.")
+
+
+@dataclass(frozen=True)
+class WorkerConfig(RegistryConfig):
+    """The flags of what is asked of one worker."""
 
     worker: str = option("", "The worker's id in the registry, or its host:port.", positional=True)
 
 
 @dataclass(frozen=True)
-class DrainConfig(StatsConfig):
+class StatsConfig(WorkerConfig):
+    """Show a worker's counters."""
+
+    json: bool = option(False, "Print JSON.")
+
+
+@dataclass(frozen=True)
+class DrainConfig(WorkerConfig):
     """Have a worker take no new requests and hand over those it has."""
 
     stop: bool = option(False, "End the process once it is empty.")
 
 
 @dataclass(frozen=True)
-class UndrainConfig(StatsConfig):
+class UndrainConfig(WorkerConfig):
     """Have a worker that drains take requests again, unless it was asked to end."""
 
 
 @dataclass(frozen=True)
-class AdaptersConfig(StatsConfig):
+class AdaptersConfig(WorkerConfig):
     """List the LoRA adapters of a worker."""
 
 
 @dataclass(frozen=True)
-class LoadAdapterConfig(StatsConfig):
+class LoadAdapterConfig(WorkerConfig):
     """Load a LoRA adapter on a worker."""
 
     adapter: str = option("", "name=path: the folder on the worker's machine, or the name on the hub.", positional=True)
@@ -68,17 +83,21 @@ class LoadAdapterConfig(StatsConfig):
 
 
 @dataclass(frozen=True)
-class UnloadAdapterConfig(StatsConfig):
+class UnloadAdapterConfig(WorkerConfig):
     """Have a worker take no more requests for an adapter."""
 
     adapter: str = option("", "The adapter's name.", positional=True)
 
 
-async def _workers(config: RegistryConfig) -> None:
+async def _workers(config: WorkersConfig) -> None:
+    records = await list_workers(config.etcd_options())
+    if config.json:
+        print(f"[{', '.join(encode(record).decode() for record in records)}]")
+        return
     table = Table(box=None, header_style="bold")
     for name in ("worker", "state", "address", "models", "slots", "engine", "zone", "up", "version"):
         table.add_column(name)
-    for record in await list_workers(config.etcd_options()):
+    for record in records:
         state = registry_pb2.WorkerState.Name(record.state).removeprefix("WORKER_STATE_").lower()
         models = ", ".join(model.name for model in record.models)
         up = duration(time.time() - record.started_at.ToNanoseconds() / 1e9)
@@ -91,9 +110,13 @@ async def _workers(config: RegistryConfig) -> None:
 
 async def _stats(config: StatsConfig) -> None:
     answer = await _ask(config, lambda admin: admin.GetStats(admin_pb2.GetStatsRequest(), timeout=_LIMIT))
+    facts = _flatten(answer)
+    if config.json:
+        print(json.dumps(facts))
+        return
     table = Table(box=None, show_header=False)
-    for name, value in _flatten(answer):
-        table.add_row(name, value)
+    for name, value in facts.items():
+        table.add_row(name, str(value))
     show(table)
 
 
@@ -136,7 +159,7 @@ async def _unload_adapter(config: UnloadAdapterConfig) -> None:
 
 
 COMMANDS: Final[dict[str, tuple[type[EtcdFlags], Callable[[Any], Coroutine[Any, Any, None] | int | None]]]] = {
-    "workers": (RegistryConfig, _workers),
+    "workers": (WorkersConfig, _workers),
     "stats": (StatsConfig, _stats),
     "drain": (DrainConfig, _drain),
     "undrain": (UndrainConfig, _undrain),
@@ -169,7 +192,7 @@ def main(argv: Sequence[str]) -> int:
     config = parse(
         kind, prog=prog, env_prefix="MESH_CTL_", argv=argv[words:], siblings=[each for each, _ in COMMANDS.values()]
     )
-    if isinstance(config, StatsConfig) and not config.worker:
+    if isinstance(config, WorkerConfig) and not config.worker:
         fail(prog, "a worker must be named: its id in the registry, or its host:port")
     try:
         code = command(config)
@@ -186,7 +209,7 @@ def main(argv: Sequence[str]) -> int:
         fail(prog, str(error))
 
 
-async def _ask(config: StatsConfig, call: Callable[[admin_pb2_grpc.AdminServiceStub], Any]) -> Any:
+async def _ask(config: WorkerConfig, call: Callable[[admin_pb2_grpc.AdminServiceStub], Any]) -> Any:
     address = (await find_worker(config.etcd_options(), config.worker)).address
     async with admin(config, address) as service:
         try:
@@ -196,9 +219,16 @@ async def _ask(config: StatsConfig, call: Callable[[admin_pb2_grpc.AdminServiceS
             raise MeshError(said.kind, f"worker '{config.worker}' at {address}: {said.message}") from None
 
 
-def _flatten(stats: admin_pb2.GetStatsResponse) -> list[tuple[str, str]]:
-    rows = [("worker", stats.worker_id), ("incarnation", stats.incarnation)]
-    rows.append(("state", registry_pb2.WorkerState.Name(stats.state).removeprefix("WORKER_STATE_").lower()))
-    rows += [(name, str(getattr(stats, name))) for name in _COUNTERS]
-    rows += [(f"load.{field.name}", f"{getattr(stats.load, field.name):g}") for field in stats.load.DESCRIPTOR.fields]
-    return rows + [(f"engine.{name}", f"{value:g}") for name, value in sorted(stats.engine.items())]
+def _flatten(stats: admin_pb2.GetStatsResponse) -> dict[str, str | int | float]:
+    facts: dict[str, str | int | float] = {"worker": stats.worker_id, "incarnation": stats.incarnation}
+    facts["state"] = registry_pb2.WorkerState.Name(stats.state).removeprefix("WORKER_STATE_").lower()
+    facts |= {name: getattr(stats, name) for name in _COUNTERS}
+    facts |= {
+        f"load.{field.name}": _plain(float(getattr(stats.load, field.name))) for field in stats.load.DESCRIPTOR.fields
+    }
+    return facts | {f"engine.{name}": _plain(value) for name, value in sorted(stats.engine.items())}
+
+
+def _plain(value: float) -> int | float:
+    """Counts are floats on the wire, as seconds and shares are."""
+    return int(value) if value.is_integer() else round(value, 6)

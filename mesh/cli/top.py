@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -113,8 +114,12 @@ class Watch:
         row = GatewayRow(url)
         try:
             samples = await asyncio.to_thread(_scrape, url, self._config.api_key)
+        except urllib.error.HTTPError as error:
+            keyed = error.code in (401, 403)
+            row.error = "needs an API key made with --metrics (--api-key)" if keyed else f"/metrics says {error.code}"
+            return row
         except (OSError, ValueError) as error:
-            row.error = str(error)
+            row.error = str(getattr(error, "reason", error))  # not "<urlopen error …>"
             return row
         row.active = int(samples.get("mesh_gateway_active_requests", 0))
         row.queued = int(samples.get("mesh_gateway_queue_requests", 0))
@@ -190,9 +195,12 @@ def tables(frame: Frame) -> Sequence[Table]:
     for name in ("running", "waiting", "paused", "slots", "streams", "KV", "tokens/s", "cache hits"):
         workers.add_column(name, justify="right")
     for row in frame.workers:
-        counts = (str(each) for each in (row.running, row.waiting, row.paused, row.slots, row.streams))
+        counts = (row.running, row.waiting, row.paused, row.slots, row.streams)
+        if row.error:  # nothing is known of it but what the registry says
+            workers.add_row(row.worker, row.error, ", ".join(row.models), *("-" * (len(counts) + 3)))
+            continue
         shares = (f"{row.kv_used:.0%}", _number(row.tokens_per_second), _share(row.cache_hit_share))
-        workers.add_row(row.worker, row.error or row.state, ", ".join(row.models), *counts, *shares)
+        workers.add_row(row.worker, row.state, ", ".join(row.models), *map(str, counts), *shares)
     if not frame.workers:
         workers.add_row("no workers")
     if not frame.gateways:
@@ -202,7 +210,10 @@ def tables(frame: Frame) -> Sequence[Table]:
     for name in ("active", "queued", "requests/s", "registry seen"):
         gateways.add_column(name, justify="right")
     for row in frame.gateways:
-        age = row.error or (f"{row.registry_age:.0f} s ago" if row.registry_age else "now")
+        if row.error:
+            gateways.add_row(row.gateway, "-", "-", "-", row.error)
+            continue
+        age = f"{row.registry_age:.0f} s ago" if row.registry_age else "now"
         gateways.add_row(row.gateway, str(row.active), str(row.queued), _number(row.requests_per_second), age)
     return [workers, gateways]
 

@@ -180,6 +180,8 @@ def test_ctl_lists_workers(mesh: Mesh):
     assert done.returncode == 0, done.stderr
     _, line = done.stdout.splitlines()
     assert line.split()[:6] == ["worker-0", "ready", mesh.workers[0].address, "scripted", "64", "scripted"]
+    [record] = json.loads(run("ctl", "workers", "--etcd", mesh.gateway.etcd, "--json").stdout)
+    assert (record["worker_id"], record["state"], record["slots"]) == ("worker-0", "WORKER_STATE_READY", 64)
 
 
 @pytest.mark.parametrize("by_address", [False, True])
@@ -192,6 +194,8 @@ def test_ctl_shows_counters(mesh: Mesh, by_address: bool):
     assert rows["state"].strip() == "ready"
     assert rows["load.slots"].strip() == "64"
     assert int(rows["engine.steps"]) >= 0
+    facts = json.loads(run("ctl", "stats", name, "--etcd", mesh.gateway.etcd, "--json").stdout)
+    assert (facts["worker"], facts["load.slots"], facts.keys()) == ("worker-0", 64, rows.keys())
 
 
 @pytest.mark.parametrize("way", ["gateway", "id", "address"])
