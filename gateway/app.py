@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, cast
 
-from quart import Quart, Response, request
+from quart import Quart, Response, current_app, request
 from werkzeug.exceptions import NotFound, RequestEntityTooLarge
 
 from gateway.access.book import Book
@@ -208,12 +208,19 @@ def _add_batches(
 
 async def _on_error(config: GatewayConfig, error: Exception) -> Response:
     if isinstance(error, NotFound):
-        error = NotFound(f"no such route: {request.method} {request.path[:200]}")
+        error = NotFound(f"no such route: {request.method} {request.path[:200]}{_meant(request.path)}")
     elif isinstance(error, RequestEntityTooLarge):
         most = config.max_file_bytes if request.path == UPLOAD_PATH else config.max_body_bytes
         error = RequestEntityTooLarge(f"the body must have at most {most} bytes")
     found = current().failed(error)
     return Response(found.body, status=found.status, headers=found.headers)
+
+
+def _meant(path: str) -> str:
+    """The route that there is where a client's base URL has no /v1, or one that the client adds as well."""
+    other = path.removeprefix("/v1") if path.startswith("/v1/v1/") else f"/v1{path}"
+    there = current_app.url_map.bind("").test(other, method=request.method)
+    return f"; is {other} meant? See the client's base URL" if there else ""
 
 
 async def _before_request() -> None:

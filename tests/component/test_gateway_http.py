@@ -51,6 +51,17 @@ async def test_an_answer_in_one_piece() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [("/chat/completions", CHAT), ("/v1/v1/messages", "/v1/messages"), ("/models/m", ""), ("/v1/nope", "")],
+)
+async def test_a_base_url_without_v1_or_with_two_is_told_the_route_that_there_is(path: str, meant: str) -> None:
+    async with GatewayUnderTest() as gateway:
+        error = error_of(await gateway.http.post(path, json={}))
+    assert error["code"] == "unknown_url"
+    assert (f"; is {meant} meant?" in error["message"]) if meant else error["message"].endswith(path)
+
+
 async def test_headers_of_a_stream_and_of_every_answer() -> None:
     async with FakeWorker("w") as worker, GatewayUnderTest() as gateway:
         await gateway.add(worker)
