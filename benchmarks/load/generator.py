@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import sys
 from dataclasses import asdict
@@ -64,7 +65,7 @@ class Generator:
         return {"seconds": perf_counter() - start, **self._count()}
 
     def _count(self) -> dict[str, Any]:
-        return {"time": perf_counter(), "live": len(self._tasks), **asdict(self._totals)}
+        return {"time": perf_counter(), "live": sum(not task.done() for task in self._tasks), **asdict(self._totals)}
 
     async def _drop(self) -> dict[str, Any]:
         for connection in self._held:
@@ -103,10 +104,17 @@ class Generator:
 
 
 async def _hold_one(connection: Connection, request: bytes, streaming: asyncio.Semaphore) -> None:
-    """One answer to its end, or until it is hung up; what fails is counted in the totals."""
-    try:
-        await connection.ask(request, on_first_token=streaming.release)
-    except Failed:
+    """One answer to its end, or until it is hung up; what fails is counted in the totals. `streaming` is released once:
+    at the first token, or at an end without any."""
+    first = asyncio.Event()
+
+    def on_first_token() -> None:
+        first.set()
+        streaming.release()
+
+    with contextlib.suppress(Failed):
+        await connection.ask(request, on_first_token=on_first_token)
+    if not first.is_set():
         streaming.release()
 
 

@@ -56,6 +56,7 @@ async def _measure(system: type[System], plan: Plan, streams: Sequence[int]) -> 
         gateway_core=plan.gateway_core,
         worker_core=plan.other_core,
         slots=max(streams),
+        guarded=False,
     )
     with TemporaryDirectory(prefix="bench-load-") as folder:
         async with system(Path(folder), setup) as running:

@@ -99,8 +99,12 @@ class Connection(asyncio.Protocol):
             self._first_token = perf_counter() - self._sent_at
             if self._on_first is not None:
                 self._on_first()
-        if window.endswith(_LAST_CHUNK) and _DONE in window:
-            self._finish()
+        if window.endswith(_LAST_CHUNK):
+            if _DONE in window:
+                self._finish()
+            else:
+                said = " ".join(window.decode("utf-8", "replace").split())
+                self._fail(f"an end without [DONE] after {self._frames} frames: {said}")
         self._tail = window[-_TAIL:]
 
     def _check_status(self, head: bytes) -> bool:

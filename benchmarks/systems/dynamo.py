@@ -10,7 +10,8 @@ from benchmarks.systems.system import Inexpressible, Setup, System
 
 
 class Dynamo(System):
-    """etcd, round robin; migration and a limit for silent streams are switched on, as it has neither by default."""
+    """etcd, round robin; where it is to be guarded, with migration and a limit for silent streams, as it has neither by
+    default."""
 
     name: ClassVar[str] = "Dynamo"
     environment: ClassVar[str] = ".venv-dynamo"
@@ -27,13 +28,16 @@ class Dynamo(System):
         return [
             *(self.binary("python"), "-m", "dynamo.frontend"),
             *("--http-host", "127.0.0.1", "--http-port", str(self.ports[place])),
-            *("--router-mode", "round-robin", "--migration-limit", "3"),
+            *("--router-mode", "round-robin"),
+            *(("--migration-limit", "3") if self.setup.guarded else ()),
         ]
 
     def gateway_env(self) -> Mapping[str, str]:
         """See System. Its addresses are all set, since some are those of the network by default."""
         assert self.etcd is not None
+        limits = {"DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS": "4"} if self.setup.guarded else {}
         return {
+            **limits,
             "DYN_DISCOVERY_BACKEND": "etcd",
             "ETCD_ENDPOINTS": self.etcd.url,
             "DYN_REQUEST_PLANE": "tcp",
@@ -42,7 +46,6 @@ class Dynamo(System):
             "DYN_TCP_RESPONSE_STREAM_HOST": "127.0.0.1",
             "DYN_EVENT_PLANE_HOST": "127.0.0.1",
             "DYN_SYSTEM_HOST": "127.0.0.1",
-            "DYN_HTTP_BACKEND_STREAM_TIMEOUT_SECS": "4",
             "HF_HUB_OFFLINE": "1",
         }
 

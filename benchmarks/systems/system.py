@@ -71,7 +71,8 @@ class Setup:
     """What is started: a worker for each pace, so many gateways, and what is around them.
 
     `between` gateway and workers is nothing, a TCP proxy for each worker, or what makes `arm` work. `output` takes what
-    all processes print, `gateway_env` is added to the environment of gateways.
+    all processes print, `gateway_env` is added to the environment of gateways. `guarded`: whether what a system has
+    against faults is switched on where it is off by default.
     """
 
     workers: tuple[Pace, ...] = (Pace(), Pace())
@@ -82,6 +83,7 @@ class Setup:
     gateway_core: int | None = None
     worker_core: int | None = None
     slots: int = 64
+    guarded: bool = True
 
 
 class System(ABC):

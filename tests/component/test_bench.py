@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.load.generator import Generator
 from benchmarks.load.sse import Connection, Failed, Totals, chat_request, connect
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -146,3 +147,14 @@ async def test_the_load_generator_does_not_count_an_error_as_an_answer() -> None
 async def test_the_load_generator_reports_an_answer_that_breaks_off() -> None:
     with pytest.raises(Failed, match="after 1 frames"):
         await ask([HEAD + FRAMES[1]], Totals())
+    error = b'data: {"error": "slow"}\n\n'
+    with pytest.raises(Failed, match=r"an end without .*slow"):
+        await ask([HEAD + b"%x\r\n%b\r\n0\r\n\r\n" % (len(error), error)], Totals())
+
+
+async def test_the_load_generator_tells_streams_that_ended_before_they_were_live() -> None:
+    pieces = [HEAD + b"%x\r\n%b\r\n0\r\n\r\n" % (len(FRAMES[2]), FRAMES[2])]
+    server, port = await serve(pieces)
+    async with server:
+        held = await Generator("127.0.0.1", port, "m", "p").obey({"do": "hold", "streams": 2, "max_tokens": 9})
+    assert (held["live"], held["finished"]) == (0, 2)

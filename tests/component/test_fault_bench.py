@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
+from contextlib import aclosing, nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from benchmarks.faults.stage import Outcome
 from benchmarks.systems.answer import Answer
 from benchmarks.systems.session_proxy import Armed, Spoiler
 from benchmarks.systems.system import Fault, FaultKind
-from benchmarks.systems.workers.scripted import POISON
+from benchmarks.systems.workers.scripted import POISON, Cut, Scripted
 from mesh.v1 import inference_pb2 as pb
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -103,6 +105,32 @@ async def test_a_cut_ends_the_session_and_poison_the_worker() -> None:
     assert killed, "a stream of that request has begun"
     with pytest.raises(ConnectionError):
         await spoiler.message(answer()[1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "places"),
+    [
+        ("", [5, 6, 7, 8]),
+        ("out_of_order", [5, 6, 8, 7]),
+        ("duplicate", [5, 6, 6, 7, 8]),
+        ("cut", [5, 6]),
+    ],
+)
+async def test_a_peers_worker_spoils_what_it_is_told_to(tmp_path: Path, kind: str, places: list[int]) -> None:
+    if kind:
+        (tmp_path / "armed").write_text(json.dumps({"kind": kind, "after": 2}))
+    scripted = Scripted(argparse.Namespace(name="a", folder=tmp_path, step=0.0, prefill=0.0))
+    seen: list[int] = []
+    with pytest.raises(Cut) if kind == "cut" else nullcontext():
+        async for item in scripted.answer(0.0, 5, 4):
+            seen += [item.place] if item.kind == "token" else []
+    assert seen == places
+
+
+async def test_a_peers_worker_begins_an_answer_without_end_at_once(tmp_path: Path) -> None:
+    scripted = Scripted(argparse.Namespace(name="a", folder=tmp_path, step=0.0, prefill=0.0))
+    async with aclosing(scripted.answer(0.0, 5, 10**15)) as items:
+        assert (await anext(items)).place == 5
 
 
 def test_an_answer_says_in_what_it_differs() -> None:

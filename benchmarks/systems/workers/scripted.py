@@ -11,7 +11,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -67,7 +67,7 @@ class Scripted:
         self._stepped = asyncio.Event()
         self._steps: asyncio.Task[None] | None = None
 
-    async def answer(self, temperature: float, begin: int, count: int) -> AsyncIterator[Item]:
+    async def answer(self, temperature: float, begin: int, count: int) -> AsyncGenerator[Item]:
         """The items of one answer, from a place on. Raises Refused and Cut."""
         if self._steps is None:
             self._steps = asyncio.create_task(self._make_steps())
@@ -89,11 +89,10 @@ class Scripted:
     async def _items(self, begin: int, count: int, fault: dict[str, Any], *, poisoned: bool) -> AsyncIterator[Item]:
         kind: str = fault.get("kind", "")
         await asyncio.sleep(self._prefill + (fault["seconds"] if kind == "slow_first_token" else 0.0))
-        places = list(range(begin, begin + count))
         after: int = min(fault.get("after", 0), count - 1)
-        if kind == "out_of_order":
-            places[after : after + 2] = reversed(places[after : after + 2])
-        for done, place in enumerate(places):
+        swapped = {after: after + 1, after + 1: after} if kind == "out_of_order" and after + 1 < count else {}
+        for done in range(count):
+            place = begin + swapped.get(done, done)
             if poisoned and done:
                 os.kill(os.getpid(), signal.SIGKILL)
             if done == after:
@@ -104,7 +103,7 @@ class Scripted:
                 elif kind in ("garbage", "nonsense"):
                     yield Item("garbage")
                 elif kind == "duplicate" and done:
-                    yield Item("token", places[done - 1])
+                    yield Item("token", place - 1)
             yield Item("token", place, wrong=kind == "wrong_model")
             await self._next_step()
         if kind != "no_finish":
