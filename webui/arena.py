@@ -43,7 +43,9 @@ log = logging.getLogger(__name__)
 _UNWATCHED_SECONDS: Final = 20.0
 # A page is told of news this often at most: more would queue up in the browser.
 _TICK_SECONDS: Final = 0.1
+# What is kept in memory: so many battles, and those with images up to so many bytes of these.
 _MOST_BATTLES: Final = 10_000
+_MOST_BYTES: Final = 512 * 1024**2
 _MOST_TURNS: Final = 50
 _NOT_KEPT = "This could not be kept just now, and nothing is lost: please try again in a moment."
 
@@ -61,6 +63,11 @@ class Seat:
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    @property
+    def size(self) -> int:
+        """Bytes of its images."""
+        return sum(len(picture.data) for turn in self.live.turns for picture in turn.pictures)
+
     def news(self) -> None:
         """Wake those who watch."""
         self.changed.set()
@@ -68,7 +75,8 @@ class Seat:
 
 
 class Arena:
-    """See the module. Use it inside `running`, in one event loop. `on_vote` is told of each vote that is kept."""
+    """See the module. Use it inside `running`, in one event loop. `on_vote` is told of each vote that is kept;
+    `most_bytes` of images are kept in memory."""
 
     def __init__(
         self,
@@ -78,6 +86,8 @@ class Arena:
         gate: Gate,
         parameters: Mapping[str, float],
         on_vote: Callable[[], None],
+        *,
+        most_bytes: int = _MOST_BYTES,
     ) -> None:
         self.gateway = gateway
         self.parameters = dict(parameters)
@@ -85,6 +95,7 @@ class Arena:
         self._sampler = sampler
         self._gate = gate
         self._on_vote = on_vote
+        self._most_bytes = most_bytes
         self._seats: dict[str, Seat] = {}
         self._current: dict[tuple[str, Mode], str] = {}
         self._group: asyncio.TaskGroup
@@ -167,17 +178,21 @@ class Arena:
             raise Refused("This conversation began without images: start a new one to show some.")
         if not edit and len(battle.turns) >= _MOST_TURNS:
             raise Refused(f"A conversation has at most {_MOST_TURNS} turns: start a new one.")
+        seat = self._seat(battle)
         now = datetime.now(UTC)
         if edit:
             battle.edit(prompt, now)
         else:
             battle.ask(prompt, pictures, now)
-        self._answer(self._seats[battle.record.id])
+        self._answer(seat)
+        if pictures:
+            self._forget()
 
     def again(self, battle: LiveBattle) -> None:
         """Have all sides answer the last prompt anew. Raises NotNow."""
+        seat = self._seat(battle)
         battle.again(datetime.now(UTC))
-        self._answer(self._seats[battle.record.id])
+        self._answer(seat)
 
     def stop(self, battle: str) -> None:
         """Stop the answers that are still coming, in the engines too."""
@@ -187,7 +202,7 @@ class Arena:
 
     async def vote(self, visitor: Visitor, battle: LiveBattle, choice: Choice) -> Vote:
         """Count a vote: when this returns it is kept. Raises NotNow, Refused and VoteRefused."""
-        seat = self._seats[battle.record.id]
+        seat = self._seat(battle)
         async with seat.lock:
             vote = battle.ballot(choice, datetime.now(UTC))
             if battle.vote is not None:
@@ -207,7 +222,7 @@ class Arena:
 
     async def react(self, battle: LiveBattle, turn: int, side: Literal["a", "b"], reaction: Reaction | None) -> None:
         """Keep what somebody thinks of one answer. Raises StoreUnavailable."""
-        seat = self._seats[battle.record.id]
+        seat = self._seat(battle)
         async with seat.lock:
             await self._keep(seat)
             await asyncio.to_thread(self.store.react, battle.record.id, turn, side, reaction)
@@ -218,7 +233,7 @@ class Arena:
             raise NotNow("A battle can be shared once you have voted.")
         if not battle.turns:
             raise NotNow("There is nothing to share yet.")
-        seat = self._seats[battle.record.id]
+        seat = self._seat(battle)
         try:
             async with seat.lock:
                 await self._keep(seat)
@@ -229,7 +244,9 @@ class Arena:
     async def watch(self, battle: LiveBattle) -> AsyncIterator[LiveBattle]:
         """The battle each time that there is more to see, until its answers have ended: at once, then at most every
         tenth of a second, and at the end."""
-        seat = self._seats[battle.record.id]
+        seat = self._seats.get(battle.record.id)
+        if seat is None:
+            return
         seat.watchers += 1
         seen: tuple[int, ...] | None = None
         try:
@@ -246,6 +263,13 @@ class Arena:
             seat.watchers -= 1
             if not seat.watchers and battle.phase is Phase.ANSWERING:
                 asyncio.get_running_loop().call_later(_UNWATCHED_SECONDS, self._stop_unwatched, seat)
+
+    def _seat(self, battle: LiveBattle) -> Seat:
+        """The seat of a battle that was here a moment ago. Raises NotNow."""
+        seat = self._seats.get(battle.record.id)
+        if seat is None:
+            raise NotNow("This conversation is not here any more: start a new one.")
+        return seat
 
     def _stop_unwatched(self, seat: Seat) -> None:
         if not seat.watchers and seat.live.record.id in self._seats:
@@ -327,8 +351,17 @@ class Arena:
 
     def _forget(self) -> None:
         """Let go of the battles that were used least lately, but of none that goes on."""
-        if len(self._seats) <= _MOST_BATTLES:
-            return
-        by_age = sorted(self._seats.values(), key=lambda seat: seat.used)
-        for seat in [seat for seat in by_age if seat.live.phase is not Phase.ANSWERING][: _MOST_BATTLES // 10]:
-            del self._seats[seat.live.record.id]
+        idle = [seat for seat in self._seats.values() if seat.live.phase is not Phase.ANSWERING]
+        idle.sort(key=lambda seat: seat.used)
+        gone = idle[: _MOST_BATTLES // 10] if len(self._seats) > _MOST_BATTLES else []
+        too_many = sum(seat.size for seat in self._seats.values()) - self._most_bytes
+        for seat in idle:
+            if too_many <= 0:
+                break
+            if seat.size:
+                gone.append(seat)
+                too_many -= seat.size
+        for seat in gone:
+            self._seats.pop(seat.live.record.id, None)
+        if gone:
+            self._current = {key: battle for key, battle in self._current.items() if battle in self._seats}
