@@ -14,7 +14,7 @@ from gateway.openai.bodies import read_json
 from gateway.openai.chat_schema import check_metadata
 from gateway.openai.pages import OF_STORE, Deleted, Listing, PageQuery, json_response, listing, page_asked
 from gateway.openai.responses.ask import entries
-from gateway.openai.responses.items import Item, check_items
+from gateway.openai.responses.items import Item, check_ids, check_items, id_taken
 from gateway.openai.schema import decode
 from gateway.operation import Operation
 from gateway.store.shapes import Entry, Talk
@@ -160,7 +160,9 @@ def conversation_item_routes(store: Store) -> Blueprint:
     @ADD_ITEMS.on(routes)
     async def add_items(conversation_id: str) -> Response:  # pyright: ignore[reportUnusedFunction]
         said = _checked(decode(_additions, await read_json()).items)
-        await (await store.conversations()).add(current().tenant, conversation_id, said)
+        taken = await (await store.conversations()).add(current().tenant, conversation_id, said)
+        if taken is not None:
+            raise id_taken("items", taken)
         return listing(said, more=False)
 
     @GET_ITEM.on(routes)
@@ -185,6 +187,7 @@ async def read_details() -> dict[str, str]:
 def _checked(items: list[Item]) -> list[Entry]:
     """Items as they are kept. Raises MeshError."""
     check_items(items, "items")
+    check_ids(items, "items")
     if len(items) > MOST_ITEMS:
         raise invalid("items", f"'items' must hold at most {MOST_ITEMS} items at a time, not {len(items)}")
     for index, item in enumerate(items):

@@ -45,12 +45,16 @@ class Conversations:
         async with self._database.writing() as session:
             await remove(session, CONVERSATION, conversation_id, tenant)
 
-    async def add(self, tenant: str, conversation_id: str, said: Sequence[Entry]) -> None:
-        """Add items at its end."""
+    async def add(self, tenant: str, conversation_id: str, said: Sequence[Entry]) -> str | None:
+        """Add items at its end, or none of them if it has one of their ids, which is returned."""
         async with self._database.writing() as session:
             record = await find(session, CONVERSATION, conversation_id, tenant, lock=True)
-            record.changed_at = now()
-            session.add_all(new_items(conversation_id, SAID, said))
+            ids = [each.id for each in said]
+            taken = await session.scalar(select(Item.id).where(Item.owner == record.id, Item.id.in_(ids)).limit(1))
+            if taken is None:
+                record.changed_at = now()
+                session.add_all(new_items(conversation_id, SAID, said))
+            return taken
 
     async def items(self, tenant: str, conversation_id: str, page: Page) -> tuple[list[Entry], bool]:
         """What was said, and whether there is more behind it."""

@@ -218,6 +218,27 @@ async def test_what_is_kept_can_be_asked_for_and_forgotten_by_its_owner_alone() 
         assert (await gateway.http.get(f"/v1/responses/{unkept.id}")).status_code == 404
 
 
+async def test_an_item_comes_once_as_pages_go_by_ids() -> None:
+    item = {"id": "msg_1", "type": "message", "role": "user", "content": "one"}
+    async with serving() as gateway:
+        conversation = (await gateway.http.post("/v1/conversations", json={})).json()["id"]
+        path = f"/v1/conversations/{conversation}"
+        first = await create(gateway, [item], conversation=conversation)
+        for where, body, param in (
+            ("/v1/responses", ask([item], conversation=conversation), "input[0].id"),
+            ("/v1/responses", ask([item], previous_response_id=first.id), "input[0].id"),
+            ("/v1/responses", ask([item, item]), "input[1].id"),
+            (f"{path}/items", {"items": [item]}, "items"),
+            ("/v1/conversations", {"items": [item, item]}, "items[1].id"),
+        ):
+            refused = await gateway.http.post(where, json=body)
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, param)
+        other = await gateway.http.post(f"{path}/items", json={"items": [{**item, "id": "msg_2"}]})
+        assert other.status_code == 200
+        listed = await gateway.http.get(f"{path}/items", params={"order": "asc"})
+        assert [each["id"] for each in listed.json()["data"]] == ["msg_1", first.output[0].id, "msg_2"]
+
+
 class Counting(FakeWorker):
     """Counts messages as tokens."""
 

@@ -14,7 +14,7 @@ from gateway.openai.images import ImageLimits, Images, read_images
 from gateway.openai.parts import PartOptions
 from gateway.openai.responses.answer import ResponseBody
 from gateway.openai.responses.events import ResponseEvents
-from gateway.openai.responses.items import Item, kept
+from gateway.openai.responses.items import Item, check_ids, kept
 from gateway.openai.responses.schema import ENCRYPTED, ResponseQuestion, ResponseRequest
 from gateway.openai.responses.tools import HostedTools, Toolbox
 from gateway.openai.responses.translate import Origins, Talk, checked, to_chat
@@ -61,8 +61,10 @@ async def ask(question: ResponseQuestion, tenant: str, store: Store, *, hosted: 
         past = await (await store.responses()).past(tenant, previous, conversation)
         chain, before = past.chain, past.items
     items = await _resolved(items, tenant, store)
+    said = [_decoder.decode(each) for each in before]
+    check_ids(items, before=said)
     talk = Talk(question.instructions, origins)
-    talk.add([_decoder.decode(each) for each in before], "previous_response_id" if previous else "conversation")
+    talk.add(said, "previous_response_id" if previous else "conversation")
     talk.add(items, "input")
     chat = checked(to_chat(question, toolbox, talk.messages), origins)
     return Asked(chat, toolbox, origins, entries(items), chain, before)

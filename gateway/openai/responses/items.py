@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 import msgspec
 
-from mesh.errors import invalid, unsupported
+from mesh.errors import MeshError, invalid, unsupported
 
 _KINDS: Final = ("message", "function_call", "function_call_output", "reasoning", "item_reference")
 _ROLES: Final = ("user", "assistant", "system", "developer")
@@ -114,6 +114,20 @@ def check_items(items: Sequence[Item], param: str = "input") -> None:
             case other:
                 kinds = ", ".join(_KINDS)
                 raise unsupported(f"{where}.type", f"'{where}.type' must be one of {kinds}, not '{other[:64]}'")
+
+
+def check_ids(items: Sequence[Item], param: str = "input", *, before: Iterable[Item] = ()) -> None:
+    """Raise MeshError for an item with the id of another one, also of one before: pages of a list go by ids."""
+    known = {item.id for item in before}
+    for index, item in enumerate(items):
+        if item.id and item.id in known:
+            raise id_taken(f"{param}[{index}].id", item.id)
+        known.add(item.id)
+
+
+def id_taken(param: str, item_id: str) -> MeshError:
+    """An item has the id of another one."""
+    return invalid(param, f"'{param}' is '{item_id[:100]}', as another item's: each item may come once")
 
 
 def _check_message(where: str, item: Item) -> None:
