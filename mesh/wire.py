@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 import grpc
 import grpc.aio
@@ -108,6 +109,21 @@ def check_pair(tls: Tls) -> None:
         raise MeshError(ErrorKind.INVALID_REQUEST, text) from None
 
 
+def not_after(certificate: Path) -> float:
+    """When the first certificate of a PEM file ends, in Unix time; raises OSError, ssl.SSLError or ValueError."""
+    # The standard library reads certificates for its own tests only; another library for this one date is not worth it.
+    decode = cast("Callable[[str], dict[str, Any]]", ssl._ssl._test_decode_cert)  # type: ignore[attr-defined]
+    return ssl.cert_time_to_seconds(decode(str(certificate))["notAfter"])
+
+
+def warn_of_expiry(certificate: Path | None) -> None:
+    """Log it if a server's certificate has ended: it is presented all the same, and refused by each client."""
+    if certificate is None or (ended := not_after(certificate)) > time.time():
+        return
+    date = time.strftime("%Y-%m-%d", time.gmtime(ended))
+    log.warning("the certificate has expired: clients will refuse it", extra=kv(cert=str(certificate), expired=date))
+
+
 def check_authority(tls: Tls) -> None:
     """Raise MeshError unless the authority's file, if there is one, holds a certificate."""
     if tls.ca is None:
@@ -132,6 +148,7 @@ class _ServerFiles:
         self._seen = versions((tls.ca, tls.cert, tls.key))
         check_pair(tls)
         check_authority(tls)
+        warn_of_expiry(tls.cert)
         pair = (_read(tls.key) or b"", _read(tls.cert) or b"")
         return grpc.ssl_server_certificate_configuration([pair], _read(tls.ca))
 

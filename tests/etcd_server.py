@@ -50,8 +50,8 @@ def etcdctl_keys(url: str, prefix: str) -> dict[str, str]:
     return {kv["key"]: kv["value"] for kv in decoded}
 
 
-def make_certificates(folder: Path) -> Tls:
-    """An authority and a certificate for 127.0.0.1 that both sides may use, made with openssl."""
+def make_certificates(folder: Path, days: int = 2) -> Tls:
+    """An authority and a certificate for 127.0.0.1 that both sides may use, for so many days; made with openssl."""
     folder.mkdir(parents=True, exist_ok=True)
     ca_key, ca, key, request, cert = (
         folder / name for name in ("ca.key", "ca.pem", "host.key", "host.csr", "host.pem")
@@ -61,7 +61,7 @@ def make_certificates(folder: Path) -> Tls:
     new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     _openssl("req", "-x509", *new_key, "-keyout", ca_key, "-out", ca, "-subj", "/CN=test authority", "-days", "2")
     _openssl("req", *new_key, "-keyout", key, "-out", request, "-subj", "/CN=test host")
-    signing = ["-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", "2", "-extfile", extensions]
+    signing = ["-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", str(days), "-extfile", extensions]
     _openssl("x509", "-req", "-in", request, "-out", cert, *signing)
     return Tls(ca=ca, cert=cert, key=key)
 

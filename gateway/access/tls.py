@@ -10,7 +10,7 @@ from pathlib import Path
 from mesh.errors import MeshError
 from mesh.files import versions
 from mesh.log import kv
-from mesh.wire import Tls, check_pair
+from mesh.wire import Tls, check_pair, warn_of_expiry
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ class HttpTls:
         self._tls = Tls(cert=cert, key=key)
         self._seen = versions((cert, key))
         check_pair(self._tls)
+        warn_of_expiry(cert)
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.context.set_alpn_protocols(["http/1.1"])
@@ -49,3 +50,4 @@ class HttpTls:
             log.warning("the new certificate cannot be used, going on with the one before", extra=kv(why=str(error)))
         else:
             log.info("the certificate was replaced", extra=kv(cert=str(self._tls.cert)))
+            warn_of_expiry(self._tls.cert)

@@ -163,3 +163,23 @@ def test_the_command_says_so(tmp_path: Path) -> None:
     with Gateway(tmp_path, "gateway", "--host", "0.0.0.0") as gateway:
         assert gateway.wait_exit() == 2
         assert "mesh-gateway: --host 0.0.0.0 can be reached from other machines" in gateway.output
+
+
+async def test_a_certificate_that_has_expired_is_logged_by_who_presents_it_and_named_by_who_refuses_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tls = make_certificates(tmp_path, days=-1)
+    assert tls.cert is not None
+    assert tls.key is not None
+    HttpTls(tls.cert, tls.key)
+    server = WorkerServer(ScriptedEngine(ScriptedOptions()), Identity("w"), tls=Tls(cert=tls.cert, key=tls.key))
+    port = server.bind("127.0.0.1", 0)
+    assert [record.message for record in caplog.records] == ["the certificate has expired: clients will refuse it"] * 2
+    await server.start()
+    try:
+        async with wire.channel(f"127.0.0.1:{port}", tls=Tls(ca=tls.ca)) as channel:
+            with pytest.raises(grpc.aio.AioRpcError) as raised:
+                await admin_pb2_grpc.AdminServiceStub(channel).GetStats(admin_pb2.GetStatsRequest(), timeout=5)
+    finally:
+        await server.stop()
+    assert wire.from_rpc_error(raised.value).message == "its certificate has expired"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
 
 from mesh.cli.doctor.finding import Finding
 from mesh.errors import MeshError
-from mesh.wire import Tls, check_pair
+from mesh.wire import Tls, check_pair, not_after
 
 _SOON_DAYS = 14
 _DAY = 86400
@@ -24,7 +23,7 @@ def certificates(files: Iterable[Path], *, now: float | None = None) -> list[Fin
 
 def _certificate(file: Path, now: float) -> Finding:
     try:
-        until = _not_after(file)
+        until = not_after(file)
     except (OSError, ssl.SSLError, ValueError) as error:
         why = str(error).splitlines()[0]
         return Finding("certificates", "fail", f"{file} is no certificate: {why}", "give a PEM file")
@@ -46,9 +45,3 @@ def pairs(given: Iterable[tuple[Path, Path]]) -> list[Finding]:
         except MeshError as error:
             found.append(Finding("certificates", "fail", error.message, "give the key of that certificate"))
     return found
-
-
-def _not_after(file: Path) -> float:
-    # The standard library reads certificates for its own tests only; another library for this one date is not worth it.
-    decode = cast("Callable[[str], dict[str, Any]]", ssl._ssl._test_decode_cert)  # type: ignore[attr-defined]
-    return ssl.cert_time_to_seconds(decode(str(file))["notAfter"])
