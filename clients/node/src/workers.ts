@@ -77,6 +77,8 @@ export class Worker {
 
 export class Workers {
   private readonly known = new Map<string, Worker>();
+  // Started again since; closed once nothing of ours is on them.
+  private left: Worker[] = [];
   private readonly etcd: KVClient | null;
   private listedAt = Number.NEGATIVE_INFINITY;
 
@@ -110,10 +112,12 @@ export class Workers {
       if (!ids.has(id) && worker.live === 0) this.drop(id, worker);
     }
     for (const record of records) this.note(record);
+    for (const worker of this.left) if (worker.live === 0) worker.close();
+    this.left = this.left.filter((worker) => worker.live > 0);
   }
 
   close(): void {
-    for (const worker of this.known.values()) worker.close();
+    for (const worker of [...this.known.values(), ...this.left]) worker.close();
     this.known.clear();
     this.etcd?.close();
   }
@@ -123,6 +127,7 @@ export class Workers {
     if (worker?.record.incarnation === record.incarnation) {
       worker!.record = record;
     } else {
+      if (worker) this.left.push(worker);
       this.known.set(record.worker_id, new Worker(record, this.credentials));
     }
   }
@@ -140,8 +145,18 @@ function list(etcd: KVClient): Promise<WorkerRecord[]> {
     const deadline = new Date(Date.now() + LISTING_LIMIT);
     etcd.Range({ key, range_end: end }, { deadline }, (error: ServiceError | null, answer) => {
       if (error) return reject(new MeshError("no_worker", `etcd does not answer: ${fromCall(error).message}`));
-      resolve((answer?.kvs ?? []).map((item) => JSON.parse(item.value.toString()) as WorkerRecord));
+      resolve((answer?.kvs ?? []).flatMap((item) => read(item.value)));
     });
   });
+}
+
+// The record in a value; none in what is no record of a worker.
+function read(value: Uint8Array | string): WorkerRecord[] {
+  try {
+    const record = JSON.parse(value.toString()) as WorkerRecord | null;
+    return record?.worker_id ? [record] : [];
+  } catch {
+    return [];
+  }
 }
 
