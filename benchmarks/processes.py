@@ -59,9 +59,10 @@ class Process:
         self.name = name
         self.log = output or folder / f"{name}.log"
         self.started = time.perf_counter()
-        # The settings of whoever runs the benchmark must not reach what is measured.
+        # The settings of whoever runs the benchmark must not reach what is measured, nor what they have kept: a gateway
+        # that finds a store opens it, and holds SQLAlchemy from then on.
         environment = {key: value for key, value in os.environ.items() if not key.startswith("MESH_")}
-        environment |= {"MESH_LOG": "json", "PYTHONUNBUFFERED": "1", **(env or {})}
+        environment |= {"MESH_LOG": "json", "PYTHONUNBUFFERED": "1", "XDG_STATE_HOME": str(folder), **(env or {})}
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(
                 [*_end_with_parent(), *command],
