@@ -23,6 +23,11 @@ class StallLimits:
     floor: float = 3.0
     ceiling: float = 30.0
 
+    @property
+    def shortest(self) -> float:
+        """No standstill that is shorter counts, whatever the pace."""
+        return min(self.floor, self.ceiling)
+
 
 class Pace:
     """The mean time of a step while there is work, and when the last step was.

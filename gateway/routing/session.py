@@ -431,8 +431,12 @@ class Session:
             self._note_suspects()
             log.warning("worker is silent", extra=self._facts(seconds=round(now - self._heard_at, 2)))
             self._on_change()
+        # A stream that has had something after this moment is well, unless it is to move for another reason.
+        well = math.inf if self.silent or self.draining else now - self._limits.shortest
         for stream in list(self._streams.values()):
             stream.active_at += late
+            if stream.active_at > well:
+                continue
             found = self.trouble(stream, now)
             if found is not None:
                 if found[0] is Trouble.STALLED and not self.stalled:
