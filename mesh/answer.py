@@ -7,12 +7,26 @@ and another worker goes on from there.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from mesh.errors import MeshError
 from mesh.v1 import inference_pb2 as pb
 
 Event = pb.Started | pb.Delta | pb.ChoiceFinished | pb.Finished
+
+
+class Events(Protocol):
+    """A list of events, of these kinds at least."""
+
+    def append(self, event: Event, /) -> None:
+        """See list."""
+        ...
+
+    def extend(self, events: Iterable[Event], /) -> None:
+        """See list."""
+        ...
 
 
 class Violation(Exception):
@@ -101,7 +115,7 @@ class Answer:
         for choice in self.choices:
             choice.tail.clear()
 
-    def take_delta(self, delta: pb.Delta, events: list[Event]) -> int:
+    def take_delta(self, delta: pb.Delta, events: Events) -> int:
         """Add new tokens of a worker, and append what the client is to see to `events`: the hot path.
 
         Returns how many tokens of credit it took. Raises Violation, and has then taken nothing of it.
@@ -124,7 +138,14 @@ class Answer:
         events.append(delta)
         return count
 
-    def take(self, event: pb.StreamEvent | pb.GenerateResponse, events: list[Event]) -> None:
+    def take_token(self, token_id: int, position: int) -> None:
+        """The same for the one token of a delta of choice 0 without log probabilities: the hottest path."""
+        choice = self._open_choice(0)
+        if position != len(choice.token_ids) or choice.tail or self._with_logprobs:
+            self._check_delta(pb.Delta(token_ids=[token_id], position=position), choice, 1)
+        choice.token_ids.append(token_id)
+
+    def take(self, event: pb.StreamEvent | pb.GenerateResponse, events: Events) -> None:
         """The same for any other event but a failure. Raises WrongModel too."""
         match event.WhichOneof("event"):
             case "started":
@@ -155,7 +176,7 @@ class Answer:
             raise Violation(f"sent output of choice {index} after its end")
         return choice
 
-    def _take_started(self, started: pb.Started, events: list[Event]) -> None:
+    def _take_started(self, started: pb.Started, events: Events) -> None:
         if self._begun:
             raise Violation("started a request twice")
         if self._fingerprint and started.fingerprint != self._fingerprint:
@@ -169,7 +190,7 @@ class Answer:
             raise Violation(f"resumed a prompt of {first.prompt_tokens} tokens as one of {started.prompt_tokens}")
         self._begun = True
 
-    def _take_end(self, end: pb.ChoiceFinished, events: list[Event]) -> None:
+    def _take_end(self, end: pb.ChoiceFinished, events: Events) -> None:
         choice = self._open_choice(end.choice)
         there = len(choice.token_ids)
         if end.tokens != there and end.HasField("tokens"):
@@ -182,7 +203,7 @@ class Answer:
         choice.tail.clear()
         events.append(end)
 
-    def _take_finished(self, finished: pb.Finished, events: list[Event]) -> None:
+    def _take_finished(self, finished: pb.Finished, events: Events) -> None:
         if not self._begun:
             raise Violation("ended a request that had not started")
         for index, choice in enumerate(self.choices):

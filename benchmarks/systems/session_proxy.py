@@ -192,6 +192,8 @@ async def _forward_up(
     spoiler: Spoiler,
 ) -> None:
     async for request in requests:
+        if request.HasField("open"):
+            request.open.columns = False  # every delta is an event that can be spoiled
         if not request.HasField("start") or await spoiler.start(request.start):
             await call.write(request)
     await call.done_writing()

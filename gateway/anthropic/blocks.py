@@ -23,6 +23,7 @@ from gateway.anthropic.answers import (
 from gateway.anthropic.schema import MessagesRequest
 from gateway.anthropic.translate import ID_PREFIX
 from gateway.openai.parts import ChoiceReader, PartOptions, choice_readers
+from gateway.routing.events import Delta
 from mesh.dialects import Arguments, Call, Content, Part
 from mesh.v1 import inference_pb2 as pb
 
@@ -52,7 +53,7 @@ class Blocks:
         readers = choice_readers(self._options, started, self._id, 1)
         self._reader = readers[0] if readers is not None else None
 
-    def take(self, delta: pb.Delta) -> Iterator[Step]:
+    def take(self, delta: Delta) -> Iterator[Step]:
         """What these tokens do."""
         if self._reader is not None:
             yield from self._steps(self._reader.take(delta))

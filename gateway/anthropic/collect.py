@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from gateway.anthropic.answers import BlockOut, Message, TextOut, ThinkingOut
 from gateway.anthropic.blocks import Blocks, Step, arguments_of
-from mesh.answer import Event
+from gateway.routing.events import Delta, Event
 from mesh.v1 import inference_pb2 as pb
 
 
@@ -24,7 +24,7 @@ class MessageCollector:
     def add(self, events: Sequence[Event]) -> None:
         """Take events in order."""
         for event in events:
-            if isinstance(event, pb.Delta):
+            if isinstance(event, Delta):
                 self._take(self._blocks.take(event))
             elif isinstance(event, pb.Started):
                 self._blocks.begin(event)

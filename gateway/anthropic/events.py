@@ -28,7 +28,7 @@ from gateway.anthropic.answers import (
 from gateway.anthropic.blocks import Blocks, Step, usage
 from gateway.errors import ErrorAnswer
 from gateway.reconnect import EventIds
-from mesh.answer import Event
+from gateway.routing.events import Delta, Event
 from mesh.v1 import inference_pb2 as pb
 
 _encode = msgspec.json.encode
@@ -55,7 +55,7 @@ class MessageEvents:
         """The bytes of these events, to be sent at once; may be empty."""
         parts: list[bytes] = []
         for event in events:
-            if isinstance(event, pb.Delta):
+            if isinstance(event, Delta):
                 self._take(self._blocks.take(event), parts)
             elif isinstance(event, pb.Started):
                 self._started(event, parts)

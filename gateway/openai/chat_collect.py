@@ -19,6 +19,7 @@ from gateway.openai.logprobs import ChatLogprobs
 from gateway.openai.parts import ChoiceReader, PartOptions, choice_readers
 from gateway.openai.sse import usage
 from gateway.openai.token_ids import TokenIds
+from gateway.routing.events import Delta
 from mesh.dialects import Call, Content, Part, Reasoning
 from mesh.v1 import inference_pb2 as pb
 
@@ -78,7 +79,7 @@ class ChatCollector(Collector[ChatLogprobs]):
     def _begin(self, started: pb.Started) -> None:
         self._readers = choice_readers(self._options, started, self._id, len(self._messages))
 
-    def _take(self, delta: pb.Delta) -> None:
+    def _take(self, delta: Delta) -> None:
         message = self._messages[delta.choice]
         message.add([Content(delta.text)] if self._readers is None else self._readers[delta.choice].take(delta))
 

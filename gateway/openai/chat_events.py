@@ -13,6 +13,7 @@ from gateway.openai.parts import ChoiceReader, PartOptions, choice_readers
 from gateway.openai.sse import AnswerEvents, finish_reason, usage
 from gateway.openai.token_ids import TokenIds
 from gateway.reconnect import EventIds
+from gateway.routing.events import Delta
 from mesh.dialects import Arguments, Call, Content, Part
 from mesh.v1 import inference_pb2 as pb
 
@@ -68,7 +69,7 @@ class ChatEvents(AnswerEvents):
         self._readers = choice_readers(self._options, event, self._id, self._choices)
         super()._started(event, parts)
 
-    def _delta(self, event: pb.Delta, parts: list[bytes]) -> None:
+    def _delta(self, event: Delta, parts: list[bytes]) -> None:
         if self._readers is None:
             super()._delta(event, parts)
             return

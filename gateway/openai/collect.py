@@ -11,7 +11,7 @@ from gateway.openai.answers import CompletionAnswer, PromptLogprobs, TextChoice
 from gateway.openai.logprobs import CompletionLogprobs, LogprobBuffer
 from gateway.openai.sse import finish_reason, system_fingerprint, usage
 from gateway.openai.token_ids import TokenIds
-from mesh.answer import Event
+from gateway.routing.events import Delta, Event
 from mesh.v1 import inference_pb2 as pb
 
 Buffer = TypeVar("Buffer", bound=LogprobBuffer)
@@ -49,7 +49,7 @@ class Collector(Generic[Buffer]):
     def add(self, events: Sequence[Event]) -> None:
         """Take events in order."""
         for event in events:
-            if isinstance(event, pb.Delta):
+            if isinstance(event, Delta):
                 self._take(event)
                 if self._token_ids is not None:
                     self._token_ids.add(event)
@@ -66,7 +66,7 @@ class Collector(Generic[Buffer]):
     def _begin(self, started: pb.Started) -> None:
         """The answer begins."""
 
-    def _take(self, delta: pb.Delta) -> None:
+    def _take(self, delta: Delta) -> None:
         self._texts[delta.choice].append(delta.text)
 
     def prompt_logprobs(self, choice: int) -> PromptLogprobs | msgspec.UnsetType:

@@ -30,7 +30,7 @@ from gateway.openai.respond import begin, read_reconnect
 from gateway.openai.translate import to_generate
 from gateway.operation import OF_WORKERS, Operation
 from gateway.routing.dispatch import Dispatch
-from mesh.answer import Event
+from gateway.routing.events import Delta, Event
 from mesh.v1 import inference_pb2 as pb
 
 # Models that can think should not: they are asked for one letter.
@@ -160,7 +160,7 @@ class _Letters:
     def add(self, events: Sequence[Event]) -> None:
         """Take events in order."""
         for event in events:
-            if isinstance(event, pb.Delta) and event.logprobs and self._first[event.choice] is None:
+            if isinstance(event, Delta) and event.logprobs and self._first[event.choice] is None:
                 self._first[event.choice] = event.logprobs[0]
             elif isinstance(event, pb.Finished):
                 self.usage = event.usage

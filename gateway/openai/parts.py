@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gateway.openai.chat_schema import ChatRequest
 from gateway.openai.tools import allowed
+from gateway.routing.events import Delta
 from mesh.dialects import Call, Dialect, Part, Reader, Reasoning, Tools, read
 from mesh.v1 import inference_pb2 as pb
 
@@ -57,7 +58,7 @@ class ChoiceReader:
         self.told = 0  # calls whose beginning has been sent
         self.reasoning_tokens = 0
 
-    def take(self, delta: pb.Delta) -> list[Part]:
+    def take(self, delta: Delta) -> list[Part]:
         """The parts that are known with these tokens."""
         reasoned = self._reader.reasons
         parts = self._reader.feed(delta.text) if delta.text else []

@@ -21,10 +21,10 @@ from gateway.openai.token_ids import TokenIds
 from gateway.openai.ways import claim_of, follow, note_model, way_of
 from gateway.reconnect import EventIds, Reconnect
 from gateway.routing.dispatch import Dispatch
+from gateway.routing.events import Delta, Event
 from gateway.routing.generation import Generation
 from gateway.routing.group import GenerationGroup
 from gateway.routing.shadow import shadow
-from mesh.answer import Event
 from mesh.log import kv
 from mesh.v1 import inference_pb2 as pb
 
@@ -170,7 +170,7 @@ async def collected(
     while not generation.done:
         events = await generation.next()
         collector.add(events)
-        if any(isinstance(event, pb.Delta) for event in events):
+        if any(isinstance(event, Delta) for event in events):
             exchange.token()
     if keep is not None:
         await keep()

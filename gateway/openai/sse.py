@@ -17,7 +17,7 @@ from gateway.openai.answers import CompletionTokensDetails, PromptTokensDetails,
 from gateway.openai.logprobs import LogprobBuffer
 from gateway.openai.token_ids import TokenIds
 from gateway.reconnect import EventIds
-from mesh.answer import Event
+from gateway.routing.events import Delta, Event, Token
 from mesh.v1 import inference_pb2 as pb
 
 DONE = b"data: [DONE]\n\n"
@@ -81,7 +81,7 @@ class AnswerEvents:
         """The bytes of these events, to be sent at once; may be empty."""
         parts: list[bytes] = []
         for event in events:
-            if type(event) is pb.Delta:
+            if type(event) is Token or type(event) is pb.Delta:
                 self._delta(event, parts)
             elif isinstance(event, pb.Started):
                 self._started(event, parts)
@@ -117,7 +117,7 @@ class AnswerEvents:
                 chunk += (head, self._first)
                 self._end_chunk(choice, None, chunk)
 
-    def _delta(self, event: pb.Delta, parts: list[bytes]) -> None:
+    def _delta(self, event: Delta, parts: list[bytes]) -> None:
         text = event.text
         choice = event.choice
         if self._logprobs is not None:

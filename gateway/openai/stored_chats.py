@@ -19,9 +19,9 @@ from gateway.openai.pages import OF_STORE, Deleted, Listing, PageQuery, json_res
 from gateway.openai.respond import Keep
 from gateway.operation import Operation
 from gateway.reconnect import EventIds
+from gateway.routing.events import Event
 from gateway.store.shapes import Entry, Talk
 from gateway.store.store import Store
-from mesh.answer import Event
 
 _PATH: Final = "/v1/chat/completions/<chat_id>"
 _encode = msgspec.json.encode

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from mesh.v1 import inference_pb2 as pb
+from gateway.routing.events import Delta
 
 _encode = msgspec.json.encode
 
@@ -20,7 +20,7 @@ class TokenIds:
         self._waiting: list[list[int]] = [[] for _ in range(choices)]
         self._told = [False] * choices
 
-    def add(self, delta: pb.Delta) -> None:
+    def add(self, delta: Delta) -> None:
         """The next ones of a choice."""
         self._waiting[delta.choice].extend(delta.token_ids)
 

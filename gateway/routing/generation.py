@@ -23,6 +23,7 @@ from gateway.routing import clock
 from gateway.routing.attempts import Attempts
 from gateway.routing.claim import Claim
 from gateway.routing.dispatch import Dispatch
+from gateway.routing.events import Event, Token
 from gateway.routing.hedge import Hedge
 from gateway.routing.keeping import NOWHERE, Keeping
 from gateway.routing.quarantine import PROVEN_TOKENS
@@ -31,7 +32,7 @@ from gateway.routing.run import Run
 from gateway.routing.session import Session
 from gateway.routing.stream import Stream, Trouble
 from gateway.routing.trail import Attempt
-from mesh.answer import Answer, Event, Violation, WrongModel, error_of
+from mesh.answer import Answer, Violation, WrongModel, error_of
 from mesh.errors import ErrorKind, MeshError
 from mesh.log import kv
 from mesh.trace import Span
@@ -161,7 +162,7 @@ class Generation:
             elif stream.lost is not None:
                 finished = self._answer.finish_alone()
                 if finished:
-                    return finished
+                    return [*finished]
                 self._leave(stream, Trouble.LOST, stream.lost)
             else:
                 self._look_for_trouble(stream)
@@ -277,7 +278,11 @@ class Generation:
         taken = 0
         try:
             for place, event in enumerate(arrived):
-                if event.HasField("delta"):
+                if type(event) is Token:
+                    self._answer.take_token(event.token_id, event.position)
+                    events.append(event)
+                    taken += 1
+                elif event.HasField("delta"):
                     taken += self._answer.take_delta(event.delta, events)
                 elif tokens_only:
                     stream.events = arrived[place:]

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from gateway.routing.events import Delta, Event
 from gateway.routing.generation import Generation
 from gateway.routing.hedge import Hedge
 from gateway.routing.keeping import NOWHERE
 from gateway.routing.trail import Attempt
-from mesh.answer import Event
 from mesh.errors import MeshError
 from mesh.v1 import inference_pb2 as pb
 
@@ -132,7 +132,7 @@ class GenerationGroup:
 
     def _merge(self, place: int, arrived: Sequence[Event], events: list[Event]) -> None:
         for event in arrived:
-            if isinstance(event, pb.Delta | pb.ChoiceFinished):
+            if isinstance(event, Delta | pb.ChoiceFinished):
                 event.choice += place * self._choices
                 events.append(event)
             elif isinstance(event, pb.Started):

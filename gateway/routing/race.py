@@ -11,6 +11,7 @@ import asyncio
 from gateway.routing import clock
 from gateway.routing.attempts import Attempts
 from gateway.routing.dispatch import Dispatch
+from gateway.routing.events import Token
 from gateway.routing.hedge import Hedge
 from gateway.routing.run import Run
 from gateway.routing.session import Session
@@ -110,7 +111,7 @@ def _trouble_of(stream: Stream[Session]) -> tuple[Trouble, MeshError] | None:
     if stream.lost is not None:
         return Trouble.LOST, stream.lost
     for event in stream.events:
-        if event.HasField("failed"):
+        if type(event) is not Token and event.HasField("failed"):
             stream.ended = True
             error = error_of(event.failed)
             if error.kind is not ErrorKind.DRAINING:

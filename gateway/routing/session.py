@@ -11,12 +11,13 @@ import asyncio
 import itertools
 import logging
 import math
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TypeVar
 
 import grpc.aio
 
 from gateway.routing import clock
+from gateway.routing.events import Token
 from gateway.routing.keeping import tag
 from gateway.routing.pace import Pace, StallLimits, mean_of
 from gateway.routing.stream import Stream, Trouble
@@ -301,7 +302,10 @@ class Session:
     async def _connect(self) -> None:
         """One connection from its opening to its end. Raises MeshError if it fails."""
         opening = pb.SessionOpen(
-            client=self._client, expected_worker_id=self.worker_id, expected_incarnation=self.incarnation
+            client=self._client,
+            expected_worker_id=self.worker_id,
+            expected_incarnation=self.incarnation,
+            columns=True,
         )
         if self._join is not None:
             opening.nonce = new_nonce()
@@ -355,17 +359,8 @@ class Session:
         """The hot path: once per engine step, and once per token in the loop."""
         now = clock.now()
         self._heard_at = now
-        if message.events:
-            streams = self._streams
-            touched: list[Stream[Session]] = []
-            for event in message.events:
-                stream = streams.get(event.stream_id)
-                if stream is None:
-                    continue  # cancelled: these events were under way
-                if not stream.events:
-                    touched.append(stream)
-                stream.events.append(event)
-            for stream in touched:
+        if message.events or message.HasField("tokens"):
+            for stream in self._sort(message):
                 if stream.confirmed:
                     stream.pace = mean_of(stream.pace, now - stream.active_at)
                 else:
@@ -386,6 +381,26 @@ class Session:
             self.resume_routing()
         if message.HasField("load"):
             self._on_load(self)
+
+    def _sort(self, message: pb.SessionResponse) -> list[Stream[Session]]:
+        """Put what has come on the lists of its streams; returns those that had nothing. What is of no stream was under
+        way when that was cancelled. Raises MeshError."""
+        find = self._streams.get
+        touched: list[Stream[Session]] = []
+        if message.HasField("tokens"):
+            for stream_id, position, token_id, text in _rows(message.tokens):
+                stream = find(stream_id)
+                if stream is not None:
+                    if not stream.events:
+                        touched.append(stream)
+                    stream.events.append(Token(position, token_id, text))
+        for event in message.events:
+            stream = find(event.stream_id)
+            if stream is not None:
+                if not stream.events:
+                    touched.append(stream)
+                stream.events.append(event)
+        return touched
 
     def report(self, load: pb.WorkerLoad) -> None:
         """Take the worker's word for how busy it is."""
@@ -461,6 +476,15 @@ class Session:
 
     def _facts(self, **more: object) -> dict[str, object]:
         return kv(worker=self.worker_id, incarnation=self.incarnation, address=self.address, **more)
+
+
+def _rows(tokens: pb.Tokens) -> Iterable[tuple[int, int, int, str]]:
+    """Stream, position, token id and text of each token. Raises MeshError."""
+    count = len(tokens.stream_ids)
+    columns = (tokens.positions, tokens.token_ids, tokens.texts)
+    if any(len(column) != count for column in columns):
+        raise MeshError(ErrorKind.PROTOCOL_ERROR, f"the worker sent columns of other lengths than {count}")
+    return zip(tokens.stream_ids, *columns, strict=True)
 
 
 def _raised(error: grpc.aio.AioRpcError) -> BaseException:

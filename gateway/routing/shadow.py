@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from gateway.routing.claim import Claim
 from gateway.routing.dispatch import Dispatch
+from gateway.routing.events import Delta, Event
 from gateway.routing.generation import Generation
-from mesh.answer import Event
 from mesh.errors import MeshError
 from mesh.log import kv
 from mesh.v1 import inference_pb2 as pb
@@ -57,7 +57,7 @@ async def _answer(dispatch: Dispatch, name: str, wire: pb.GenerateRequest) -> No
 
 
 def _has_tokens(events: Sequence[Event]) -> bool:
-    return any(isinstance(event, pb.Delta) for event in events)
+    return any(isinstance(event, Delta) for event in events)
 
 
 def _count(dispatch: Dispatch, generation: Generation, seconds: float, ttft: float | None, code: str) -> None:

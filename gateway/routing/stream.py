@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
 from gateway.routing import clock
+from gateway.routing.events import Token
 from mesh.errors import MeshError
 from mesh.v1 import inference_pb2 as pb
 
@@ -83,7 +84,7 @@ class Stream(Generic[Place]):
         self.kept = kept
         # Tokens that the worker may still send; None is no limit.
         self.credit = credit
-        self.events: list[pb.StreamEvent] = []
+        self.events: list[pb.StreamEvent | Token] = []
         # Called while the owner waits and events have come: takes them all and returns True, or leaves them to `wait`.
         self.take_at_once: Callable[[], bool] | None = None
         # Called in place of waking its owner, if that waits for another stream meanwhile.
@@ -150,7 +151,9 @@ class Stream(Generic[Place]):
     @property
     def spoke(self) -> bool:
         """Whether there are events that belong to an answer: more than that it has begun, and no failure."""
-        return any(not (event.HasField("started") or event.HasField("failed")) for event in self.events)
+        return any(
+            type(event) is Token or not (event.HasField("started") or event.HasField("failed")) for event in self.events
+        )
 
     @property
     def starved(self) -> bool:

@@ -19,7 +19,12 @@ from mesh.join import check_nonce, new_nonce
 from mesh.log import bind_request_id, kv
 from mesh.metrics import WorkerMetrics
 from mesh.v1 import inference_pb2 as pb
-from mesh.worker.events import fill_delta, fill_event, fill_failure, fill_load
+from mesh.worker.columns import Columns
+from mesh.worker.events import (
+    fill_event,
+    fill_failure,
+    fill_load,
+)
 from mesh.worker.identity import Identity
 from mesh.worker.stream import Stream
 from mesh.worker.streams import Streams
@@ -52,6 +57,10 @@ class Session:
         self._starting: set[asyncio.Task[None]] = set()
         self._pending: pb.SessionResponse | None = None
         self._wake = asyncio.Event()
+        # Whether the gateway reads columns; those of the next message, and the streams that have something behind them.
+        self._reads_columns = False
+        self._columns: Columns | None = None
+        self._behind: set[int] = set()
         self._half_closed = False
         self._refused = False
         self._written_at = 0.0
@@ -91,6 +100,7 @@ class Session:
             raise invalid("open", "the first command of a session must be 'open'")
         self._identity.check(command.open.expected_worker_id, command.open.expected_incarnation)
         self._client = command.open.client
+        self._reads_columns = command.open.columns
         log.info("session opened", extra=kv(client=self._client, peer=self._context.peer()))
         message = self._message()
         message.opened.worker_id = self._identity.worker_id
@@ -171,17 +181,21 @@ class Session:
 
     def add(self, stream: Stream, event: Event) -> None:
         """Take an event into the next message."""
+        stream_id = stream.stream_id
+        if type(event) is Delta and self._reads_columns and stream_id not in self._behind:
+            if self._columns is None:
+                self._columns = Columns(self._message())
+            if self._columns.add(stream_id, event):
+                return
         events = self._message().events
         wire = events.add()
-        wire.stream_id = stream.stream_id
+        wire.stream_id = stream_id
         try:
-            if type(event) is Delta:
-                fill_delta(wire.delta, event)
-                return
             fill_event(wire, event, stream.model)
         except BaseException:
             del events[-1]
             raise
+        self._behind.add(stream_id)
         if isinstance(event, Finished | Failed):
             self._forget(stream)
 
@@ -191,6 +205,7 @@ class Session:
             wire = self._message().events.add()
             wire.stream_id = stream.stream_id
             fill_failure(wire.failed, error)
+            self._behind.add(stream.stream_id)
             self._wake.set()
 
     def flush(self, step: Step) -> None:
@@ -225,10 +240,15 @@ class Session:
 
     def _drop_events(self, stream_id: int) -> None:
         """After a cancel no event of the stream is sent, not even one that waits for a blocked write."""
-        if self._pending is not None and any(event.stream_id == stream_id for event in self._pending.events):
-            kept = [event for event in self._pending.events if event.stream_id != stream_id]
-            del self._pending.events[:]
-            self._pending.events.extend(kept)
+        message = self._pending
+        if message is None:
+            return
+        if stream_id in self._behind:
+            kept = [event for event in message.events if event.stream_id != stream_id]
+            del message.events[:]
+            message.events.extend(kept)
+        if self._columns is not None:
+            self._columns.drop(stream_id)
 
     # Writing
 
@@ -241,9 +261,11 @@ class Session:
             message, self._pending = self._pending, None
             if message is None:
                 continue
+            self._columns = None
+            self._behind.clear()
             if not message.HasField("load"):
                 fill_load(message.load, self._streams.engine.load())
-            if message.events:
+            if message.events or message.tokens.stream_ids:
                 self.messages += 1
                 self._metrics.session_messages.inc()
             self._written_at = now()

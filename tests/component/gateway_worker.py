@@ -20,6 +20,7 @@ from mesh.errors import MeshError
 from mesh.v1 import inference_pb2 as pb
 from mesh.v1 import inference_pb2_grpc as pb_grpc
 from mesh.v1.registry_pb2 import WORKER_STATE_READY, ServedModel, WorkerRecord
+from tests.columns import to_columns
 
 PROMPT_TOKENS = 5
 # The second choice ends by itself after so many tokens, whatever the limit.
@@ -235,7 +236,7 @@ class FakeWorker(pb_grpc.InferenceServiceServicer):
         failures: list[pb.StreamEvent] = []
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._serve(context, mine, failures))
+                group.create_task(self._serve(context, mine, failures, columns=first.open.columns))
                 async for command in requests:
                     self._obey(command, mine, failures)
         finally:
@@ -271,7 +272,9 @@ class FakeWorker(pb_grpc.InferenceServiceServicer):
             case _:
                 raise AssertionError(command)
 
-    async def _serve(self, context: Any, mine: dict[int, Row], failures: list[pb.StreamEvent]) -> None:
+    async def _serve(
+        self, context: Any, mine: dict[int, Row], failures: list[pb.StreamEvent], *, columns: bool
+    ) -> None:
         beat_at = 0.0
         now = asyncio.get_running_loop().time
         while True:
@@ -288,6 +291,8 @@ class FakeWorker(pb_grpc.InferenceServiceServicer):
             if message.events or now() - beat_at > self.heartbeat / 4:
                 beat_at = now()
                 message.load.CopyFrom(self._load())
+                if columns:
+                    to_columns(message)
                 await context.write(message)
 
     def _stands_still(self, mine: dict[int, Row]) -> bool:

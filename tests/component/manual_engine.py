@@ -88,7 +88,7 @@ class ManualEngine(Engine):
 
     def step_all(self, token: int, text: str) -> int:
         """Report one step with one token of every live request."""
-        return self.step(*(Delta(key, 0, (token,), text) for key in self.keys))
+        return self.step(*(Delta(key, 0, (token,), text, position=token) for key in self.keys))
 
     def start_all(self) -> int:
         """Report one step that starts every live request."""

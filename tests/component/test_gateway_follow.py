@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from gateway.app import make_dispatch
+from gateway.routing.events import Delta
 from gateway.routing.generation import Event, Generation
 from mesh.v1 import inference_pb2 as pb
 from tests.component.gateway_fixture import GatewayUnderTest
@@ -35,7 +36,7 @@ class Recorder:
 
     @property
     def text(self) -> str:
-        return "".join(event.text for event in self.events if isinstance(event, pb.Delta))
+        return "".join(event.text for event in self.events if isinstance(event, Delta))
 
 
 async def follow(gateway: GatewayUnderTest, recorder: Recorder) -> None:

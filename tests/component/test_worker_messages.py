@@ -9,6 +9,7 @@ import grpc.aio
 
 from mesh.engine.scripted import ScriptedEngine, ScriptedOptions
 from mesh.v1 import inference_pb2 as pb
+from tests.columns import as_events
 from tests.component.worker_rig import serving
 
 STREAMS = 16
@@ -29,8 +30,8 @@ class Counter(grpc.aio.StreamStreamClientInterceptor):
 
         async def counted() -> AsyncIterator[pb.SessionResponse]:
             async for message in call:
-                self.messages += bool(message.events)
-                self.tokens += sum(len(event.delta.token_ids) for event in message.events)
+                self.messages += bool(as_events(message))
+                self.tokens += sum(len(event.delta.token_ids) for event in as_events(message))
                 yield message
 
         return counted()

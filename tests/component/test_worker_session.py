@@ -15,6 +15,7 @@ from mesh.engine.base import ChoiceFinished, Delta, Failed, Finished, FinishReas
 from mesh.errors import ErrorKind, MeshError
 from mesh.v1 import admin_pb2
 from mesh.v1 import inference_pb2 as pb
+from tests.columns import as_events
 from tests.component.manual_engine import ManualEngine
 from tests.component.worker_rig import LIMIT, Rig, SessionClient, serving
 from tests.harness import eventually
@@ -52,13 +53,31 @@ async def test_one_message_per_step_whatever_the_number_of_rows(rig: Rig, engine
             engine.step_all(number, f"w{number} ")
         await session.until(lambda: len(session.steps) == steps + 1)
         assert [message.step for message in session.steps] == list(range(1, steps + 2))
-        assert all(len(message.events) == rows for message in session.steps)
+        assert all(len(as_events(message)) == rows for message in session.steps)
         expected = "".join(f"w{number} " for number in range(steps))
         assert {session.text(stream) for stream in range(rows)} == {expected}
         assert session.steps[-1].load.running == rows
         assert session.steps[-1].load.steps == steps + 1
         stats = await rig.admin.GetStats(admin_pb2.GetStatsRequest())
         assert (stats.session_messages, stats.live_sessions, stats.live_streams) == (steps + 1, 1, rows)
+
+
+async def test_tokens_come_in_columns_if_the_gateway_reads_them(rig: Rig, engine: ManualEngine):
+    async with rig.session() as reads, rig.session(columns=False) as does_not:
+        for session in (reads, does_not):
+            await session.start(1)
+            await session.start(2)
+        await eventually(lambda: len(engine.requests) == 4)
+        engine.step_all(0, "a")
+        key = engine.keys[0]
+        engine.step(Delta(key, 0, (1, 2), "bc", position=1), Delta(key, 0, (3,), "d", position=3))
+        engine.step(Delta(key, 1, (7,), "e", position=0))
+        for session, text in ((reads, "abcde"), (does_not, "a")):
+            await session.until(lambda session=session, text=text: session.text(1) == text)
+    told = [stream_id for message in reads.steps for stream_id in message.tokens.stream_ids]
+    assert told == [1, 2], "those behind an event of their stream are events too, and so is choice 1"
+    assert [event.delta.position for event in reads.events(1)] == [0, 1, 3, 0]
+    assert not any(message.HasField("tokens") for message in does_not.messages)
 
 
 async def test_all_kinds_of_events_arrive_in_order(rig: Rig, engine: ManualEngine):
@@ -160,7 +179,7 @@ async def test_cancel_reaches_the_engine_and_silences_the_stream(rig: Rig, engin
         gone, kept = engine.keys
         await session.cancel(1)
         await eventually(lambda: engine.cancelled == [gone])
-        engine.step(Delta(gone, 0, (1,), "late"), Delta(kept, 0, (1,), "x"))
+        engine.step(Delta(gone, 0, (1,), "late", position=0), Delta(kept, 0, (1,), "x", position=0))
         await session.until(lambda: session.text(2) == "x")
         assert session.kinds(1) == []
         assert rig.server.streams.counts.cancelled == 1
@@ -334,7 +353,7 @@ async def test_an_event_that_cannot_be_sent_fails_its_stream_alone(rig: Rig, eng
         await session.start(2)
         await eventually(lambda: len(engine.requests) == 2)
         broken, sound = engine.keys
-        engine.step(Delta(broken, 0, (-1,), "no such id"), Delta(sound, 0, (1,), "x"))
+        engine.step(Delta(broken, 0, (-1,), "no such id", position=0), Delta(sound, 0, (1,), "x", position=0))
         await session.until(lambda: session.text(2) == "x")
         assert session.kinds(1) == ["failed"]
         assert engine.cancelled == [broken]

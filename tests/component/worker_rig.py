@@ -17,6 +17,7 @@ from mesh.v1 import admin_pb2_grpc, inference_pb2_grpc
 from mesh.v1 import inference_pb2 as pb
 from mesh.worker.identity import Identity
 from mesh.worker.server import WorkerServer
+from tests.columns import as_events
 from tests.harness import eventually
 
 LIMIT = 10.0
@@ -39,11 +40,13 @@ class Rig:
         return admin_pb2_grpc.AdminServiceStub(self.channel)
 
     @asynccontextmanager
-    async def session(self, channel: grpc.aio.Channel | None = None) -> AsyncGenerator[SessionClient]:
+    async def session(
+        self, channel: grpc.aio.Channel | None = None, *, columns: bool = True
+    ) -> AsyncGenerator[SessionClient]:
         """An open session; hung up at the end."""
         stub = inference_pb2_grpc.InferenceServiceStub(channel or self.channel)
         client = SessionClient(stub.Session())
-        await client.send(open=pb.SessionOpen(client="test"))
+        await client.send(open=pb.SessionOpen(client="test", columns=columns))
         await client.until(lambda: bool(client.messages))
         try:
             yield client
@@ -138,7 +141,7 @@ class SessionClient:
 
     def events(self, stream_id: int) -> list[pb.StreamEvent]:
         """All events of a stream so far."""
-        return [event for message in self.messages for event in message.events if event.stream_id == stream_id]
+        return [event for message in self.messages for event in as_events(message) if event.stream_id == stream_id]
 
     def kinds(self, stream_id: int) -> list[str]:
         """What the events of a stream are."""

@@ -22,7 +22,7 @@ from gateway.openai.responses.items import sealed
 from gateway.openai.responses.tools import Toolbox
 from gateway.openai.sse import finish_reason
 from gateway.reconnect import EventIds
-from mesh.answer import Event
+from gateway.routing.events import Delta, Event, Token
 from mesh.dialects import Arguments, Call, Content, Part, Reasoning
 from mesh.v1 import inference_pb2 as pb
 
@@ -98,7 +98,7 @@ class ResponseEvents:
     def render(self, events: Sequence[Event]) -> bytes:
         """The bytes of these events; may be empty."""
         for event in events:
-            if type(event) is pb.Delta:
+            if type(event) is Token or type(event) is pb.Delta:
                 self._delta(event)
             elif isinstance(event, pb.Started):
                 self._started(event)
@@ -140,7 +140,7 @@ class ResponseEvents:
         self.response.status = "in_progress"
         self._tell_state("response.in_progress")
 
-    def _delta(self, event: pb.Delta) -> None:
+    def _delta(self, event: Delta) -> None:
         if self._logprobs is not None:
             self._logprobs.add(event.logprobs)
         if self._reader is None:

@@ -18,6 +18,7 @@ import grpc.aio
 from mesh.v1 import inference_pb2 as pb
 from mesh.v1.inference_pb2_grpc import InferenceServiceStub
 from mesh.v1.registry_pb2 import WORKER_STATE_DRAINING, WORKER_STATE_READY, ServedModel, WorkerRecord
+from tests.columns import to_columns
 
 FINGERPRINT = "sha256:00aa"
 HEARTBEAT = 2.0
@@ -286,6 +287,7 @@ class Worker:
         for call, message in messages.items():
             message.step = self._steps
             message.MergeFrom(self._message(call))
+            to_columns(message)
             call.put(message)
         return set(messages)
 
@@ -318,7 +320,8 @@ class Worker:
             return False
         if stream.credit is not None:
             stream.credit -= 1
-        delta = pb.Delta(choice=row.choice, token_ids=[token_at(stream.seed, row.choice, row.position)], text="x")
+        token = token_at(stream.seed, row.choice, row.position)
+        delta = pb.Delta(choice=row.choice, token_ids=[token], position=row.position, text="x")
         events.add(stream_id=stream.id, delta=delta)
         row.position += 1
         if row.position >= stream.length:

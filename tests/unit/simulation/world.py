@@ -18,6 +18,7 @@ from gateway.routing.balancer import Balancer, Settings
 from gateway.routing.claim import Claim
 from gateway.routing.directory import Directory
 from gateway.routing.dispatch import Dispatch
+from gateway.routing.events import Delta
 from gateway.routing.generation import Generation
 from gateway.routing.hedge import Hedge, Hedges
 from gateway.routing.outliers import Outliers
@@ -164,7 +165,7 @@ class World:
             for event in await generation.next():
                 if isinstance(event, pb.Started):
                     client.waited = self._loop.time() - began
-                elif isinstance(event, pb.Delta):
+                elif isinstance(event, Delta):
                     self._take(client, event, ended)
                 elif isinstance(event, pb.ChoiceFinished):
                     ended.add(event.choice)
@@ -177,7 +178,7 @@ class World:
             raise Broken(f"{client.name} has an end without all its tokens: {client.tokens}")
         return "complete"
 
-    def _take(self, client: Client, delta: pb.Delta, ended: set[int]) -> None:
+    def _take(self, client: Client, delta: Delta, ended: set[int]) -> None:
         got = client.tokens.setdefault(delta.choice, [])
         for token in delta.token_ids:
             wanted = token_at(client.seed, delta.choice, len(got))
