@@ -133,7 +133,6 @@ class Permit(Protocol):
 class Connection(Protocol):
     """The client's connection below ASGI, for the body of a stream."""
 
-    @property
     def ready(self) -> bool:
         """Whether it takes more: the client is there and reads."""
         ...

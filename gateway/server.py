@@ -37,7 +37,6 @@ class _Connection:
         self._transport = transport
         self._flow = flow
 
-    @property
     def ready(self) -> bool:
         return not self._flow.write_paused and not self._transport.is_closing()
 

@@ -140,10 +140,11 @@ class Answer:
 
     def take_token(self, token_id: int, position: int) -> None:
         """The same for the one token of a delta of choice 0 without log probabilities: the hottest path."""
-        choice = self._open_choice(0)
-        if position != len(choice.token_ids) or choice.tail or self._with_logprobs:
-            self._check_delta(pb.Delta(token_ids=[token_id], position=position), choice, 1)
-        choice.token_ids.append(token_id)
+        choice = self.choices[0]
+        token_ids = choice.token_ids
+        if position != len(token_ids) or choice.finished or choice.tail or self._with_logprobs or not self._begun:
+            self._check_delta(pb.Delta(token_ids=[token_id], position=position), self._open_choice(0), 1)
+        token_ids.append(token_id)
 
     def take(self, event: pb.StreamEvent | pb.GenerateResponse, events: Events) -> None:
         """The same for any other event but a failure. Raises WrongModel too."""

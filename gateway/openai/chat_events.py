@@ -68,6 +68,7 @@ class ChatEvents(AnswerEvents):
     def _started(self, event: pb.Started, parts: list[bytes]) -> None:
         self._readers = choice_readers(self._options, event, self._id, self._choices)
         super()._started(event, parts)
+        self._plain &= self._readers is None
 
     def _delta(self, event: Delta, parts: list[bytes]) -> None:
         if self._readers is None:

@@ -40,6 +40,6 @@ class KeepAlive:
             self._wait(self._seconds - silent)
             return
         connection = self._exchange.connection
-        if connection is not None and connection.ready:
+        if connection is not None and connection.ready():
             connection.write(PING if self._exchange.anthropic else COMMENT)
         self._wait(self._seconds)

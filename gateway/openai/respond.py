@@ -213,10 +213,7 @@ class _Follower:
         self._generation = generation
         self._connection = connection
         self._chunks = chunks
-
-    @property
-    def ready(self) -> bool:
-        return self._connection.ready
+        self.ready = connection.ready
 
     def take(self, events: Sequence[Event]) -> None:
         self._exchange.token()

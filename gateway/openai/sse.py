@@ -76,18 +76,23 @@ class AnswerEvents:
         self._logprobs = logprobs
         self._token_ids = token_ids
         self._text_alone = logprobs is None and token_ids is None
+        # Whether a token does nothing but to add a chunk with its text; known from the start on.
+        self._plain = False
 
     def render(self, events: Sequence[Event]) -> bytes:
         """The bytes of these events, to be sent at once; may be empty."""
         parts: list[bytes] = []
         for event in events:
-            if type(event) is Token or type(event) is pb.Delta:
+            if type(event) is Token and self._plain:
+                if event.text:
+                    parts += (self._text_heads[event.choice], _encode(event.text), self._text_end)
+            elif isinstance(event, Delta):
                 self._delta(event, parts)
             elif isinstance(event, pb.Started):
                 self._started(event, parts)
             elif isinstance(event, pb.ChoiceFinished):
                 self._choice_finished(event, parts)
-            elif isinstance(event, pb.Finished):
+            else:
                 self._finished(event, parts)
         return b"".join(parts)
 
@@ -99,6 +104,7 @@ class AnswerEvents:
         """The first chunk of each choice, if there is such a thing."""
         if self.ids is not None:
             self.ids.begin(event)
+        self._plain = self._text_alone and self.ids is None and self._running is None
         self._prefix = b'data: {"id":%b,"object":"%b","created":%d,"model":%b,"system_fingerprint":%b,"choices":[' % (
             _encode(self._id),
             self.KIND,

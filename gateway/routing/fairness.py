@@ -54,8 +54,10 @@ class Bill:
     def use(self, tokens: float) -> None:
         """The request was served so many weighted tokens."""
         self._used += tokens
-        if self._used > self._paid:
-            self._pay(self._used - self._paid)
+        due = self._used - self._paid
+        if due > 0:  # as `_pay`, for each token
+            self._paid = self._used
+            self.account.counter += due / self.account.weight
 
     def refund(self) -> None:
         """The worker refused: what was not used is given back."""

@@ -44,7 +44,6 @@ log = logging.getLogger(__name__)
 class Reader(Protocol):
     """Whoever takes tokens in the moment that they arrive."""
 
-    @property
     def ready(self) -> bool:
         """Whether it can, now."""
         ...
@@ -149,7 +148,7 @@ class Generation:
             if self._error is not None:
                 raise self._error
             stream = self._stream or await self._begin()
-            if self._race.on:
+            if self._race.rival is not None:
                 await self._wait_for_either(stream)
             elif not stream.events:
                 await stream.wait()
@@ -222,7 +221,7 @@ class Generation:
     async def _wait_for_either(self, stream: Stream[Session]) -> None:
         """Two workers have the request: go on with the first to bring a token."""
         self._settle(stream)
-        if self._race.on and not stream.events:
+        if self._race.rival is not None and not stream.events:
             await stream.wait()
             self._settle(stream)
 
@@ -323,7 +322,9 @@ class Generation:
     def _take_at_once(self) -> bool:
         """The hottest path: tokens go to the reader in the call that received them. All else is left to `next`."""
         stream, reader = self._stream, self._reader
-        if stream is None or reader is None or self._race.on or not reader.ready or stream.session.draining:
+        if stream is None or reader is None or self._race.rival is not None:
+            return False
+        if stream.session.draining or not reader.ready():
             return False
         try:
             events = self._take(stream, tokens_only=True)

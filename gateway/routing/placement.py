@@ -43,6 +43,9 @@ class Placement:
         self._candidates = live
         self._roomless = roomless
         self._place = dispatch.queue.place(prompt.model, claim)
+        # The request goes on where it is by so many tokens, and the time to find a worker begins anew with the next
+        # fault.
+        self.progress = self._place.progress
         # Epochs that were left, with the worker's own refusal if there was one.
         self._tried: dict[int, MeshError | None] = {}
         self._impostors: set[int] = set()
@@ -88,11 +91,7 @@ class Placement:
         """The first sign of an answer has come, whose prompt took so much work."""
         self.begun = True
         session.accepted()
-        self._place.progress(prompt_tokens=prompt_tokens)
-
-    def progress(self, tokens: int) -> None:
-        """The request goes on where it is, and the time to find a worker begins anew with the next fault."""
-        self._place.progress(output_tokens=tokens)
+        self._place.began(prompt_tokens)
 
     def elsewhere(self, here: Session) -> bool:
         """Whether there is another place than this one."""

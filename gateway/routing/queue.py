@@ -313,10 +313,15 @@ class Place:
         if self._turn is not None and not self._turn.done():
             self._turn.set_result(None)
 
-    def progress(self, *, prompt_tokens: int = 0, output_tokens: int = 0) -> None:
-        """The request was served so much. Once per message, and once per token in the loop."""
+    def began(self, prompt_tokens: int) -> None:
+        """The request has begun, with so many tokens of its prompt to work on."""
         self._until = None
-        self._bill.use(prompt_tokens * PROMPT_WEIGHT + output_tokens * OUTPUT_WEIGHT)
+        self._bill.use(prompt_tokens * PROMPT_WEIGHT)
+
+    def progress(self, tokens: int) -> None:
+        """The request was served so many tokens: the hot path."""
+        self._until = None
+        self._bill.use(tokens * OUTPUT_WEIGHT)
 
     def refused(self, error: MeshError) -> None:
         """The worker had no room after all: the next turn is that of the same place, and nothing is charged."""

@@ -29,13 +29,9 @@ class Race:
         self._attempts = attempts
         self._answer = answer
         self._dispatch = dispatch
-        self._rival: Run | None = None
+        # The second attempt, while both are at it.
+        self.rival: Run | None = None
         self._timer: asyncio.TimerHandle | None = None
-
-    @property
-    def on(self) -> bool:
-        """Whether two workers have the request."""
-        return self._rival is not None
 
     def expect(self, stream: Stream[Session]) -> None:
         """The request has begun there: if the model's first tokens have a limit, count the time from now on."""
@@ -62,14 +58,14 @@ class Race:
             self._note(Hedge.OVER_BUDGET)
         else:
             self.outcome = Hedge.RUNNING
-            self._rival = self._attempts.launch(session)
-            self._rival.stream.relay = stream.wake
+            self.rival = self._attempts.launch(session)
+            self.rival.stream.relay = stream.wake
             stream.wake()
 
     def settle(self, first: Stream[Session]) -> Run | None:
         """See whether one of the two has brought a token, or the second cannot any more. Returns the second one if it
-        was faster; the first is then to be ended. `on` is False once it is settled."""
-        rival = self._rival
+        was faster; the first is then to be ended. `rival` is None once it is settled."""
+        rival = self.rival
         if rival is None:
             return None
         if first.spoke or not self._answer.silent:
@@ -82,7 +78,7 @@ class Race:
 
     def take_second(self) -> Run | None:
         """The second one if there is one, from now on the only one."""
-        rival, self._rival = self._rival, None
+        rival, self.rival = self.rival, None
         if rival is not None:
             rival.stream.relay = None
             self._note(Hedge.WON)
@@ -96,7 +92,7 @@ class Race:
 
     def stop(self, outcome: str) -> None:
         """End the second one, if there is one."""
-        rival, self._rival = self._rival, None
+        rival, self.rival = self.rival, None
         if rival is not None:
             self._note(Hedge.LOST)
             self._attempts.end(rival, outcome)

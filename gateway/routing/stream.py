@@ -44,7 +44,6 @@ class Stream(Generic[Place]):
     """One attempt's end on a session. The owner takes `events` when `wait` returns; `lost` is final."""
 
     __slots__ = (
-        "_session",
         "_waiter",
         "active_at",
         "confirmed",
@@ -59,6 +58,7 @@ class Stream(Generic[Place]):
         "proven",
         "relay",
         "rows",
+        "session",
         "strikes",
         "take_at_once",
         "taken",
@@ -75,7 +75,8 @@ class Stream(Generic[Place]):
         *,
         kept: bool = False,
     ) -> None:
-        self._session = session
+        # Where it runs.
+        self.session = session
         self._waiter: asyncio.Future[None] | None = None
         self.id = stream_id
         self.rows = rows
@@ -102,11 +103,6 @@ class Stream(Generic[Place]):
         # The mean time between its events, in seconds, from the first one on.
         self.pace: float | None = None
         self.active_at = clock.now()
-
-    @property
-    def session(self) -> Place:
-        """Where it runs."""
-        return self._session
 
     async def wait(self) -> None:
         """Return when there are events, when the session is lost, or when `trouble` should be looked at."""
@@ -141,12 +137,12 @@ class Stream(Generic[Place]):
         if self.credit is not None and not self.ended:
             self.credit += tokens
             self.active_at = clock.now()
-            self._session.send(pb.SessionRequest(credit=pb.StreamCredit(stream_id=self.id, tokens=tokens)))
+            self.session.send(pb.SessionRequest(credit=pb.StreamCredit(stream_id=self.id, tokens=tokens)))
 
     def close(self, *, keep: bool = False) -> None:
         """Forget the stream; unless it has ended, the worker is told to, or to keep it if it was started for that. No
         event arrives afterwards."""
-        self._session.forget(self, keep=keep)
+        self.session.forget(self, keep=keep)
 
     @property
     def spoke(self) -> bool:

@@ -23,10 +23,13 @@ class Recorder:
     """Notes all events in the order in which anybody got them, and how many came at once."""
 
     def __init__(self) -> None:
-        self.ready = True
+        self.reads = True
         self.at_once = 0
         self.broken = False
         self.events: list[Event] = []
+
+    def ready(self) -> bool:
+        return self.reads
 
     def take(self, events: Sequence[Event]) -> None:
         if self.broken:
@@ -68,7 +71,7 @@ async def test_a_reader_that_is_not_ready_finds_all_in_next() -> None:
     async with FakeWorker("w", length=LENGTH) as worker, GatewayUnderTest() as gateway:
         await gateway.add(worker)
         recorder = Recorder()
-        recorder.ready = False
+        recorder.reads = False
         await follow(gateway, recorder)
     assert (recorder.text, recorder.at_once) == (EXPECTED, 0)
 

@@ -52,7 +52,7 @@ async def test_it_pauses_alone_and_little_is_kept_for_it() -> None:
         assert ahead(worker) <= CREDIT
         (exchange,) = gateway.exchanges.live
         assert exchange.connection is not None
-        assert not exchange.connection.ready
+        assert not exchange.connection.ready()
         for _ in range(3):
             response = await gateway.chat(max_tokens=20)
             assert response.json()["usage"]["completion_tokens"] == 20
