@@ -45,6 +45,7 @@ def web_app(desk: Desk, live: LiveLeaderboard) -> fastapi.FastAPI:
         outer,
         _blocks(desk, live),
         path="/",
+        root_path=config.root_path.rstrip("/") or None,
         theme=look.theme(),
         css_paths=[look.STYLE],
         head=look.HEAD,

@@ -23,6 +23,9 @@ class WebConfig:
     )
     host: str = option("127.0.0.1", "Address of the web server.")
     port: int = option(7860, "Port of the web server; 0 picks a free one.", low=0, high=65535)
+    root_path: str = option(
+        "", "Path under which a proxy shows the pages, such as /arena; the proxy hands requests on without it."
+    )
     title: str = option("Arena", "What the pages call themselves.")
     single: str | None = option(None, "Serve one page only: a chat with this model.", metavar="MODEL")
     temperature: float = option(0.7, "Temperature of battles, and where chats begin.", low=0, high=2)
@@ -73,6 +76,8 @@ class WebConfig:
     def __post_init__(self) -> None:
         if self.login and self.user_header:
             raise ConfigError("--login and --user-header exclude each other")
+        if self.root_path and not (self.root_path.startswith("/") and self.root_path.strip("/")):
+            raise ConfigError(f"--root-path must be a path such as /arena, not {self.root_path}")
         if self.user_header and not self.trusted_proxy:
             raise ConfigError("--user-header needs --trusted-proxy: anybody could send the header otherwise")
         if self.unwanted_words and self.moderation:

@@ -35,8 +35,8 @@ _POLICY: Final = "; ".join(
 class Frontier:
     """ASGI middleware around all pages.
 
-    `proxies` are believed: the client is who they say (the last entry of X-Forwarded-For), and so is who has signed in
-    (`user_header`). From anybody else that header is taken away.
+    `proxies` are believed: the client is who they say (the last entry of X-Forwarded-For), whether it came by HTTPS
+    (X-Forwarded-Proto), and who has signed in (`user_header`). From anybody else that header is taken away.
     """
 
     def __init__(self, app: ASGIApp, proxies: Sequence[str] = (), user_header: str | None = None) -> None:
@@ -72,7 +72,10 @@ class Frontier:
         if peer not in self._proxies:
             scope["headers"] = [(name, value) for name, value in scope["headers"] if name != self._user_header]
             return
-        forwarded = Headers(scope=scope).get("x-forwarded-for", "").rpartition(",")[2].strip()
+        headers = Headers(scope=scope)
+        if headers.get("x-forwarded-proto", "").rpartition(",")[2].strip() == "https":
+            scope["scheme"] = "https"
+        forwarded = headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
         if forwarded:
             scope["client"] = (forwarded, 0)
 

@@ -32,6 +32,13 @@ async def test_only_a_proxy_says_who_asks(peer: str, seen: str) -> None:
     assert answer.text == seen
 
 
+@pytest.mark.parametrize(("peer", "secure"), [("10.0.0.1", True), ("192.0.2.9", False)], ids=["proxy", "stranger"])
+async def test_where_the_proxy_speaks_https_the_cookie_is_for_https_alone(peer: str, secure: bool) -> None:
+    async with client(peer) as http:
+        answer = await http.get("/", headers={"x-forwarded-proto": "https"})
+    assert answer.headers["set-cookie"].endswith("; Secure") == secure
+
+
 async def test_a_browser_gets_one_cookie_that_scripts_cannot_read() -> None:
     async with client("192.0.2.9") as http:
         first, second = await http.get("/"), await http.get("/")

@@ -58,11 +58,19 @@ def test_names_and_passwords(browser: Browser, tmp_path: Path) -> None:
 
 def test_a_proxy_says_who_has_signed_in(browser: Browser, tmp_path: Path) -> None:
     """That nobody else can is in tests/component/test_webui_http.py."""
-    with Site(tmp_path, NOWHERE, "--user-header", HEADER, "--trusted-proxy", "127.0.0.1") as site:
+    below = ("--root-path", "/arena")
+    with Site(tmp_path, NOWHERE, "--user-header", HEADER, "--trusted-proxy", "127.0.0.1", *below) as site:
         site.wait_ready()
         assert pages_of(site.url) == 401
         assert pages_of(site.url, **{HEADER: "ann"}) == 200
         with browser.new_context(extra_http_headers={HEADER: "ann"}) as visitor:
+            # As a proxy that shows the pages below a path and hands requests on without it.
+            visitor.route(
+                "**/arena/**", lambda route: route.continue_(url=route.request.url.replace("/arena/", "/", 1))
+            )
             page = visitor.new_page()
-            page.goto(site.url)
+            page.goto(f"{site.url}/arena/")
             expect(page.locator(".prompt textarea")).to_be_visible()
+            page.get_by_role("link", name="Leaderboard").click()
+            expect(page).to_have_url(f"{site.url}/arena/leaderboard")
+            expect(page.locator("#leaderboard")).to_be_visible()
