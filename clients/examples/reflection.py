@@ -52,3 +52,5 @@ if __name__ == "__main__":
                 print(line)
         except grpc.RpcError as error:
             sys.exit(f"{error.code().name}: {error.details()}")
+        except json_format.ParseError as error:
+            sys.exit(f"not a request of {rest[0]}: {error}")
