@@ -3,9 +3,8 @@
 This process serves the registry, unless there is an etcd: it outlives the others, so that workers can sign off. One
 Ctrl-C stops the web pages, the gateways, then the workers, and waits for them; a second one kills.
 
-Once everything runs, what ends by a fault is started again. What was asked to end, such as a worker that was drained,
-is left out. The end of the last gateway or worker, or of one that refuses its settings, ends everything, as any end
-does before.
+Once everything runs, what ends by a fault is started again, for as long as it takes. What was asked to end, such as a
+worker that was drained, is left out. The end of the last gateway or worker ends everything, as any end does before.
 """
 
 from __future__ import annotations
@@ -161,20 +160,15 @@ class Supervisor:
     def _ended_for_good(self, runner: Runner, code: int) -> bool:
         """Whether a process that has ended is not to be started again. Stops the others if they are of no use then."""
         name, kind = runner.service.name, runner.service.kind
-        if self._ready and code not in (0, 2):
-            return False
-        asked = self._ready and (code == 0 or kind == "webui")
+        if self._ready and code:
+            return False  # its settings were good once: what it lacks now, such as etcd or its port, may come back
         self._left.discard(name)
-        if asked and (kind == "webui" or self._any_left(kind)):
-            self._say(
-                f"{name} has ended as it was asked to: going on without it"
-                if code == 0
-                else f"{name} has ended with {describe(code)}: going on without it"
-            )
+        if self._ready and (kind == "webui" or self._any_left(kind)):
+            self._say(f"{name} has ended as it was asked to: going on without it")
             return True
         said = "" if self._notes.echo else f"; it said: {runner.last_line}"
         self._say(f"{name} has ended with {describe(code)}: stopping the others{said}")
-        self._code = 2 if code == 2 else 0 if asked else 1
+        self._code = 2 if code == 2 else 0 if self._ready else 1
         self._stopping.set()
         return True
 
