@@ -14,6 +14,7 @@ What else a record says (a model's name, tools, a language) stays with the conve
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, cast
@@ -34,6 +35,9 @@ _ROLES: Final[Mapping[str, str]] = {
 _FASTCHAT: Final[Mapping[str, str]] = {"user": "human", "assistant": "gpt"}
 
 
+REASONING: Final = ("reasoning_content", "reasoning")
+
+
 class BadConversation(ValueError):
     """A record that is no conversation; the message names the field and what is wrong with it."""
 
@@ -46,6 +50,21 @@ class Message:
     """`system`, `user`, `assistant` or `tool`."""
     content: str
     extra: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def text(self) -> str:
+        """All that it says: its reasoning, its content, and the names and arguments of its calls."""
+        return "\n".join(filter(None, (self.reasoning, self.content, *map(_call_text, self.calls))))
+
+    @property
+    def reasoning(self) -> str:
+        """What the model thought before it answered; families differ in the key."""
+        return next((text for key in REASONING if isinstance(text := self.extra.get(key), str) and text), "")
+
+    @property
+    def calls(self) -> list[dict[str, Any]]:
+        """Calls of tools, as OpenAI's API has them."""
+        return self.extra.get("tool_calls") or []
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +85,8 @@ class Conversation:
 
     @property
     def text(self) -> str:
-        """All contents, a blank line between them."""
-        return "\n\n".join(message.content for message in self.everything)
+        """All that is said, a blank line between the messages."""
+        return "\n\n".join(message.text for message in self.everything)
 
     def map(self, change: Callable[[Message], Message]) -> Conversation:
         """The same conversation with each message changed."""
@@ -277,6 +296,13 @@ def _text(name: str, given: object) -> str:
     if not isinstance(given, str):
         raise BadConversation(f"{name}: must be a text, not {_kind(given)}")
     return given
+
+
+def _call_text(call: Mapping[str, Any]) -> str:
+    function: Mapping[str, Any] = call.get("function", call)
+    arguments = function.get("arguments") or ""
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return f"{function.get('name', '')} {text}".strip()
 
 
 def _kind(given: object) -> str:

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from mesh.config import ConfigError
 from training.conversations import Conversation, Message, openai_record
+from training.data.clean import Clean
 from training.data.decontaminate import Decontaminate
 from training.data.dedup import Dedup
 from training.data.extract import FirstRound, Model
 from training.data.language import Language
+from training.data.quality import Quality
 from training.data.redact import Redact
 from training.data.runner import Run
 from training.data.sampling import Sample, TrainTest
@@ -146,6 +148,66 @@ def test_redaction(text: str, redacted: str | None) -> None:
     found = list(Redact().step()(talk(text, text)))
     assert [message.content for message in _one(found).messages] == [redacted or text] * 2
     assert sum(one.count for one in found if isinstance(one, Changed)) == (2 * (redacted or "").count("["))
+
+
+SECRETS = (
+    '{ "to": "jane@example.com",\n  "card": 4111111111111111, "note": "\\"8.8.8.8\\"", "n": 3.5e+1, "a@example.com": 1}'
+)
+HIDDEN = '{ "to": "[EMAIL]",\n  "card": "[CARD]", "note": "\\"[IP]\\"", "n": 3.5e+1, "[EMAIL]": 1}'
+
+
+def test_redaction_of_calls_and_their_results_leaves_json_as_it_was() -> None:
+    """Also of arguments that are objects already, of reasoning, and of JSON within JSON. Names and ids stay."""
+    key = "sk-abcdefghijklmnopqrstuvwx123"
+    given = Conversation(
+        (
+            Message("user", "Pay"),
+            Message("assistant", "", {"reasoning_content": "To a@example.com?", "tool_calls": [_call(key, SECRETS)]}),
+            Message("tool", SECRETS, {"tool_call_id": key}),
+            Message("assistant", "", {"tool_calls": [_call(key, json.loads(SECRETS))]}),
+            Message("assistant", json.dumps([json.dumps({"card": 4111111111111111}), True])),
+        )
+    )
+    found = list(Redact().step()(given))
+    _, asked, result, object_asked, nested = _one(found).messages
+    assert asked.extra == {"reasoning_content": "To [EMAIL]?", "tool_calls": [_call(key, HIDDEN)]}
+    assert (result.content, result.extra) == (HIDDEN, {"tool_call_id": key})
+    assert object_asked.extra["tool_calls"] == [_call(key, json.loads(HIDDEN))]
+    assert json.loads(json.loads(nested.content)[0]) == {"card": "[CARD]"}
+    assert sum(one.count for one in found if isinstance(one, Changed)) == 3 * 4 + 2
+
+
+def _call(id: str, arguments: object) -> dict[str, object]:
+    return {"id": id, "type": "function", "function": {"name": id, "arguments": arguments}}
+
+
+CALLS = [
+    Conversation(
+        (
+            Message("user", "How is the weather?"),
+            Message("assistant", "", {"tool_calls": [_call("1", json.dumps({"place": place}))]}),
+        )
+    )
+    for place in ("Here and there", "Paris", "Rome", "Paris")
+]
+
+
+def test_what_calls_and_reasoning_say_is_compared_and_searched(tmp_path: Path) -> None:
+    assert through(Dedup(near=False), CALLS)[1] == {"a duplicate": 1}
+    assert dropped(Quality(blocked_word=("rome",)), CALLS[2]) == ["a blocked word"]
+    assert dropped(Quality(), CALLS[2]) == []
+    answered = Conversation((*CALLS[0].messages, Message("tool", "0"), Message("assistant", "Dry.")))
+    assert dropped(Clean(min_chars=30), answered) == []
+    question = "Which of the nine stops has the most people on board?"
+    (tmp_path / "b.txt").write_text(question)
+    asked = Conversation((Message("user", "Go"), Message("assistant", "3", {"reasoning": f"They ask: {question}"})))
+    assert dropped(Decontaminate(benchmark=(tmp_path / "b.txt",)), asked) == ["words of the benchmark"]
+
+
+def test_boilerplate_beside_a_call() -> None:
+    said = "As an AI language model, I cannot know that. Let me look."
+    calling = Conversation((CALLS[0].messages[0], Message("assistant", said, CALLS[0].messages[1].extra)))
+    assert dropped(Quality(min_answer_words=50), calling) == ["boilerplate of a language model"]
 
 
 def test_phones_of_a_region_and_single_kinds() -> None:

@@ -83,6 +83,20 @@ def test_what_fits_stays_as_it_is(tokenizer: str) -> None:
     assert list(Split(tokenizer=tokenizer, max_tokens=8, overhead=0).step()(conversation)) == [conversation]
 
 
+def test_calls_reasoning_and_tools_count(tokenizer: str) -> None:
+    """A template writes them too: a piece that seems to fit would be cut off in training."""
+    thought = {"reasoning_content": "x x x x", "tool_calls": [{"function": {"name": "f", "arguments": '{"a": 1}'}}]}
+    asked = (Message("user", "x"), Message("assistant", "x", thought))  # 1 + (4 + 1 + 3)
+    given = Conversation(asked + asked, "talk", {"tools": [{"name": "f"}]})  # {"name": "f"} is two words
+    assert list(pieces(Split(tokenizer=tokenizer, max_tokens=20, overhead=0), given)) == [given]
+    found = list(pieces(Split(tokenizer=tokenizer, max_tokens=19, overhead=0), given))
+    assert [lengths(piece) for piece in found] == [[1, 1], [1, 1]]
+    (first, second) = pieces(Split(tokenizer=tokenizer, max_tokens=10, overhead=0), given)
+    assert isinstance(first, Dropped)
+    assert isinstance(second, Dropped)
+    assert first.detail == "11 tokens, 10 allowed"
+
+
 # FastChat's split_long_conversation, on the same three:
 
 

@@ -88,13 +88,13 @@ def _cuts(messages: tuple[Message, ...]) -> Iterator[tuple[str, tuple[Message, .
     end = next((place for place, message in enumerate(left) if _is_empty(message)), len(left))
     left = left[:end]
     yield "messages from the first empty one on removed", left
-    while left and (left[-1].role != "assistant" or left[-1].extra.get("tool_calls")):
+    while left and (left[-1].role != "assistant" or left[-1].calls):
         left = left[:-1]
     yield "messages without an answer removed", left
 
 
 def _is_empty(message: Message) -> bool:
-    return not message.content.strip() and not message.extra.get("tool_calls")
+    return not message.content.strip() and not message.calls
 
 
 def _checked(given: Conversation, cleaned: Conversation, min_chars: int) -> Conversation | Dropped:
@@ -111,7 +111,7 @@ def _checked(given: Conversation, cleaned: Conversation, min_chars: int) -> Conv
             if message.role not in _NEXT[before]:
                 where = f"message {place + 1}: {message.role} after {before or 'nothing'}"
                 return Dropped(given, "roles out of order", where)
-    size = sum(len(message.content) for message in cleaned.everything)
+    size = sum(len(message.text) for message in cleaned.everything)
     if size < min_chars:
         return Dropped(given, f"fewer than {min_chars} characters", str(size))
     return cleaned

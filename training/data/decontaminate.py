@@ -46,7 +46,7 @@ class Decontaminate(Tool):
 
         def keep(given: Conversation) -> Iterator[Conversation | Dropped]:
             for message in given.everything:
-                said = words(message.content)
+                said = words(message.text)
                 for length, asked in known.items():
                     found = next((ngram for ngram in ngrams(said, length) if ngram in asked), None)
                     if found is not None:

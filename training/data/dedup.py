@@ -64,7 +64,7 @@ def _compared(by: By, conversation: Conversation) -> list[str]:
             return words(conversation.text)
         case "first-exchange":
             exchange = next(conversation.exchanges(), ())
-            return words("\n".join(message.content for message in exchange[:2]))
+            return words("\n".join(message.text for message in exchange[:2]))
         case "prompt":
             return words(next((one.content for one in conversation.messages if one.role == "user"), ""))
         case "id":

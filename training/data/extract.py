@@ -25,7 +25,7 @@ def _first_round(conversation: Conversation) -> Iterator[Conversation | Dropped 
         yield Dropped(conversation, "a preference, which cannot be cut")
         return
     first = next(conversation.exchanges(), ())
-    answered = [message.role == "assistant" and not message.extra.get("tool_calls") for message in first]
+    answered = [message.role == "assistant" and not message.calls for message in first]
     if not first or first[0].role != "user" or True not in answered:
         yield Dropped(conversation, "no question with an answer at the beginning")
         return

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Final
 
 from mesh.config import option
-from training.conversations import Conversation
+from training.conversations import Conversation, Message
 from training.data.markdown import without_code
 from training.data.tool import Dropped, Step, Tool
 from training.data.words import ngrams, words
@@ -64,8 +64,8 @@ class Quality(Tool):
             yield Dropped(conversation, "a blocked word", found[0])
             return
         for place, message in enumerate(conversation.everything, 1):
-            if message.role == "assistant" and not message.extra.get("tool_calls"):
-                for reason in self._faults(message.content):
+            if message.role == "assistant" and (message.content.strip() or not message.calls):
+                for reason in self._faults(message):
                     yield Dropped(conversation, reason, f"message {place}")
                     return
         yield conversation
@@ -76,7 +76,8 @@ class Quality(Tool):
             return None
         return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, self.blocked_word))})(?!\w)", re.IGNORECASE)
 
-    def _faults(self, answer: str) -> Iterator[str]:
+    def _faults(self, message: Message) -> Iterator[str]:
+        answer = message.content
         if self.notices and len(answer) <= _NOTICE_CHARS and _NOTICE.search(answer):
             yield "a message of the service"
         if self.boilerplate and _BOILERPLATE.search(answer):
@@ -86,7 +87,7 @@ class Quality(Tool):
         prose = words(without_code(answer))
         if repeated(prose) > self.repetition:
             yield "repetition"
-        if len(prose) < self.min_answer_words and len(words(answer)) < self.min_answer_words:
+        if not message.calls and len(prose) < self.min_answer_words and len(words(answer)) < self.min_answer_words:
             yield f"an answer of fewer than {self.min_answer_words} words"
 
 

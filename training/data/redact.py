@@ -6,12 +6,13 @@ Names, addresses and whatever else only its meaning gives away stay; no list of 
 from __future__ import annotations
 
 import ipaddress
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final, cast
 
 from mesh.config import ConfigError, option
 from training.conversations import Conversation, Message
@@ -32,6 +33,10 @@ _SECRET: Final = re.compile(
     r"|AIza[\w-]{35}|xox[abprs]-[\w-]{10,}|hf_[a-zA-Z0-9]{30,}|eyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,})(?!\w)",
     re.DOTALL,
 )
+_VALUE: Final = re.compile(r'"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*')
+"""A text or a number within JSON."""
+_ARGUMENTS: Final = "arguments"
+_NAMES: Final = ("role", "type", "id", "tool_call_id", "name")
 _DIGITS: Final = re.compile(r"(?:\d[^\d\n]{0,3}){6}\d")
 
 
@@ -123,13 +128,52 @@ class Redact(Tool):
             found[name] += 1
             return f"[{name.upper()}]"
 
-        def redacted(message: Message) -> Message:
-            text = message.content
+        def change(text: str) -> str:
             for name in (name for name in KINDS if name in self.kind):
                 text = KINDS[name](text, partial(put, name), self.phone_region)
-            return replace(message, content=text)
+            return text
+
+        def redacted(message: Message) -> Message:
+            extra = {key: _redacted(key, value, change) for key, value in message.extra.items()}
+            return replace(message, content=_within(message.content, change), extra=extra)
 
         changed = conversation.map(redacted)
         for name, count in found.items():
             yield Changed(f"{name} redacted", count)
         yield changed
+
+
+def _redacted(key: str, value: Any, change: Callable[[str], str]) -> Any:
+    """What else a message says: its reasoning, the arguments of its calls. Names and ids lead to nobody."""
+    match value:
+        case str():
+            return value if key in _NAMES else _within(value, change)
+        case list():
+            return [_redacted(key, one, change) for one in cast("list[Any]", value)]
+        case dict():
+            named = cast("dict[str, Any]", value).items()
+            if key == _ARGUMENTS:  # whose names are the caller's own
+                return {change(name): _redacted(key, inner, change) for name, inner in named}
+            return {name: _redacted(name, inner, change) for name, inner in named}
+        case int() | float() if key == _ARGUMENTS and not isinstance(value, bool):
+            text = str(value)
+            return value if (changed := change(text)) == text else changed
+        case _:
+            return value
+
+
+def _within(text: str, change: Callable[[str], str]) -> str:
+    """A text; if it is a JSON object or array, it stays one: its texts and numbers are looked at one by one."""
+    if not text.lstrip().startswith(("{", "[")):
+        return change(text)
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return change(text)
+    return _VALUE.sub(lambda found: _value(found[0], change), text)
+
+
+def _value(token: str, change: Callable[[str], str]) -> str:
+    text = json.loads(token) if token.startswith('"') else token
+    changed = _within(text, change)
+    return token if changed == text else json.dumps(changed, ensure_ascii=False)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 from mesh.config import option
 from training.conversations import Conversation, Message
@@ -33,7 +34,7 @@ class Split(Tool):
 
     def _split(self, conversation: Conversation) -> Iterator[Conversation | Dropped | Changed]:
         count = token_counter(self.tokenizer)
-        if self._tokens(conversation.everything, count) <= self.max_tokens:
+        if self._fixed(conversation, count) + self._tokens(conversation.everything, count) <= self.max_tokens:
             yield conversation
             return
         if conversation.rejected:
@@ -51,7 +52,7 @@ class Split(Tool):
     def _pieces(self, conversation: Conversation, count: Count) -> Iterator[Conversation | Dropped]:
         """Every exchange goes into one piece, as many as fit; one that is too long by itself is dropped by itself."""
         system = conversation.system()
-        room = self.max_tokens - self._tokens(system, count)
+        room = self.max_tokens - self._fixed(conversation, count) - self._tokens(system, count)
         numbered = _Numbered(conversation, system)
         piece: list[Message] = []
         size = 0
@@ -69,10 +70,16 @@ class Split(Tool):
             yield numbered.piece(piece)
 
     def _too_long(self, piece: Conversation, reason: str, count: Count) -> Dropped:
-        return Dropped(piece, reason, f"{self._tokens(piece.everything, count)} tokens, {self.max_tokens} allowed")
+        tokens = self._fixed(piece, count) + self._tokens(piece.everything, count)
+        return Dropped(piece, reason, f"{tokens} tokens, {self.max_tokens} allowed")
 
     def _tokens(self, messages: tuple[Message, ...] | list[Message], count: Count) -> int:
-        return sum(count(message.content) + self.overhead for message in messages)
+        return sum(count(message.text) + self.overhead for message in messages)
+
+    def _fixed(self, conversation: Conversation, count: Count) -> int:
+        """What each piece has besides its messages: the tools that a template presents."""
+        tools: Any = conversation.extra.get("tools")
+        return count(tools if isinstance(tools, str) else json.dumps(tools)) if tools else 0
 
 
 class _Numbered:

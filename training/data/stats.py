@@ -50,13 +50,13 @@ def _facts(conversation: Conversation, tokenizer: str | None) -> Facts:
     numbers = {
         "exchanges": sum(1 for _ in conversation.exchanges()),
         "messages": len(conversation.everything),
-        "characters": sum(len(message.content) for message in conversation.everything),
-        "characters of answers": sum(len(message.content) for message in answers),
+        "characters": sum(len(message.text) for message in conversation.everything),
+        "characters of answers": sum(len(message.text) for message in answers),
     }
     if tokenizer is not None:
         count = token_counter(tokenizer)
-        numbers["tokens"] = sum(count(message.content) for message in conversation.everything)
-        numbers["tokens of answers"] = sum(count(message.content) for message in answers)
+        numbers["tokens"] = sum(count(message.text) for message in conversation.everything)
+        numbers["tokens of answers"] = sum(count(message.text) for message in answers)
     model = conversation.extra.get("model")
     return Facts(numbers, conversation_language(conversation), model if isinstance(model, str) else "")
 
