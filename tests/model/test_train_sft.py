@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -26,7 +29,7 @@ from tests.unit.tokenizers import byte_level, metaspace
 from training.dummy import conversations
 from training.masks import IGNORED
 from training.sft.__main__ import main
-from training.sft.rows import Packed, Padded, packs_exactly
+from training.sft.rows import Packed, Padded, pack, packs_exactly
 
 SMALL: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
 Train = Callable[..., dict[str, Any]]
@@ -100,6 +103,23 @@ def test_packed_conversations_do_not_ask_for_each_others_tokens() -> None:
     batch = Packed()(samples)
     assert batch["position_ids"].tolist() == [[0, 1, 0, 1, 2]]
     assert batch["labels"].tolist() == [[IGNORED, 2, IGNORED, 4, 5]]
+
+
+@given(st.lists(st.integers(1, 8), min_size=1, max_size=30))
+@settings(max_examples=20, deadline=None)
+def test_packing_loses_and_mixes_nothing(lengths: list[int]) -> None:
+    """Each sample is in one row, whole, with positions of its own; but for its first token its labels are as before."""
+    ids = [[100 * number + place for place in range(length)] for number, length in enumerate(lengths, 1)]
+    labels = [[token if token % 3 else IGNORED for token in row] for row in ids]
+    rows: Any = pack(Dataset.from_dict({"input_ids": ids, "labels": labels}), 8)
+    assert all(sum(row["seq_lengths"]) == len(row["input_ids"]) <= 8 for row in rows)
+    batch = Packed()(list(rows))
+    (tokens,), (marked,), (positions,) = (batch[name].tolist() for name in ("input_ids", "labels", "position_ids"))
+    assert sorted(tokens) == sorted(token for row in ids for token in row)
+    for place, (token, label, position) in enumerate(zip(tokens, marked, positions, strict=True)):
+        assert position == token % 100
+        assert label == (token if position and token % 3 else IGNORED)
+        assert position == 0 or tokens[place - 1] == token - 1
 
 
 def test_rows_are_filled_up_with_what_is_ignored() -> None:

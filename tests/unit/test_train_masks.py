@@ -215,6 +215,24 @@ def test_a_long_conversation_is_cut_at_its_end() -> None:
     assert caught.value.refusal is Refusal.TOO_LONG
 
 
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_cut_takes_nothing_but_the_end(data: st.DataObject) -> None:
+    name, family = data.draw(st.sampled_from(NAMES)), data.draw(st.sampled_from(sorted(FAMILIES)))
+    words = st.lists(st.sampled_from(WORDS), min_size=2, max_size=6).filter(lambda words: len(words) % 2 == 0)
+    messages = conversation(*data.draw(words))
+    whole = masker(name, family).sample(messages)
+    length = data.draw(st.integers(1, len(whole.input_ids) + 1))
+    labels, limited = whole.labels[:length], masker(name, family, max_length=length)
+    if set(labels) == {IGNORED}:
+        with pytest.raises(Unmaskable, match=Refusal.TOO_LONG):
+            limited.sample(messages)
+        return
+    cut = limited.sample(messages)
+    assert (cut.input_ids, cut.labels) == (whole.input_ids[:length], labels)
+    assert cut.truncated == (length < len(whole.input_ids))
+
+
 def test_the_last_answer_alone() -> None:
     messages = conversation("hello", "world", "hello", "a")
     every, last = (masker("vicuna", last_only=alone).sample(messages) for alone in (False, True))
@@ -269,6 +287,25 @@ def test_each_answer_is_a_pair() -> None:
     assert [first.input_ids, second.input_ids] == prompts("fastchat-t5", "metaspace", messages)
     assert [tokenizer.decode(sample.labels[:-1]) for sample in (first, second)] == ["world", "hello world"]
     assert first.labels[-1] == second.labels[-1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", sorted(builtin()))
+def test_a_pair_is_the_prompt_that_a_worker_makes_and_the_answer(name: str, family: str) -> None:
+    tokenizer = FAMILIES[family]()
+    messages = conversation("hello", "hello world", "world", "a")
+    for sample, prompt, answer in zip(
+        masker(name, family).pairs(messages), prompts(name, family, messages), ("hello world", "a"), strict=True
+    ):
+        assert sample.input_ids == prompt
+        assert sample.labels == [*tokenizer.encode(answer, add_special_tokens=False), tokenizer.eos_token_id]
+
+
+@pytest.mark.parametrize("name", sorted(ENDS_PROMPT))
+def test_a_prompt_with_an_end_of_its_own_is_for_pairs_alone(name: str) -> None:
+    """Which of these a decoder-only model could be trained on exactly is found here, when a template is added."""
+    with pytest.raises(Unmaskable):
+        masker(name).sample(conversation("hello", "world"))
 
 
 def test_a_prompt_that_does_not_fit_is_refused() -> None:
