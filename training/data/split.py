@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import count
 from typing import Any, Final
 
@@ -33,7 +34,7 @@ class Split(Tool):
         return self._split
 
     def _split(self, conversation: Conversation) -> Iterator[Conversation | Dropped | Changed]:
-        count = token_counter(self.tokenizer)
+        count = cache(token_counter(self.tokenizer))  # each message is counted more than once
         if self._fixed(conversation, count) + self._tokens(conversation.everything, count) <= self.max_tokens:
             yield conversation
             return
