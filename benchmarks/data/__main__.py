@@ -1,52 +1,51 @@
-"""`python -m benchmarks.data`: the data tools on made-up conversations; prints a table for RESULTS.md.
+"""`python -m benchmarks.data`: the data tools on made-up conversations; a table for RESULTS.md, and a figure.
 
-Each tool runs as a command of its own, on a tenth of the file and on the whole one: memory that is flat is the same for
-both. "MiB" is the most that the command and its processes had at a moment, by resident set, so that what they share
-counts for each. A busy machine slows the wall clock; MB per CPU second bears that.
+Each tool runs as a command of its own. "MiB" is the most that the command and its processes had at a moment, by
+resident set, so that what they share counts for each: in the first tenth of the run, and in all of it. Memory that is
+flat is the same in both. A busy machine slows the wall clock; MB per CPU second bears that. With --folder a run that
+was stopped goes on where it was.
 """
 
 from __future__ import annotations
 
 import argparse
-import resource
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import psutil
+import msgspec
 
 from benchmarks import machine
-from benchmarks.data.synthetic import write
+from benchmarks.data.figure import draw
+from benchmarks.data.measure import Cost, measure
+from benchmarks.data.synthetic import write, write_questions
 from benchmarks.table import markdown, number
 
-_TOKENIZER: Final = str(Path(__file__).parents[2] / "mesh" / "demo" / "models" / "mesh-demo")
+_ROOT: Final = Path(__file__).parents[2]
+_TOKENIZER: Final = str(_ROOT / "mesh" / "demo" / "models" / "mesh-demo")
 _CHAIN: Final = "steps: [clean, language, formats, quality, {dedup: {near: false}}, redact]\n"
-_TOOLS: Final[Mapping[str, tuple[str, ...]]] = {
-    "convert": ("convert",),
-    "clean": ("clean",),
-    "language": ("language",),
-    "quality": ("quality",),
-    "redact": ("redact",),
-    "split": ("split", "--tokenizer", _TOKENIZER, "--max-tokens", "2048"),
-    "dedup --no-near": ("dedup", "--no-near"),
-    "dedup": ("dedup",),
-    "chain of six": ("run", "CHAIN"),
+# FILE is the made one, and FOLDER where it is.
+_TOOLS: Final[Mapping[str, str]] = {
+    "convert": "convert FILE",
+    "merge, of two": "merge FILE FILE",
+    "model": "model FILE --name model-a",
+    "first-round": "first-round FILE",
+    "train-test": "train-test FILE",
+    "sample --count": "sample FILE --count 10000",
+    "dedup --no-near": "dedup FILE --no-near",
+    "formats": "formats FILE",
+    "language": "language FILE",
+    "stats": "stats FILE",
+    "decontaminate": "decontaminate FILE --benchmark FOLDER/questions.jsonl",
+    "quality": "quality FILE",
+    "redact": "redact FILE",
+    "dedup": "dedup FILE",
+    "clean": "clean FILE",
+    "split": f"split FILE --tokenizer {_TOKENIZER} --max-tokens 2048",
+    "run, six of them": "run FOLDER/chain.yaml FILE",
 }
-_EVERY_S: Final = 0.05
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a command took: seconds on the clock and of the CPU, and the most memory in MiB."""
-
-    wall: float
-    cpu: float
-    memory: float
+_HEADER: Final = ("tool", "processes", "MB/s", "MB per CPU s", "MiB, first tenth", "MiB, all")
 
 
 def main() -> None:
@@ -55,61 +54,55 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=1000, help="size of the file (default: 1000)")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2], help="to compare (default: 1 2)")
     parser.add_argument("--tools", nargs="+", choices=tuple(_TOOLS), default=list(_TOOLS), help="which (default: all)")
+    parser.add_argument("--folder", type=Path, help="where the made file and what was measured stay (default: nowhere)")
+    parser.add_argument("--figure", type=Path, help="draw memory over each run here, as SVG")
     given = parser.parse_args()
-    print("\n".join(f"- {line}" for line in machine.describe().lines()))
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "chain.yaml").write_text(_CHAIN)
-        sizes = [given.megabytes // 10, given.megabytes]
-        files = [folder / f"{size}.jsonl" for size in sizes]
-        lines = [write(file, size * 10**6) for file, size in zip(files, sizes, strict=True)]
-        print(f"- {lines[-1]:,} conversations of {given.megabytes} MB, and the first {lines[0]:,} of them\n")
-        rows = [_row(tool, count, files) for tool in given.tools for count in given.processes]
-    header = ["tool", "processes", "MB/s", "MB per CPU s", "MiB, a tenth", "MiB, all"]
-    print(markdown(header, rows))
+        folder: Path = given.folder or Path(name)
+        folder.mkdir(exist_ok=True)
+        print("\n".join(f"- {line}" for line in machine.describe().lines()))
+        file = _made(folder, given.megabytes)
+        costs = [_cost(folder, file, tool, count) for count in given.processes for tool in given.tools]
+    size = given.megabytes
+    print(f"- made-up conversations of {size} MB\n")
+    print(markdown(_HEADER, [_row(cost) for cost in sorted(costs, key=lambda cost: given.tools.index(cost.tool))]))
+    if given.figure:
+        given.figure.write_text(
+            draw(costs, f"Memory of each tool on {size:,} MB, from the beginning of a run to its end")
+        )
 
 
-def _row(tool: str, processes: int, files: Sequence[Path]) -> list[str]:
-    small, whole = (_measure([*_TOOLS[tool], str(file)], processes, file) for file in files)
-    size = files[-1].stat().st_size / 10**6
-    sys.stderr.write(f"{tool}, {processes}: {whole.wall:.0f} s\n")
-    speed = number(size / whole.wall), number(size / whole.cpu)
-    return [tool, str(processes), *speed, f"{small.memory:.0f}", f"{whole.memory:.0f}"]
+def _made(folder: Path, megabytes: int) -> Path:
+    """The file, and what tools need besides it."""
+    (folder / "chain.yaml").write_text(_CHAIN)
+    file = folder / f"{megabytes}.jsonl"
+    if not file.exists():
+        write(file, megabytes * 10**6)
+        write_questions(file, folder / "questions.jsonl")
+    return file
 
 
-def _measure(words: Sequence[str], processes: int, file: Path) -> Cost:
-    out = file.with_suffix(".out.jsonl")
-    arguments = [str(file.parent / "chain.yaml") if word == "CHAIN" else word for word in words]
-    command = [sys.executable, "-m", "training.data", *arguments, "--output", str(out), "--processes", str(processes)]
-    before, started = _cpu_of_children(), time.monotonic()
-    running = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    most = 0
-    while running.poll() is None:
-        most = max(most, _memory(running.pid))
-        time.sleep(_EVERY_S)
-    wall = time.monotonic() - started
-    if running.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {running.returncode}")
-    out.unlink()
-    return Cost(wall, _cpu_of_children() - before, most / 2**20)
+def _cost(folder: Path, file: Path, tool: str, processes: int) -> Cost:
+    """Measured now, or before by a run that was stopped."""
+    kept = folder / f"{file.stem} {tool} {processes}.json"
+    if kept.exists():
+        return msgspec.json.decode(kept.read_bytes(), type=Cost)
+    words = [word.replace("FILE", str(file)).replace("FOLDER", str(folder)) for word in _TOOLS[tool].split()]
+    size = words.count(str(file)) * file.stat().st_size
+    cost = measure(tool, words, processes, size, folder / "out.jsonl")
+    kept.write_bytes(msgspec.json.encode(cost))
+    return cost
 
 
-def _cpu_of_children() -> float:
-    """Seconds of all that ended, and of what these started."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
-
-
-def _memory(pid: int) -> int:
-    """Bytes of a process and those below it; 0 for what has just ended."""
-    total = 0
-    try:
-        first = psutil.Process(pid)
-        for process in (first, *first.children(recursive=True)):
-            total += process.memory_info().rss
-    except psutil.NoSuchProcess:
-        return total
-    return total
+def _row(cost: Cost) -> Sequence[str]:
+    speed = number(cost.size / cost.wall / 10**6), number(cost.size / cost.cpu / 10**6)
+    return [
+        cost.tool,
+        str(cost.processes),
+        *speed,
+        f"{max(cost.memory[: len(cost.memory) // 10]):.0f}",
+        f"{max(cost.memory):.0f}",
+    ]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,13 @@ def write(path: Path, size: int, seed: int = 0) -> int:
             if written >= size:
                 return lines
     return lines
+
+
+def write_questions(path: Path, questions: Path, every: int = 1000) -> None:
+    """The first question of each so many conversations of a file, as a benchmark has them."""
+    with path.open("rb") as file, questions.open("w", encoding="utf-8") as out:
+        for line in islice(file, 0, None, every):
+            out.write(json.dumps({"question": json.loads(line)["conversations"][0]["value"]}) + "\n")
 
 
 def _records(dice: random.Random) -> Iterator[dict[str, Any]]:
