@@ -71,10 +71,10 @@ class TrainTest(Tool):
     seed: int = option(0, "Another number draws others.")
 
     def part(self) -> Callable[[Conversation], str] | None:
-        return lambda found: "train" if _lot(self.seed, _together(found)) < self.ratio else "test"
+        return lambda found: "train" if _lot(self.seed, together(found)) < self.ratio else "test"
 
 
-def _together(conversation: Conversation) -> bytes:
+def together(conversation: Conversation) -> bytes:
     """What conversations have in common that must not be apart: a test that was trained on tells nothing."""
     if whole := conversation.extra.get(PART_OF):
         return digest(str(whole))

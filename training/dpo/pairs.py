@@ -12,6 +12,7 @@ import torch
 
 from mesh.counted import counted
 from training.conversations import Conversation
+from training.held_out import GROUP, group
 from training.masks import IGNORED, ChatMessage, Masker, Refusal, Sample, Unmaskable, chat_message
 from training.reading import BadRecord, read_conversations
 
@@ -46,7 +47,7 @@ class Account:
 def pairs(
     paths: Sequence[Path], masker: Masker, account: Account, limit: int | None = None
 ) -> Iterator[dict[str, Any]]:
-    """The preferences of some files as rows: of each side `_ids` and `_labels`. Raises BadFile.
+    """The preferences of some files as rows: of each side `_ids` and `_labels`, and their group. Raises BadFile.
 
     Labels are those of answers after the prompt: neither earlier answers nor what the user asked in between count. A
     preference that cannot be masked exactly is refused, with its reason in the account.
@@ -69,7 +70,7 @@ def pairs(
             continue
         account.pairs += 1
         account.truncated += chosen.truncated or rejected.truncated
-        yield _row(chosen, rejected)
+        yield {GROUP: group(found), **_row(chosen, rejected)}
 
 
 @dataclass(frozen=True, slots=True)

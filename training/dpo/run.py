@@ -19,6 +19,7 @@ from trl.trainer.dpo_trainer import DPOTrainer
 from training.checkpoints import checkpoint_of
 from training.dpo.pairs import Account, Collator, pairs
 from training.dpo.settings import DpoSettings
+from training.held_out import hold_out
 from training.masks import Masker
 from training.models import Language, check_packages, load_config, load_language, load_model
 from training.settings import BadSettings
@@ -53,6 +54,7 @@ def run(settings: DpoSettings) -> Result:
     """Train and save. Raises BadSettings and BadFile."""
     settings.check()
     check_packages(settings, settings)
+    checkpoint = checkpoint_of(settings)
     set_seed(settings.seed)
     config = load_config(settings)
     if config.is_encoder_decoder:
@@ -61,7 +63,7 @@ def run(settings: DpoSettings) -> Result:
     train, held_out = _data(settings, language)
     trainer = _trainer(settings, config, language, train, held_out)
     started = time.monotonic()
-    trainer.train(resume_from_checkpoint=checkpoint_of(settings))
+    trainer.train(resume_from_checkpoint=checkpoint)
     result = _result(trainer, time.monotonic() - started, evaluate=held_out is not None)
     _forget_reference(trainer)
     trainer.save_model()
@@ -93,8 +95,7 @@ def _encode(settings: DpoSettings, language: Language, folder: Path) -> None:
     if settings.eval_data_path:
         held_out, _ = _encoded(settings, settings.eval_data_path, masker)
     elif settings.eval_ratio:
-        parts = train.train_test_split(settings.eval_ratio, seed=settings.seed)
-        train, held_out = parts["train"], parts["test"]
+        train, held_out = hold_out(train, settings.eval_ratio, settings.seed)
     train.save_to_disk(folder / "train")
     if held_out is not None:
         held_out.save_to_disk(folder / "held_out")

@@ -15,10 +15,12 @@ from datasets.exceptions import DatasetGenerationError
 
 from mesh.counted import counted
 from training.conversations import Conversation
+from training.held_out import GROUP, group
 from training.masks import Masker, Unmaskable, chat_message
 from training.reading import BadRecord, read_conversations
 
 _COLUMNS: Final[Mapping[str, Any]] = {
+    GROUP: Value("int64"),
     "input_ids": List(Value("int32")),
     "labels": List(Value("int32")),
     "length": Value("int32"),
@@ -62,7 +64,8 @@ class Encoder:
 
     def __call__(self, batch: dict[str, list[str]]) -> dict[str, list[Any]]:
         """A batch of conversations as `datasets` maps it; a conversation that is refused gives a row without tokens."""
-        rows = [row for text in batch["conversation"] for row in self._rows(json.loads(text))]
+        given = [json.loads(text) for text in batch["conversation"]]
+        rows = [{GROUP: one.get(GROUP, 0), **row} for one in given for row in self._rows(one)]
         return {name: [row[name] for row in rows] for name in _COLUMNS}
 
     def _rows(self, given: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -92,7 +95,8 @@ def encode(
 ) -> tuple[Dataset, Account]:
     """The samples of some files as a data set on the disk, in `folder`, and the account of them.
 
-    Columns: `input_ids`, `labels`, `length` (tokens of the input). Raises BadFile.
+    Columns: `input_ids`, `labels`, `length` (tokens of the input), and `group`, by which samples are held out. Raises
+    BadFile.
     """
     texts = _written(paths, limit, folder)
     rows = texts.map(
@@ -112,7 +116,7 @@ def encode(
         input_columns=["refusal"],
         cache_file_name=str(folder / "kept.arrow"),
     )
-    return kept.select_columns(["input_ids", "labels", "length"]), account
+    return kept.select_columns(["input_ids", "labels", "length", GROUP]), account
 
 
 def _written(paths: Sequence[Path], limit: int | None, folder: Path) -> Any:
@@ -150,6 +154,7 @@ def _checked(found: Conversation, number: int) -> dict[str, Any]:
 def _plain(found: Conversation, number: int) -> dict[str, Any]:
     tools: Any = found.extra.get("tools") or []
     return {
+        GROUP: group(found),
         "name": found.id or f"conversation {number}",
         "messages": [chat_message(message) for message in found.messages],
         "tools": json.loads(tools) if isinstance(tools, str) else tools,

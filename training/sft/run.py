@@ -20,6 +20,7 @@ from transformers import PretrainedConfig, Trainer, set_seed
 from mesh.counted import counted
 from training import dummy
 from training.checkpoints import checkpoint_of
+from training.held_out import hold_out
 from training.masks import Masker
 from training.models import Language, check_packages, load_config, load_language, load_model
 from training.settings import BadSettings
@@ -55,6 +56,7 @@ class Result:
 def run(settings: SftSettings) -> Result:
     """Train and save. Raises BadSettings and BadFile."""
     _check(settings)
+    checkpoint = checkpoint_of(settings)
     if not sys.stderr.isatty():
         settings.disable_tqdm = True
         transformers.utils.logging.disable_progress_bar()
@@ -64,7 +66,6 @@ def run(settings: SftSettings) -> Result:
     folder = Path(settings.output_dir or "")
     samples = _samples(settings, language, config, folder)
     trainer = _trainer(settings, language, config, samples)
-    checkpoint = checkpoint_of(settings)
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint)
     result = _result(trainer, time.monotonic() - started, samples)
@@ -76,6 +77,8 @@ def run(settings: SftSettings) -> Result:
 
 def _check(settings: SftSettings) -> None:
     check_packages(settings, settings)
+    if settings.remove_unused_columns:
+        raise BadSettings("--remove-unused-columns cannot be used: batches are made of columns of their own")
     if not settings.data_path:
         raise BadSettings("--data is required")
     if settings.eval_data_path and settings.eval_ratio:
@@ -118,10 +121,7 @@ def _encode(settings: SftSettings, language: Language, config: PretrainedConfig,
     if settings.eval_data_path:
         held_out, _ = _encoded(settings, settings.eval_data_path, encoder, raw / "held_out")
     elif settings.eval_ratio:
-        if len(train) < 2:
-            raise BadSettings("--eval-ratio needs two samples at least: one to train on, one to evaluate on")
-        parts = train.train_test_split(settings.eval_ratio, seed=settings.seed)
-        train, held_out = parts["train"], parts["test"]
+        train, held_out = hold_out(train, settings.eval_ratio, settings.seed)
     if settings.packing:
         train = pack(train, settings.model_max_length)
         sys.stderr.write(f"  packed into {counted(len(train), 'row')} of up to {settings.model_max_length} tokens\n")
