@@ -36,6 +36,7 @@ _FASTCHAT: Final[Mapping[str, str]] = {"user": "human", "assistant": "gpt"}
 
 
 REASONING: Final = ("reasoning_content", "reasoning")
+"""What families call the reasoning of a message."""
 
 
 class BadConversation(ValueError):

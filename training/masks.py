@@ -21,7 +21,7 @@ from transformers.utils.chat_template_utils import (
     render_jinja_template,  # pyright: ignore[reportUnknownVariableType]
 )
 
-from training.conversations import Message
+from training.conversations import REASONING, Message
 
 IGNORED: Final = -100
 """The label of a token that is not trained on, as torch's cross entropy takes it."""
@@ -32,9 +32,11 @@ ChatMessage = dict[str, Any]
 
 
 def chat_message(message: Message) -> ChatMessage:
-    """As templates read it: the arguments of calls are objects, which OpenAI's format writes as JSON texts. Raises
-    ValueError for arguments that are no JSON."""
+    """As templates read it when a worker serves: the arguments of calls are objects, which OpenAI's format writes as
+    JSON texts, and reasoning has the names of all families. Raises ValueError for arguments that are no JSON."""
     plain: dict[str, Any] = {**message.extra, "role": message.role, "content": message.content}
+    if message.reasoning:
+        plain |= dict.fromkeys(REASONING, message.reasoning)
     calls: list[dict[str, Any]] = plain.get("tool_calls") or []
     for call in calls:
         function: dict[str, Any] = call.get("function", call)

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import training.conversations
 from mesh.engine.base import Chat, Message
 from mesh.engine.chat import ChatRenderer
 from mesh.engine.text import Tokenizer
 from mesh.templates import builtin
 from tests.unit.tokenizers import FAMILIES
-from training.masks import IGNORED, Masker, Refusal, Sample, Unmaskable
+from training.masks import IGNORED, Masker, Refusal, Sample, Unmaskable, chat_message
 
 # The prompt of these has an end of its own: one is of an encoder-decoder model, one of a prefix model.
 ENDS_PROMPT = {"chatglm", "fastchat-t5"}
@@ -122,6 +123,15 @@ def test_the_labelled_tokens_are_those_within_the_answers(data: st.DataObject) -
     inside = sum(len(tokenizer.encode(turn["content"], add_special_tokens=False)) for turn in messages[1::2])
     assert within == inside
     assert inside <= sample.supervised == sum(map(len, ends))
+
+
+def test_reasoning_has_the_names_of_all_families() -> None:
+    """As a worker gives it to templates; one that reads another name would leave it out without a word."""
+    template = "{% for m in messages %}[{{ m.reasoning_content }}{{ m.reasoning }}]{{ m.content }}{% endfor %}"
+    for key in ("reasoning", "reasoning_content"):
+        thought = chat_message(training.conversations.Message("assistant", "world", {key: "hello"}))
+        found = Masker(FAMILIES["byte level"](), template).render([thought], prompt=False)
+        assert found == "[hellohello]world"
 
 
 # What FastChat's training got wrong.
