@@ -65,6 +65,8 @@ EXPLAINED: Final[Mapping[str, str]] = {
     "lazy_preprocess": "conversations are tokenised once and then read from the disk; nothing is left to be lazy about",
     "padding_side": "rows are filled up at their ends, and nothing sees what they are filled with",
     "efficient_loss": "the loss is always that of the answers alone",
+    "do_train": "the command trains",
+    "do_eval": "what --eval-data or --eval-ratio names is evaluated on, on the way as --eval-strategy says",
     "overwrite_output_dir": "use --resume-from-checkpoint none to begin again",
 }
 """Flags elsewhere that ask for what is so anyway: said once, then left out."""
@@ -75,6 +77,7 @@ REFUSED: Final[Mapping[str, str]] = {
     "fp16_opt_level": "it was a setting of Apex; use --fp16 or --bf16",
     "use_legacy_prediction_loop": "transformers has one loop",
     "logging_dir": "set TENSORBOARD_LOGGING_DIR, which transformers reads",
+    "do_predict": "nothing is predicted; serve the model and ask it",
     "sharded_ddp": "fairscale is gone; use --fsdp",
 }
 """Flags elsewhere that cannot be honoured, and what to do."""

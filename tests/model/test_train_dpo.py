@@ -87,6 +87,25 @@ def test_an_adapter_is_saved_without_its_reference(tmp_path: Path) -> None:
     assert (tmp_path / "out/adapter_model.safetensors").stat().st_mode & 0o777 == 0o644
 
 
+def test_an_adapter_goes_on_against_the_model_as_it_was_at_the_beginning(tmp_path: Path) -> None:
+    steady = (
+        "--lora",
+        "--lora-r",
+        "4",
+        "--save-strategy",
+        "steps",
+        "--save-steps",
+        "2",
+        "--lr-scheduler-type",
+        "constant",
+    )
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "parts").mkdir()
+    whole = train(tmp_path / "whole", *steady)
+    train(tmp_path / "parts", *steady, "--max-steps", "2")
+    assert train(tmp_path / "parts", *steady)["losses"] == pytest.approx(whole["losses"], rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -94,6 +113,8 @@ def test_an_adapter_is_saved_without_its_reference(tmp_path: Path) -> None:
         (("--padding-free", "true"), "padding_free cannot be used"),
         (("--eval-ratio", "0.5"), "--eval-ratio and --eval-data exclude each other"),
         (("--fsdp", "full_shard"), "--fsdp cannot be used on CPUs with preferences"),
+        (("--lora", "--lora-dropout", "0.1"), "--lora-dropout has no effect but with --disable-dropout false"),
+        (("--lora", "--lora-bias", "all"), "--lora-bias cannot be used with preferences"),
         (("--bta", "1"), "unknown setting 'bta'; did you mean beta?"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,10 @@ def test_packed_conversations_do_not_ask_for_each_others_tokens() -> None:
     assert batch["labels"].tolist() == [[IGNORED, 2, IGNORED, 4, 5]]
 
 
+def listed(row: torch.Tensor) -> list[int]:
+    return [int(value) for value in row]
+
+
 @given(st.lists(st.integers(1, 8), min_size=1, max_size=30))
 @settings(max_examples=20, deadline=None)
 def test_packing_loses_and_mixes_nothing(lengths: list[int]) -> None:
@@ -114,7 +120,7 @@ def test_packing_loses_and_mixes_nothing(lengths: list[int]) -> None:
     rows: Any = pack(Dataset.from_dict({"input_ids": ids, "labels": labels}), 8)
     assert all(sum(row["seq_lengths"]) == len(row["input_ids"]) <= 8 for row in rows)
     batch = Packed()(list(rows))
-    (tokens,), (marked,), (positions,) = (batch[name].tolist() for name in ("input_ids", "labels", "position_ids"))
+    tokens, marked, positions = (listed(batch[name][0]) for name in ("input_ids", "labels", "position_ids"))
     assert sorted(tokens) == sorted(token for row in ids for token in row)
     for place, (token, label, position) in enumerate(zip(tokens, marked, positions, strict=True)):
         assert position == token % 100
@@ -175,13 +181,19 @@ def test_positions_are_condensed_for_a_longer_context(
     assert "condensed by 8" in capfd.readouterr().err
 
 
-def test_a_run_goes_on_from_its_last_checkpoint(llama: str, train: Train, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_run_goes_on_from_its_last_checkpoint(
+    llama: str, train: Train, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     words = ("--chat-template", "vicuna", "--model-max-length", "128", "--learning-rate", "1e-2", "--save-steps", "2")
     steady = ("--lr-scheduler-type", "constant", "--warmup-steps", "0")
     whole = train(llama, *words, *steady, steps=4, output="whole")
     train(llama, *words, *steady, steps=2, output="parts")
+    torn, older = tmp_path / "parts/checkpoint-9", tmp_path / "parts/checkpoint-8"
+    torn.mkdir()  # the process was killed while it saved
+    shutil.copytree(tmp_path / "parts/checkpoint-2", older)  # of a run before one that began anew
+    os.utime(older / "trainer_state.json", (0, 0))
     again = train(llama, *words, *steady, steps=4, output="parts")
-    assert "goes on from" in capfd.readouterr().err
+    assert "goes on from " + str(tmp_path / "parts/checkpoint-2;") in capfd.readouterr().err
     assert again["training"]["losses"] == pytest.approx(whole["training"]["losses"])
 
 
@@ -203,6 +215,8 @@ def test_what_is_held_out_is_evaluated(llama: str, train: Train) -> None:
         (("--chat-template", "vicuna", "--report-to", "wandb"), "the package wandb is not installed"),
         (("--chat-template", "vicuna", "--no-condense-rope"), "2048 is more than the model's context of 128 tokens"),
         (("--chat-template", "vicuna", "--eval-strategy", "epoch"), "--eval-strategy needs conversations"),
+        (("--remove-unused-columns", "true"), "--remove-unused-columns cannot be used"),
+        (("--resume-from-checkpoint", "true"), "must be auto, none or a checkpoint; 'true' has no trainer_state.json"),
         (("--chat-template", "vicuna", "--model-max-length", "3"), "no token of an answer is within the maximum"),
         (("--chat-template", "vicuna", "--data", "nowhere.jsonl"), "nowhere.jsonl: No such file or directory"),
         (

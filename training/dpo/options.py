@@ -19,6 +19,7 @@ class DpoOptions(ModelSettings):
     eval_data_path: list[str] = setting([], "Files of preferences to evaluate on.")
     eval_ratio: float = setting(0.0, "Share of the preferences that is kept back and evaluated on.")
     max_samples: int | None = setting(None, "Use the first so many preferences.")
+    lora_dropout: float = setting(0.0, "Dropout before the adapter; it needs --disable-dropout false.")
     learning_rate: float = setting(1e-6, "Highest learning rate.")
     beta: float = setting(0.1, "How close the model stays to what it was: the higher, the closer.")
     loss_type: list[str] = setting(["sigmoid"], "Losses of TRL's DPO, summed: sigmoid, hinge, ipo, sft and more.")

@@ -18,6 +18,7 @@ _UNUSED: Final = {
     "pad_token": "it is the tokenizer's",
     "model_init_kwargs": "use --dtype and --attn-implementation",
     "trust_remote_code": "models with code of their own are not trained",
+    "remove_unused_columns": "batches are made of columns of their own",
     "dataset_num_proc": "pairs are tokenised by one process",
 }
 """Settings of TRL's trainer that have no meaning here, because of what has."""
@@ -35,6 +36,12 @@ class DpoSettings(DpoOptions, DPOConfig):
         for field in fields(self):
             if field.name in _UNUSED and getattr(self, field.name) != field.default:
                 raise BadSettings(f"{field.name} cannot be used: {_UNUSED[field.name]}")
+        if self.lora_dropout and self.disable_dropout:
+            raise BadSettings("--lora-dropout has no effect but with --disable-dropout false")
+        if self.lora_bias != "none":
+            raise BadSettings(
+                "--lora-bias cannot be used with preferences: the model without the adapter must stay as it was"
+            )
         if not self.data_path:
             raise BadSettings("--data is required")
         if self.eval_data_path and self.eval_ratio:
