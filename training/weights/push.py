@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from fnmatch import fnmatch
+from http.client import UNAUTHORIZED
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import huggingface_hub
+from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
 from mesh.config import ConfigError
@@ -14,6 +16,9 @@ from mesh.counted import counted
 from training.weights.config import PushConfig
 from training.weights.folders import beside
 
+_UNKNOWN: Final = "the hub must know who you are: set HF_TOKEN, or run `hf auth login`"
+# Of the HTTP client that the hub's library has at the time: httpx, httpx2.
+_HttpError: Final = cast("type[Exception]", HfHubHTTPError.__bases__[0])
 _WEIGHTS: Final = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json")
 
 
@@ -30,10 +35,20 @@ def push(config: PushConfig) -> list[str]:
     except HFValidationError as error:
         raise ConfigError(f"--repo: {error}") from error
     except LocalTokenNotFoundError as error:
-        raise ConfigError("the hub must know who you are: set HF_TOKEN, or run `hf auth login`") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise ConfigError(f"the hub did not take it: {' '.join(str(error).split())[:300]}") from error
+        raise ConfigError(_UNKNOWN) from error
+    except HfHubHTTPError as error:
+        if error.response.status_code == UNAUTHORIZED:
+            raise ConfigError(_UNKNOWN) from error
+        raise ConfigError(_refused(error)) from error
+    except _HttpError as error:
+        raise ConfigError(f"the hub at {ENDPOINT} cannot be reached: {error}") from error
+    except OSError as error:
+        raise ConfigError(_refused(error)) from error
     return [*lines, f"{total} went to {where}"]
+
+
+def _refused(error: OSError) -> str:
+    return f"the hub did not take it: {' '.join(str(error).split())[:300]}"
 
 
 def contents(folder: Path) -> list[str]:
