@@ -41,6 +41,7 @@ from mesh.registry import (
     watch_workers,
 )
 from mesh.trace import open_spans
+from mesh.version import version
 from mesh.wire import Tls, client_credentials
 
 log = logging.getLogger(__name__)
@@ -189,7 +190,7 @@ def _announce(config: GatewayConfig, sock: socket.socket, options: EtcdOptions) 
     host = f"[{config.host}]" if ":" in config.host else config.host
     url = f"{'http' if config.tls_cert is None else 'https'}://{host}:{sock.getsockname()[1]}"
     kind = "embedded" if config.etcd is None else "etcd"
-    log.info("gateway listening", extra=kv(url=url, registry=options.where, registry_kind=kind))
+    log.info("gateway listening", extra=kv(url=url, registry=options.where, registry_kind=kind, version=version()))
 
 
 def _https(config: GatewayConfig) -> HttpTls | None:

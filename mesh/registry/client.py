@@ -239,4 +239,5 @@ async def probe(options: EtcdOptions, prefix: str, *, write: bool = False) -> No
             raise invalid("etcd", f"no etcd answers at {options.where}: {error.detail}") from None
         except EtcdError as error:
             kind = ErrorKind.UNAUTHORIZED if error.denied else ErrorKind.INVALID_REQUEST
-            raise MeshError(kind, f"etcd at {options.where} refuses: {error.detail}", param="etcd") from None
+            nobody = " (no --etcd-user was given)" if error.denied and options.user is None else ""
+            raise MeshError(kind, f"etcd at {options.where} refuses: {error.detail}{nobody}", param="etcd") from None

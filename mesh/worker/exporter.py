@@ -50,7 +50,9 @@ def serve_metrics(registry: CollectorRegistry, host: str, port: int) -> Generato
         server, thread = start_http_server(port, host, registry)
     except OSError as error:
         raise MeshError(
-            ErrorKind.INVALID_REQUEST, f"cannot serve metrics on {host}:{port}: {error.strerror}", param="metrics_port"
+            ErrorKind.INVALID_REQUEST,
+            f"cannot serve metrics on {host}:{port} (--metrics-port): {error.strerror}",
+            param="metrics_port",
         ) from None
     try:
         yield server.server_port

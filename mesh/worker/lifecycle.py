@@ -63,7 +63,8 @@ async def run(config: WorkerConfig, engine: Engine | None = None) -> int:
         if config.register:
             stack.enter_context(_announced(config, server, address))
         models = ", ".join(model.name for model in server.engine.models)
-        log.info("worker is ready", extra=kv(worker=server.identity.worker_id, address=address, models=models))
+        facts = kv(worker=server.identity.worker_id, address=address, models=models, version=version())
+        log.info("worker is ready", extra=facts)
         return await _serve_or_break(config, server)
 
 
