@@ -188,9 +188,10 @@ class Arena:
         if pictures:
             self._forget()
 
-    def again(self, battle: LiveBattle) -> None:
-        """Have all sides answer the last prompt anew. Raises NotNow."""
+    async def again(self, visitor: Visitor, battle: LiveBattle) -> None:
+        """Have all sides answer the last prompt anew, which counts as one more prompt. Raises NotNow and Refused."""
         seat = self._seat(battle)
+        await asyncio.to_thread(self._gate.admit_prompt, visitor, "")
         battle.again(datetime.now(UTC))
         self._answer(seat)
 

@@ -176,10 +176,11 @@ class Talk:
         """The last prompt once more."""
         battle: LiveBattle | None = None
         try:
-            battle = self._battle(await self.desk.visitor(request), state)
+            visitor = await self.desk.visitor(request)
+            battle = self._battle(visitor, state)
             if battle is None:
                 raise NotNow("This conversation is not here any more: start a new one.")
-            self.arena.again(battle)
+            await self.arena.again(visitor, battle)
         except TOLD as error:
             return self.view(battle, sentence(error))
         return self.view(battle)
