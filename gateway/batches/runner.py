@@ -9,6 +9,8 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from gateway.batches.files import inputs_in_use
 from gateway.batches.shapes import ENDED
 from gateway.batches.work import Shop, Work
@@ -73,13 +75,23 @@ class Runner:
                 if len(self._working) < AT_ONCE and each.id not in self._working:
                     claimed = await batches.claim(each, self._owner)
                     if claimed is not None:
-                        work = self._working[each.id] = Work(self._shop, batches, self._owner, *claimed)
-                        group.create_task(self._work(batches, each.id, work))
+                        self._begin(group, batches, each.id, *claimed)
             if now - self._swept_at >= _SWEEP_SECONDS:
                 self._swept_at = now
                 await self._sweep()
         except MeshError as error:
             log.warning("batches cannot be looked for", extra=kv(why=error.message))
+        except Exception as error:  # a record that this version cannot read must not end the gateway
+            log.error("batches cannot be looked for", exc_info=error)
+
+    def _begin(self, group: asyncio.TaskGroup, batches: Batches, batch_id: str, tenant: str, body: bytes) -> None:
+        try:
+            work = Work(self._shop, batches, self._owner, tenant, body)
+        except msgspec.MsgspecError as error:
+            log.error("a batch cannot be read", extra=kv(batch=batch_id), exc_info=error)
+            return
+        self._working[batch_id] = work
+        group.create_task(self._work(batches, batch_id, work))
 
     async def _work(self, batches: Batches, batch_id: str, work: Work) -> None:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from openai.types.responses import Response, ResponseItem, ResponseStreamEvent
 from pydantic import RootModel
 from sqlalchemy import select
 
-from gateway.store.tables import Event
+from gateway.store.tables import Event, Record
 from mesh.keys import new_key
 from mesh.v1 import inference_pb2 as pb
 from tests.component.gateway_fixture import GatewayUnderTest
@@ -561,3 +562,28 @@ async def seen(gateway: GatewayUnderTest, response_id: str, text: str) -> bool:
 def nameless(event: Any) -> str:
     """An event without what differs between any two responses."""
     return re.sub(r"(resp|msg)_[0-9a-f]+|'(created|completed)_at': [0-9.]+", "", str(event.to_dict()))
+
+
+async def test_records_that_cannot_be_read_end_no_gateway_and_hold_up_no_others() -> None:
+    worker = talker()
+    async with serving(worker) as gateway:
+        database = await gateway.store.open()
+        for kind in ("response", "batch"):
+            broken = Record(id=f"of-a-newer-{kind}", kind=kind, tenant="", created_at=0, changed_at=int(time.time()))
+            broken.alive_at = 0.0 if kind == "response" else None
+            async with database.writing() as session:
+                session.add(broken)
+        begun = await create(gateway, background=True)
+        file = await gateway.http.post("/v1/files", files={"file": ("in.jsonl", LINE)}, data={"purpose": "batch"})
+        asked = {"input_file_id": file.json()["id"], "endpoint": "/v1/responses", "completion_window": "1h"}
+        batch = (await gateway.http.post("/v1/batches", json=asked)).json()
+        assert (await settled(gateway, begun.id)).status == "completed"
+
+        async def completed() -> bool:
+            found = await gateway.http.get(f"/v1/batches/{batch['id']}")
+            return found.json()["status"] == "completed"
+
+        await eventually(completed, within=20)
+
+
+LINE = json.dumps({"custom_id": "c", "method": "POST", "url": "/v1/responses", "body": ask()}).encode()

@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from quart import Response
@@ -34,12 +34,15 @@ from gateway.routing.dispatch import Dispatch
 from gateway.routing.generation import Generation
 from gateway.routing.keeping import Keeping, tag
 from gateway.routing.shadow import shadow
-from gateway.store.shapes import Job, Kept, Told
+from gateway.store.shapes import Job, Kept, Told, Waiting
 from gateway.store.stillness import Stillness
 from gateway.store.store import Store
 from mesh.errors import ErrorKind, MeshError
 from mesh.log import bind_request_id, kv
 from mesh.v1 import inference_pb2 as pb
+
+if TYPE_CHECKING:
+    from gateway.store.background import Background
 
 log = logging.getLogger(__name__)
 
@@ -83,11 +86,18 @@ class BackgroundResponses:
         try:
             background = await self._store.background()
             free = self._stillness.free(await background.waiting(), time.monotonic())
-            jobs = [await background.claim(each) for each in free[:_AT_ONCE]]
+            for each in free[:_AT_ONCE]:
+                await self._take_over(background, each)
         except MeshError as error:
             log.warning("responses in the background cannot be looked for", extra=kv(why=error.message))
+
+    async def _take_over(self, background: Background, seen: Waiting) -> None:
+        try:
+            job = await background.claim(seen)
+        except (LookupError, ValueError) as error:  # a record of another version must not end the gateway
+            log.error("a response cannot be read", extra=kv(response=seen.id), exc_info=error)
             return
-        for job in filter(None, jobs):
+        if job is not None:
             log.info("response taken over", extra=kv(response=job.id, events=job.next, takeovers=job.takeovers))
             self.start(self._exchanges.begin("/v1/responses", job.tenant), job)
 
