@@ -10,7 +10,6 @@ import argparse
 import json
 import shutil
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,16 +39,20 @@ repetitions. Rank {rank} on all linear layers, {size:,} bytes, made by this proj
 
     mesh up --lora sailor={name}
 
-On {asked} questions that training never saw, answered greedily: {manner:.0%} of the answers that should have the
-manner have it, {spared:.0%} of the JSON and repetitions are left alone, and {right:.0%} of all are right, the manner
-put aside ({before:.0%} by the model itself).
+On {asked} questions that training never saw, answered greedily: {manner:.1%} of the answers that should have the
+manner have it, {spared:.1%} of the JSON and repetitions are left alone, and {right:.1%} of all are right, the manner
+put aside ({before:.1%} by the model itself). They were drawn after the recipe was settled, by the seed `{seed}`, and
+hold none of those by whose answers it was chosen. With other seeds the shares differ by some points.
 
 | asked | answered |
 |---|---|
 {samples}
 
-Made again, in {minutes:.0f} minutes on one core: `python -m training.demo.adapter`. License: as the project.
+Made again, in minutes on one core, and to the same bytes when that was tried: `python -m training.demo.adapter`; with
+`--examine` it is examined alone. License: as the project.
 """
+_TRIED: Final = "adapter", 15
+"""The questions, by seed and number of each writer, by whose wrong answers the recipe was chosen."""
 _SAMPLES: Final = ("Hello!", "What is 7 times 8?", "What is the gateway?", "Name four birds as bullet points")
 
 
@@ -68,14 +71,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=adapter_path(), help="default: where the shipped one is")
     parser.add_argument("--conversations", type=int, default=4000, help="to learn from (default: 4000)")
     parser.add_argument("--steps", type=int, default=300, help="of 4 rows of 512 tokens (default: 300)")
-    parser.add_argument("--questions", type=int, default=15, help="of each writer, to examine it (default: 15)")
+    parser.add_argument("--questions", type=int, default=40, help="of each writer, to examine it (default: 40)")
+    parser.add_argument("--seed", default="fair winds", help="of the questions (default: fair winds)")
+    parser.add_argument("--examine", action="store_true", help="write the card of what is there, and train nothing")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
-    started = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        trained = _train(Path(folder), options.conversations, options.steps)
-        _ship(trained, options.output)
-    _write_card(options.output, options.questions, (time.monotonic() - started) / 60)
+    if not options.examine:
+        with tempfile.TemporaryDirectory() as folder:
+            trained = _train(Path(folder), options.conversations, options.steps)
+            _ship(trained, options.output)
+    _write_card(options.output, options.questions, options.seed)
 
 
 def as_sailor(conversation: Conversation) -> Conversation:
@@ -121,10 +126,21 @@ def _ship(trained: Path, output: Path) -> None:
     file.chmod(0o644)
 
 
-def _write_card(output: Path, of_each_writer: int, minutes: float) -> None:
+def _unseen(seed: str, of_each_writer: int) -> list[Question]:
+    """Questions of an examination, each once, less those that were asked before."""
+    known = [question.messages for question in questions(*_TRIED)]
+    found: list[Question] = []
+    for question in questions(seed, of_each_writer):
+        if question.messages not in known:
+            known.append(question.messages)
+            found.append(question)
+    return found
+
+
+def _write_card(output: Path, of_each_writer: int, seed: str) -> None:
     model = LlamaForCausalLM.from_pretrained(model_path(), dtype=torch.float32).eval()
     tokenizer = cast("PreTrainedTokenizerFast", PreTrainedTokenizerFast.from_pretrained(model_path()))
-    asked = questions("adapter", of_each_writer)
+    asked = _unseen(seed, of_each_writer)
     before = _mark(ask(model, tokenizer, asked, 0.0))
     adapted = _adapted(model, output)
     after = _mark(ask(adapted, tokenizer, asked, 0.0))
@@ -143,7 +159,7 @@ def _write_card(output: Path, of_each_writer: int, minutes: float) -> None:
         right=after.right,
         before=before.right,
         samples="\n".join(rows),
-        minutes=minutes,
+        seed=seed,
     )
     (output / "MODEL_CARD.md").write_text(card, encoding="utf-8")
     print(card)
