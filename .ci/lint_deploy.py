@@ -149,6 +149,25 @@ def prometheus() -> Iterator[str]:
     yield from run("promtool", "check", "config", "--syntax-only", DEPLOY / "compose/prometheus.yml")
 
 
+def slurm() -> Iterator[str]:
+    """Slurm scripts: shellcheck"""
+    yield from run(TOOLS / "shellcheck", *sorted(DEPLOY.glob("slurm/*.sbatch")))
+
+
+def skypilot() -> Iterator[str]:
+    """SkyPilot tasks: SkyPilot reads them, shellcheck their scripts"""
+    tasks = sorted(DEPLOY.glob("skypilot/*.yaml"))
+    yield from run(ROOT / ".venv-skypilot/bin/python", ROOT / ".ci/read_skypilot.py", *tasks)
+    for path in tasks:
+        task: dict[str, Any] = yaml.safe_load(path.read_text())
+        for part in ("setup", "run"):
+            with tempfile.NamedTemporaryFile("w", suffix=".sh") as script:
+                script.write(task[part])
+                script.flush()
+                found = run(TOOLS / "shellcheck", "--shell", "bash", script.name)
+                yield from (f"{part} of {path.name}: {problem}" for problem in found)
+
+
 def render(values: dict[str, Any]) -> str:
     """All manifests of the chart, in one text."""
     rendered = Chart.load(CHART).render(values, name="mesh", namespace="default")
@@ -165,7 +184,7 @@ def run(*argv: object) -> Iterator[str]:
         yield f"{Path(str(argv[0])).name}: exit code {done.returncode}\n{(done.stdout + done.stderr).strip()}"
 
 
-CHECKS = (dockerfiles, compose, chart, manifests, systemd, nginx, envoy, prometheus)
+CHECKS = (dockerfiles, compose, chart, manifests, systemd, nginx, envoy, prometheus, slurm, skypilot)
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))
