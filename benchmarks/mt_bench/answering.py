@@ -197,8 +197,10 @@ def forget_failures(plan: AnswerPlan, questions: QuestionSet, folder: Path) -> N
 
 
 def keep_failures(folder: Path, before: Sequence[Failure], after: Sequence[Failure]) -> None:
-    """Write the failures anew, the last one of each item, if there is a difference."""
+    """Write the failures anew, the last one of each item, if there is a difference. No failures are no file."""
     last = {(f.kind, f.question_id, f.model, f.model_2, f.judge, f.turn): f for f in after}
     rows = [msgspec.json.encode(failure) + b"\n" for failure in last.values()]
-    if len(rows) != len(before):
+    if not rows:
+        failures_path(folder).unlink(missing_ok=True)
+    elif len(rows) != len(before):
         replace(failures_path(folder), rows)

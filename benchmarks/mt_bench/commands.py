@@ -93,11 +93,15 @@ def _answered(plan: AnswerPlan, questions: QuestionSet, folder: Path) -> None:
 
 
 def _why(failures: Sequence[Failure]) -> int:
-    """Say why there are failures; 1 if there are any."""
-    for failure in failures[:20]:
-        who = " : ".join(name for name in (failure.judge, failure.model, failure.model_2) if name)
-        turn = f", turn {failure.turn}" if failure.turn else ""
-        print(f"failed: {who}, question {failure.question_id}{turn}: {failure.reason}", file=sys.stderr)
+    """Say why there are failures, each reason once; 1 if there are any."""
+    reasons: dict[str, list[Failure]] = {}
+    for failure in failures:
+        reasons.setdefault(failure.reason, []).append(failure)
+    for reason, (first, *rest) in reasons.items():
+        who = " : ".join(name for name in (first.judge, first.model, first.model_2) if name)
+        turn = f", turn {first.turn}" if first.turn else ""
+        more = f" and {len(rest)} more" if rest else ""
+        print(f"failed: {who}, question {first.question_id}{turn}{more}: {reason}", file=sys.stderr)
     if failures:
         print(f"{len(failures)} failed; the same command tries them again", file=sys.stderr)
     return 1 if failures else 0
