@@ -24,7 +24,7 @@ _CODE: Final = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 # Keeps the fit finite where a model wins or loses all; far too small to be seen otherwise.
 _RIDGE: Final = 1e-3
 _STEPS, _ENOUGH = 50, 1e-9
-_ROUNDS, _SEED = 200, 0
+_NORMAL: Final = 1.96  # of 95 %
 Array = NDArray[np.float64]
 
 
@@ -67,8 +67,8 @@ def style(text: str) -> tuple[float, float, float, float]:
 
 
 def control(battles: Sequence[Battle], baseline: str) -> Controlled | None:
-    """Fit all battles; the interval redraws questions. None if the baseline has no battle,
-    there are too few, or all answers have the same style."""
+    """Fit all battles; the intervals hold for questions that hang together. None if the baseline has no battle, there
+    are too few, or all answers have the same style."""
     models = sorted({model for battle in battles for model in (battle.first, battle.second)} - {baseline})
     if not models or all(baseline not in (battle.first, battle.second) for battle in battles):
         return None
@@ -79,11 +79,10 @@ def control(battles: Sequence[Battle], baseline: str) -> Controlled | None:
         return None
     design = np.hstack([_who(battles, models), gaps])
     outcomes = np.array([battle.outcome for battle in battles])
-    fitted = _fit(design, outcomes, np.ones(len(battles)))
-    drawn = np.array([_fit(design, outcomes, weights) for weights in _draws(battles)])
-    low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+    fitted = _fit(design, outcomes)
+    reach = _NORMAL * _errors(design, outcomes, fitted, [battle.question for battle in battles])
     strengths = [
-        Strength(model, *(float(_logistic(values[place])) for values in (fitted, low, high)))
+        Strength(model, *(float(_logistic(values[place])) for values in (fitted, fitted - reach, fitted + reach)))
         for place, model in enumerate(models)
     ]
     weights: dict[str, float] = dict(zip(FEATURES, map(float, fitted[len(models) :]), strict=True))
@@ -117,30 +116,35 @@ def _how(battles: Sequence[Battle]) -> Array:
     return gaps / np.where(spread > 0, spread, 1.0)
 
 
-def _draws(battles: Sequence[Battle]) -> list[Array]:
-    """Weights of the battles under redrawn questions."""
-    order = {question: place for place, question in enumerate(dict.fromkeys(battle.question for battle in battles))}
-    where = np.array([order[battle.question] for battle in battles])
-    random = np.random.default_rng(_SEED)
-    chances = np.full(len(order), 1 / len(order))
-    return [random.multinomial(len(order), chances)[where].astype(np.float64) for _ in range(_ROUNDS)]
-
-
-def _fit(design: Array, outcomes: Array, weights: Array) -> Array:
+def _fit(design: Array, outcomes: Array) -> Array:
     """Logistic regression by Newton's method."""
     found = np.zeros(design.shape[1])
-    ridge = _RIDGE * np.eye(design.shape[1])
     for _ in range(_STEPS):
         chance = _logistic(design @ found)
-        gradient = design.T @ (weights * (outcomes - chance)) - _RIDGE * found
-        curvature = (design * (weights * chance * (1 - chance))[:, None]).T @ design + ridge
-        step = np.linalg.solve(curvature, gradient)
+        gradient = design.T @ (outcomes - chance) - _RIDGE * found
+        step = np.linalg.solve(_curvature(design, chance), gradient)
         # A longer step overshoots where the data hardly hold the fit.
         step *= min(1.0, 5.0 / max(float(np.abs(step).max()), 1e-12))
         found = found + step
         if float(np.abs(step).max()) < _ENOUGH:
             break
     return found
+
+
+def _curvature(design: Array, chance: Array) -> Array:
+    return (design * (chance * (1 - chance))[:, None]).T @ design + _RIDGE * np.eye(design.shape[1])
+
+
+def _errors(design: Array, outcomes: Array, fitted: Array, questions: Sequence[QuestionId]) -> Array:
+    """Standard errors with whole questions as what was drawn (the sandwich of clustered data)."""
+    place = {question: at for at, question in enumerate(dict.fromkeys(questions))}
+    count = len(place)
+    chance = _logistic(design @ fitted)
+    pulls = np.zeros((count, design.shape[1]))
+    np.add.at(pulls, [place[question] for question in questions], design * (outcomes - chance)[:, None])
+    bread = np.linalg.inv(_curvature(design, chance))
+    spread = bread @ (pulls.T @ pulls) @ bread * count / max(count - 1, 1)
+    return np.sqrt(np.diag(spread))
 
 
 def _logistic(value: Array | float) -> Array:

@@ -200,7 +200,7 @@ def test_style_control_equals_a_logistic_regression_with_the_same_columns() -> N
         skill = {"a": 0.0, "b": 0.5, "c": 1.0}
         chance = 1 / (1 + math.exp(-(skill[first] - skill[second] + 2 * (mine - theirs) / (mine + theirs))))
         outcome = float(draw.random() < chance)
-        battles.append(Battle(question, first, second, texts[first][question], texts[second][question], outcome))
+        battles.append(Battle(question // 3, first, second, texts[first][question], texts[second][question], outcome))
     found = control(battles, "a")
     assert found is not None
     lengths = np.array([[len(b.first_text.split()), len(b.second_text.split())] for b in battles], dtype=float)
@@ -212,6 +212,14 @@ def test_style_control_equals_a_logistic_regression_with_the_same_columns() -> N
     rates = {each.model: each.rate for each in found.strengths}
     assert [rates["b"], rates["c"]] == pytest.approx(list(1 / (1 + np.exp(-fit.params[:2]))), abs=1e-3)
     assert found.weights["bold"] == 0.0
+    # 100 questions of three battles each; statsmodels corrects for the number of columns, too.
+    groups = {"groups": [b.question for b in battles], "df_correction": False}
+    robust = Logit([b.outcome for b in battles], design).fit(disp=0, cov_type="cluster", cov_kwds=groups)
+    errors = robust.bse[:2] * math.sqrt((300 - 3) / (300 - 1))
+    for model, centre, error in zip("bc", fit.params[:2], errors, strict=True):
+        low, high = (1 / (1 + math.exp(-(centre + side * 1.96 * error))) for side in (-1, 1))
+        (mine,) = (each for each in found.strengths if each.model == model)
+        assert (mine.low, mine.high) == pytest.approx((low, high), abs=1e-3)
 
 
 def test_style_control_says_nothing_where_styles_are_equal() -> None:
