@@ -110,7 +110,7 @@ def _grades(
     groups = by_judge(lines)
     found = [grade(judge, [judge], mine, questions, failures, answers) for judge, mine in groups.items()]
     if len(groups) > 1:
-        found.append(grade(ALL_JUDGES, [*groups], lines, questions, failures, answers))
+        found.insert(0, grade(ALL_JUDGES, [*groups], lines, questions, failures, answers))
     return found
 
 
@@ -120,7 +120,7 @@ def _duels(
     groups = by_judge(lines)
     found = [compare(judge, [judge], mine, questions, failures, answers, baseline) for judge, mine in groups.items()]
     if len(groups) > 1:
-        found.append(compare(ALL_JUDGES, [*groups], lines, questions, failures, answers, baseline))
+        found.insert(0, compare(ALL_JUDGES, [*groups], lines, questions, failures, answers, baseline))
     return [each for each in found if each.models]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -73,6 +74,38 @@ def test_the_page_is_whole_and_safe(tmp_path: Path) -> None:
     assert data["grades"][0][-1] == EVIL
     assert data["pairs"][0][-2] == EVIL
     assert len(data["questions"]) == 16
+
+
+def test_many_models_have_room(tmp_path: Path) -> None:
+    """Squares of pairs across the page with names that stand upright, and a long table that is closed at first."""
+    names = [f"an-organisation/model-{place:02d}-with-a-long-name" for place in range(12)]
+    games = [
+        Pair(
+            question_id=1,
+            model_1=first,
+            model_2=second,
+            g1_winner="model_1",
+            g2_winner="model_1",
+            judge=("j", "mesh-pair"),
+            g1_user_prompt="p",
+            g1_judgment="A",
+            g2_user_prompt="q",
+            g2_judgment="B",
+            turn=1,
+        )
+        for first, second in itertools.combinations(names, 2)
+    ]
+    write(judgment_path(tmp_path, "j", "pair"), *games)
+    questions = load("mesh-mini", tmp_path)
+    html = page.page(collect(tmp_path, questions), questions, {})
+    assert html.count("rotate(-90)") == 12
+    assert len(re.findall(r"<title>\S+ against \S+: ", html)) == 12 * 11
+    assert '<figure class="wide">' in html
+    assert "model-07-wi…-long-name" in html  # without the organisation, and cut where names are alike
+    assert "<details><summary>66 rows</summary>" in html
+    run(tmp_path / "few")
+    html = page.page(collect(tmp_path / "few", questions), questions, {})
+    assert not re.search(r'rotate|<figure class="wide|<details><summary>', html)
 
 
 def test_what_is_not_counted_is_on_the_page(tmp_path: Path) -> None:

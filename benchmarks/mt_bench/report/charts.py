@@ -11,7 +11,9 @@ from benchmarks.mt_bench.stats import Mean
 
 # Told apart by people who see no difference of red and green as well (after Okabe and Ito), light and dark.
 COLOURS: Final = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#8a63d2", "#7f7f7f")
-_LABEL, _VALUE, _BAR, _ROW = 140, 52, 320, 34
+_LABEL, _VALUE, _BAR, _ROW = 184, 46, 210, 34
+# Pairs of more models than these have small squares, and names that stand upright below them.
+FEW: Final = 8
 
 
 def colours(models: Iterable[str]) -> dict[str, str]:
@@ -26,13 +28,13 @@ def bars(rows: Sequence[tuple[str, Mean]], low: float, high: float, digits: int,
     parts = [_ticks(low, high, height)]
     for place, (name, mean) in enumerate(rows):
         top = _ROW * place
-        parts.append(_text(_LABEL - 10, top + 22, _cut(name, 19), anchor="end", title=name))
+        parts.append(_text(_LABEL - 10, top + 22, _cut(name, 22), anchor="end", title=name))
         if mean.n:
             parts.append(_bar(top, mean, low, high, colour[name]))
             parts.append(_text(_LABEL + _BAR + 8, top + 22, f"{mean.value:.{digits}f}", style="font-weight:600"))
         else:
             parts.append(_text(_LABEL + 8, top + 22, "nothing counted", style="opacity:.6"))
-    return _svg(width, height, parts, "Bars of the models with intervals of 95 %")
+    return _svg(width, height, parts, "Bars of the models with intervals of 95 %", largest=1.2)
 
 
 def _bar(top: int, mean: Mean, low: float, high: float, fill: str) -> str:
@@ -88,38 +90,43 @@ def radar(
             for at, category in enumerate(categories)
             if category in means and means[category].n
         ]
-        style = f'stroke="{colour[name]}" fill="{colour[name]}" fill-opacity=".10" stroke-width="2.2"'
+        style = f'stroke="{colour[name]}" fill="{colour[name]}" fill-opacity=".06" stroke-width="2.2"'
         parts.append(_polygon(corners, style, title=name))
     return _svg(width, height, parts, "Radar of the means by category")
 
 
 def heat(models: Sequence[str], rates: Mapping[tuple[str, str], float]) -> str:
     """Adjusted win rates: how the model of the row fares against that of the column."""
-    cell, label = (92 if len(models) <= 4 else 64), 150
-    width, height = label + cell * len(models) + 8, cell * len(models) + 40
+    few = len(models) <= FEW
+    cell, label, below = (92 if len(models) <= 4 else 64, 150, 40) if few else (32, 190, 190)
+    side = cell * len(models)
     parts: list[str] = []
     for row, name in enumerate(models):
-        parts.append(_text(label - 10, cell * row + cell / 2 + 4, _cut(name, 20), anchor="end", title=name))
-        parts.append(
-            _text(
-                label + cell * (row + 0.5), cell * len(models) + 18, _cut(name, cell // 8), anchor="middle", title=name
-            )
-        )
+        middle = cell * (row + 0.5)
+        parts.append(_text(label - 10, middle + 4, _cut(name, 20 if few else 23), anchor="end", title=name))
+        if few:
+            parts.append(_text(label + middle, side + 18, _cut(name, cell // 7), anchor="middle", title=name))
+        else:
+            parts.append(_upright(label + middle + 4, side + 10, _cut(name, 23), title=name))
         for column, other in enumerate(models):
             value = rates.get((name, other))
             if row != column and value is not None:
                 parts.append(_square(label + cell * column, cell * row, cell, value, f"{name} against {other}"))
-    return _svg(width, height, parts, "Heat map of the pairs")
+    return _svg(label + side + 8, side + below, parts, "Heat map of the pairs")
 
 
 def _square(x: float, y: float, size: int, value: float, title: str) -> str:
     fill = "#0072b2" if value > 0.5 else "#d55e00"
     strength = min(1.0, abs(value - 0.5) * 2)
-    shape = f'x="{x + 2}" y="{y + 2}" width="{size - 4}" height="{size - 4}" rx="6"'
+    gap = size // 32
+    shape = f'x="{x + gap}" y="{y + gap}" width="{size - 2 * gap}" height="{size - 2 * gap}" rx="{size // 10}"'
+    number, style = (
+        (f"{value:.2f}", "font-weight:600") if size > 32 else (f"{value:.2f}".lstrip("0"), "font-size:10.5px")
+    )
     return (
         f'<g><title>{escape(title)}: {value:.3f}</title><rect {shape} fill="currentColor" fill-opacity=".05"/>'
         f'<rect {shape} fill="{fill}" fill-opacity="{0.75 * strength:.3f}"/>'
-        + _text(x + size / 2, y + size / 2 + 4, f"{value:.2f}", anchor="middle", style="font-weight:600")
+        + _text(x + size / 2, y + size / 2 + 4, number, anchor="middle", style=style)
         + "</g>"
     )
 
@@ -135,10 +142,19 @@ def _text(x: float, y: float, text: str, *, anchor: str = "start", style: str = 
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" style="{style}">{inner}{escape(text)}</text>'
 
 
+def _upright(x: float, y: float, text: str, *, title: str) -> str:
+    """Read from below, with its end at the top."""
+    return f'<g transform="translate({x:.1f} {y:.1f}) rotate(-90)">{_text(0, 0, text, anchor="end", title=title)}</g>'
+
+
 def _cut(name: str, limit: int) -> str:
-    return name if len(name) <= limit else name[: limit - 1] + "…"
+    """Without the organisation, then without its middle: names differ at their ends."""
+    if len(name) > limit:
+        name = name.rpartition("/")[2]
+    end = (limit - 1) // 2
+    return name if len(name) <= limit else f"{name[: limit - 1 - end]}…{name[-end:]}"
 
 
-def _svg(width: float, height: float, parts: Sequence[str], label: str) -> str:
-    size = f'viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:{width:.0f}px"'
+def _svg(width: float, height: float, parts: Sequence[str], label: str, largest: float = 1.0) -> str:
+    size = f'viewBox="0 0 {width:.0f} {height:.0f}" style="max-width:{width * largest:.0f}px"'
     return f'<svg {size} role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'

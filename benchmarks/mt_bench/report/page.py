@@ -20,10 +20,13 @@ from benchmarks.mt_bench.question_set import QuestionSet
 from benchmarks.mt_bench.report import charts
 from benchmarks.mt_bench.results import Results
 from benchmarks.mt_bench.tables import Table, tables
+from mesh.counted import counted
 
 _TEMPLATE: Final = Path(__file__).parent / "page.html"
 # More lines than these cannot be told apart in a radar.
 _RADAR_MODELS: Final = 6
+# Tables with more rows, such as those of all pairs, are closed at first.
+_LONG: Final = 60
 
 
 def write(path: Path, results: Results, questions: QuestionSet, folder: Path) -> None:
@@ -52,8 +55,8 @@ def _facts(results: Results, questions: QuestionSet) -> str:
         "questions": str(results.questions),
         "models": str(len({model for each in [*results.grades, *results.duels] for model in _names(each)})),
         "judged by": judges,
-        "judgments": f"{len(results.singles)} grades, {len(results.pairs)} comparisons",
-        "not counted": f"{lost}, see below" if lost else "none",
+        "judgments": f"{counted(len(results.singles), 'grade')}, {counted(len(results.pairs), 'comparison')}",
+        "not counted": f"{lost:,}, see below" if lost else "none",
         "prompts": _brief(results.prompts),
         "references": references,
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -96,21 +99,30 @@ def _duels(duels: Duels, colour: Mapping[str, str]) -> str:
     same = "-" if math.isnan(bias.consistency) else f"{bias.consistency:.0%}"
     about = (
         f"Adjusted win rate by {duels.judge}: a tie, or two verdicts that differ with the order, is half a win. "
-        f"When answers are swapped, {same} of {bias.n} verdicts stay; {bias.first} "
-        f"favour the first, {bias.second} the second."
+        f"When answers are swapped, {same} of {bias.n:,} verdicts stay; {bias.first:,} "
+        f"favour the first, {bias.second:,} the second."
     )
-    parts = [_figure("Win rates", about, bars)]
     order = list(dict.fromkeys(name for each in duels.contests for name in (each.first, each.second)))
+    wide = len(order) > charts.FEW
+    parts = [_figure("Win rates", about, bars, "beside" if wide else "")]
     rates: dict[tuple[str, str], float] = {}
     for each in duels.contests:
         rates[each.first, each.second] = each.record.adjusted.value
         rates[each.second, each.first] = 1 - each.record.adjusted.value
-    parts.append(_figure("Pairs", f"The row against the column, by {duels.judge}.", charts.heat(order, rates)))
+    parts.append(
+        _figure(
+            "Pairs", f"The row against the column, by {duels.judge}.", charts.heat(order, rates), "wide" if wide else ""
+        )
+    )
     return f'<div class="plots">{"".join(parts)}</div>'
 
 
-def _figure(title: str, about: str, plot: str) -> str:
-    return f"<figure><figcaption><h2>{title}</h2><p>{escape(about)}</p></figcaption>{plot}</figure>"
+def _figure(title: str, about: str, plot: str, kind: str = "") -> str:
+    """`wide` has the whole width for its plot, `beside` for its words and its plot beside them."""
+    return (
+        f'<figure class="{kind}"><figcaption><h2>{title}</h2><p>{escape(about)}</p></figcaption>'
+        f'<div class="scroll">{plot}</div></figure>'
+    )
 
 
 def _legend(models: Sequence[str], colour: Mapping[str, str]) -> str:
@@ -121,8 +133,10 @@ def _legend(models: Sequence[str], colour: Mapping[str, str]) -> str:
 def _table(table: Table) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in table.header)
     rows = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows)
-    body = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    return f'<section><h3>{escape(table.title)}</h3><div class="wide">{body}</div></section>'
+    body = f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    if len(table.rows) > _LONG:
+        body = f"<details><summary>{len(table.rows)} rows</summary>{body}</details>"
+    return f"<section><h3>{escape(table.title)}</h3>{body}</section>"
 
 
 def _data(results: Results, questions: QuestionSet, answers: Answers) -> dict[str, Any]:
