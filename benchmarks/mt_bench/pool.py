@@ -33,7 +33,8 @@ async def run(
             nonlocal failed
             for job in mine:
                 async with room:
-                    failed += not await work(job)
+                    succeeded = await work(job)
+                failed += not succeeded  # `failed += not await …` would forget what others added meanwhile
                 progress.update(bar, advance=1, failed=f"[red]{failed} failed" if failed else "")
 
         try:

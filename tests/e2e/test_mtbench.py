@@ -194,7 +194,7 @@ def listens(url: str) -> bool:
 def test_a_model_that_is_not_there_is_a_failure_with_its_reason(mesh: Mesh, tmp_path: Path) -> None:
     done = run(mesh, tmp_path, "answer", "--model", "nobody", "--first-n", "2")
     assert done.returncode == 1
-    assert "failed: nobody, question 1 and 1 more: turn 1: HTTP 404: " in done.stderr
+    assert re.search(r"2/2 .* 2 failed\nfailed: nobody, question [12] and 1 more: turn 1: HTTP 404: ", done.stderr)
     assert not (tmp_path / "model_answer").exists()
 
 
