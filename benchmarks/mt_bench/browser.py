@@ -20,10 +20,19 @@ from benchmarks.mt_bench.question_set import QuestionSet
 from benchmarks.mt_bench.questions import Question
 from benchmarks.mt_bench.records import Judgment, Pair, Single, read_judgments
 from benchmarks.mt_bench.results import collect
-from benchmarks.mt_bench.tables import tables
+from benchmarks.mt_bench.tables import Table, tables
 from benchmarks.table import markdown
 
 _ALL: Final = "all"
+# Tables with more rows, such as those of all pairs, are left to the report.
+_LONG: Final = 60
+# What Gradio's look lacks: wide tables scroll on a phone instead of breaking words, a long name ends before the arrow.
+_STYLE: Final = """<style>
+#mtbench-results table { display: block; overflow-x: auto; max-width: 100%; width: max-content; border: 0; }
+#mtbench-results :is(th, td) { white-space: nowrap; padding: 4px 10px; }
+[id^="mtbench-"] input { padding-right: 1.8em; text-overflow: ellipsis; }
+.mtbench-judged .label-wrap { text-align: left; }
+</style>"""
 _MATHS: Final = [{"left": "$$", "right": "$$", "display": True}, {"left": "\\(", "right": "\\)", "display": False}]
 
 
@@ -57,6 +66,7 @@ def build(questions: QuestionSet, folder: Path) -> None:
             _question(asked, questions, folder, [model for model in dict.fromkeys((first, second)) if model])
 
     gr.Markdown(lambda: _results(questions, folder), elem_id="mtbench-results")
+    gr.HTML(_STYLE, padding=False)
 
 
 def serve(questions: QuestionSet, folder: Path, host: str, port: int) -> None:
@@ -102,10 +112,15 @@ def _results(questions: QuestionSet, folder: Path) -> str:
     except ValueError as error:
         return f"No results yet: {_plain(str(error))}"
     wanted = [table for table in found if table.title.startswith(("Scores", "Win rates", "Pairs", "Not counted"))]
-    return "\n\n".join(
-        f"### {_plain(table.title)}\n\n{markdown(table.header, [[_plain(cell) for cell in row] for row in table.rows])}"
-        for table in wanted
-    )
+    return "\n\n".join(map(_table, wanted))
+
+
+def _table(table: Table) -> str:
+    if len(table.rows) > _LONG:
+        shown = f"{len(table.rows)} rows, in the report and in the terminal (`mesh mtbench report`, `show`)"
+    else:
+        shown = markdown(table.header, [[_plain(cell) for cell in row] for row in table.rows])
+    return f"### {_plain(table.title)}\n\n{shown}"
 
 
 def _question(question: Question, questions: QuestionSet, folder: Path, models: Sequence[str]) -> None:
@@ -139,7 +154,7 @@ def _answer(model: str, turn: int, question: Question, answers: Answers, graded:
     for line in graded:
         if (line.model, line.turn) == (model, turn):
             score = f"{line.score} of 10" if line.scored else f"no verdict ({line.unscored or 'no reason given'})"
-            with gr.Accordion(f"{line.judge[0]}: {score}", open=False):
+            with gr.Accordion(f"{line.judge[0]}: {score}", open=False, elem_classes="mtbench-judged"):
                 gr.Markdown(line.judgment)
 
 
@@ -151,7 +166,8 @@ def _games(line: Pair) -> None:
         (line.model_2, line.model_1, line.g2_winner, line.g2_judgment),
     )
     for first, second, winner, words in games:
-        with gr.Accordion(f"{line.judge[0]}, A is {first}, B is {second}: {names[winner]}", open=False):
+        title = f"{line.judge[0]}, A is {first}, B is {second}: {names[winner]}"
+        with gr.Accordion(title, open=False, elem_classes="mtbench-judged"):
             gr.Markdown(words)
 
 
