@@ -28,7 +28,7 @@ _ALL: Final = "all"
 _LONG: Final = 60
 # What Gradio's look lacks: wide tables scroll on a phone instead of breaking words, a long name ends before the arrow.
 _STYLE: Final = """<style>
-#mtbench-results table { display: block; overflow-x: auto; max-width: 100%; width: max-content; border: 0; }
+#mtbench-results table { display: block; overflow-x: auto; max-width: 100%; width: max-content; border: 0; padding: 0; }
 #mtbench-results :is(th, td) { white-space: nowrap; padding: 4px 10px; }
 [id^="mtbench-"] input { padding-right: 1.8em; text-overflow: ellipsis; }
 .mtbench-judged .label-wrap { text-align: left; }
