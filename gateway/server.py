@@ -33,6 +33,8 @@ _POLL_SECONDS = 0.05
 class _Connection:
     """See gateway.exchange.Connection; of one request."""
 
+    __slots__ = ("_flow", "_transport")
+
     def __init__(self, transport: asyncio.Transport, flow: FlowControl) -> None:
         self._transport = transport
         self._flow = flow

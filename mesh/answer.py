@@ -55,6 +55,19 @@ class Answer:
     `text_only`: it comes as text without token ids. `pinned`: some of that is out, so no other worker can go on.
     """
 
+    __slots__ = (
+        "_begun",
+        "_fingerprint",
+        "_rows",
+        "_told_tokens",
+        "_with_logprobs",
+        "choices",
+        "done",
+        "pinned",
+        "started",
+        "text_only",
+    )
+
     def __init__(self, request: pb.GenerateRequest) -> None:
         self.started: pb.Started | None = None
         self.done = False

@@ -208,6 +208,8 @@ async def streamed(
 class _Follower:
     """Writes tokens to the client's connection in the moment that they arrive, while it takes them."""
 
+    __slots__ = ("_chunks", "_connection", "_exchange", "_generation", "ready")
+
     def __init__(self, exchange: Exchange, connection: Connection, generation: Generation, chunks: Chunks) -> None:
         self._exchange = exchange
         self._generation = generation

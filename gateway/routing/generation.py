@@ -40,6 +40,9 @@ from mesh.v1 import inference_pb2 as pb
 
 log = logging.getLogger(__name__)
 
+# Tokens that are charged together: to find the tenant's counter for each is a tenth of what a token costs in Python.
+_PAID_TOKENS = 16
+
 
 class Reader(Protocol):
     """Whoever takes tokens in the moment that they arrive."""
@@ -59,6 +62,26 @@ class Generation:
     `streamed`: whether a client reads along, whose pace must then be told with `delivered`. `keeping`: if that client
     may come back, or has come back.
     """
+
+    __slots__ = (
+        "_answer",
+        "_attempts",
+        "_cause",
+        "_closed",
+        "_credit",
+        "_dispatch",
+        "_error",
+        "_failures",
+        "_race",
+        "_read",
+        "_reader",
+        "_request",
+        "_run",
+        "_stream",
+        "_undelivered",
+        "_unpaid",
+        "resumes",
+    )
 
     def __init__(
         self,
@@ -84,6 +107,7 @@ class Generation:
         self._stream: Stream[Session] | None = None
         self._read = 0
         self._undelivered = 0
+        self._unpaid = 0
         self._failures = 0
         self._cause: Trouble | None = None
         self._error: Exception | None = None
@@ -249,6 +273,7 @@ class Generation:
         )
 
     def _end_attempt(self, outcome: str, *, keep: bool = False) -> None:
+        self._pay()
         run, self._run, self._stream = self._run, None, None
         self._race.disarm()
         if run is not None:
@@ -307,10 +332,18 @@ class Generation:
             if not self._attempts.placement.begun and self.started is not None:
                 self._dispatch.balancer.started(self._attempts.prompt, self.started)
                 self._attempts.placement.began(stream.session, self.started.prompt_tokens - self.started.cached_tokens)
-            self._attempts.placement.progress(taken)
+            self._unpaid += taken
+            if self._unpaid >= _PAID_TOKENS:
+                self._pay()
         if stream.session.draining and not stream.ended and self._stream is stream:
             self._look_for_trouble(stream)
         return events
+
+    def _pay(self) -> None:
+        """Charge the tenant for the tokens since the last time."""
+        if self._unpaid:
+            self._attempts.placement.progress(self._unpaid)
+            self._unpaid = 0
 
     def _prove(self, stream: Stream[Session], taken: int) -> None:
         stream.flowing = self._answer.steady
