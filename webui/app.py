@@ -57,7 +57,7 @@ def web_app(desk: Desk, live: LiveLeaderboard) -> fastapi.FastAPI:
         show_error=False,
         max_file_size=MAX_UPLOAD,
         allowed_paths=[str(desk.folder)],
-        auth=accounts(config) if config.login else None,
+        auth=config.accounts,
         auth_message=f"{config.title}: enter with the name and the password that you were given."
         if config.login
         else None,
@@ -101,14 +101,6 @@ def _pages(desk: Desk, blocks: gr.Blocks, live: LiveLeaderboard) -> dict[str, Ca
         "about": lambda: about.build(desk, blocks),
         "shared": lambda: shared.build(desk, blocks),
     }
-
-
-def accounts(config: WebConfig) -> list[tuple[str, str]]:
-    """The names and passwords of --login."""
-    assert config.login is not None
-    lines = [line.strip() for line in config.login.read_text().splitlines()]
-    pairs = [line.partition(":") for line in lines if line and not line.startswith("#")]
-    return [(name, password) for name, _, password in pairs]
 
 
 def _told_by_proxy(header: str) -> Callable[[fastapi.Request], str | None]:

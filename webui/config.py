@@ -95,6 +95,7 @@ class WebConfig:
                 raise ConfigError(f"{flag}: there is no file {path}")
         if self.benchmark is not None and not self.benchmark.is_dir():
             raise ConfigError(f"--benchmark: there is no folder {self.benchmark}")
+        _ = self.accounts
 
     @property
     def where(self) -> str:
@@ -113,6 +114,23 @@ class WebConfig:
                 found[name] = 0.0
             if not name or not 0 < found[name] < float("inf"):
                 raise ConfigError(f"--boost must be MODEL=FACTOR with a factor above 0, not '{each}'")
+        return found
+
+    @property
+    def accounts(self) -> list[tuple[str, str]] | None:
+        """The names and passwords of --login. Raises ConfigError for a line that holds none, and for no line at all."""
+        if self.login is None:
+            return None
+        found: list[tuple[str, str]] = []
+        for number, line in enumerate(self.login.read_text(errors="replace").splitlines(), start=1):
+            name, _, password = line.strip().partition(":")
+            if not name or name.startswith("#"):
+                continue
+            if not password:
+                raise ConfigError(f"--login: line {number} of {self.login} must be NAME:PASSWORD")
+            found.append((name, password))
+        if not found:
+            raise ConfigError(f"--login: {self.login} lets nobody in: it needs a line NAME:PASSWORD")
         return found
 
     @property

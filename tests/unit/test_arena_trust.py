@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -302,3 +303,16 @@ def test_voters_against_everybody_stand_out_and_others_do_not() -> None:
 def test_few_votes_are_no_ground_for_suspicion() -> None:
     assert suspicions(crowd(20, 4, {0: "backwards"})) == []
     assert suspicions(crowd(0, 0, {})) == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "why"),
+    [("ann:nut\nbob\n", "line 2 .* NAME:PASSWORD"), ("ann:\n", "line 1"), ("# nobody\n\n", "lets nobody in")],
+)
+def test_a_login_without_a_password_is_no_login(tmp_path: Path, lines: str, why: str) -> None:
+    file = tmp_path / "accounts"
+    file.write_text(lines)
+    with pytest.raises(ConfigError, match=why):
+        WebConfig(login=file)
+    file.write_text("# who may enter\n ann:wal:nut \n")
+    assert WebConfig(login=file).accounts == [("ann", "wal:nut")]
