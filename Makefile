@@ -89,7 +89,7 @@ missing = $(shell for tool in $(1); do command -v $$tool > /dev/null || echo $$t
 .PHONY: test-clients
 test-clients: protos clients/node/dist/.built ## Build our own clients in Node, Go and C++ and run them all against one mesh, with workers killed
 	@if [ -z '$(call missing,go protoc protoc-gen-go-grpc)' -a -d /usr/share/gocode/src/google.golang.org/grpc ]; then \
-	  $(MAKE) --no-print-directory -C clients/go; else echo 'Go is left out: apt-get install $(GO_PACKAGES)'; fi
+	  $(MAKE) --no-print-directory -C clients/go all test; else echo 'Go is left out: apt-get install $(GO_PACKAGES)'; fi
 	@if [ -z '$(call missing,$(CXX) protoc grpc_cpp_plugin pkg-config)' ] && pkg-config --exists grpc++; then \
 	  $(MAKE) --no-print-directory -C clients/cpp; else echo 'C++ is left out: apt-get install $(CPP_PACKAGES)'; fi
 	$(PY) -m pytest tests/e2e/test_languages.py $(ARGS)

@@ -127,11 +127,11 @@ func (g *Generation) Next() (*pb.GenerateResponse, error) {
 			return nil, io.EOF
 		}
 		if err := g.advance(); err != nil {
-			g.leave()
+			left := g.leave()
 			if g.events = g.answer.finishAlone(); len(g.events) > 0 {
 				break
 			}
-			if err = g.judge(err); err != nil {
+			if err = g.judge(left, err); err != nil {
 				return nil, err
 			}
 		}
@@ -252,20 +252,21 @@ func (g *Generation) final(otherwise error) error {
 	return otherwise
 }
 
-func (g *Generation) leave() {
+// leave ends the attempt that is under way, and returns its worker; nil: there was none.
+func (g *Generation) leave() *worker {
+	one := g.worker
 	if g.attempt != nil {
 		g.attempt.close()
-		g.attempt = nil
 	}
-	if g.worker != nil {
-		g.worker.add(-1)
+	if one != nil {
+		one.add(-1)
 	}
+	g.attempt, g.worker = nil, nil
+	return one
 }
 
-// judge returns the error if no other attempt would help.
-func (g *Generation) judge(err error) error {
-	one := g.worker
-	g.worker = nil
+// judge returns the error of the attempt on that worker if no other attempt would help.
+func (g *Generation) judge(one *worker, err error) error {
 	if g.ctx.Err() != nil {
 		return g.ctx.Err()
 	}
