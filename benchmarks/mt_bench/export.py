@@ -65,6 +65,10 @@ def _duels(duels: Duels) -> Iterator[Row]:
     for each in duels.models:
         row: Row = {"judge": duels.judge, "model": each.model}
         yield row | {"what": "adjusted win rate"} | _mean(each.record.adjusted)
+        for turn, record in each.turns.items():
+            yield row | {"what": "adjusted win rate", "turn": turn} | _mean(record.adjusted)
+        if each.weighted is not None:
+            yield row | {"what": "weighted win rate"} | _mean(each.weighted)
         for name in ("unscored", "failed", "missing"):
             yield row | {"what": name, "value": getattr(each.counts, name)}
     for each in duels.contests:
@@ -74,6 +78,10 @@ def _duels(duels: Duels) -> Iterator[Row]:
         yield row | {"what": "adjusted win rate"} | _mean(each.record.adjusted)
         yield row | {"what": "p", "value": each.p}
         yield row | {"what": "p (Holm)", "value": each.p_holm}
+    if (style := duels.style) is not None:
+        for each in style.strengths:
+            row = {"judge": duels.judge, "model": each.model, "against": style.baseline}
+            yield row | {"what": "win rate with equal style", "value": each.rate, "low": each.low, "high": each.high}
     row = {"judge": duels.judge, "n": duels.bias.n}
     yield row | {"what": "consistent when swapped", "value": duels.bias.consistency}
     yield row | {"what": "favours first", "value": duels.bias.first}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import itertools
 import json
 import math
@@ -9,6 +10,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
@@ -20,10 +22,13 @@ from benchmarks.mt_bench.agreement import agreements, read_votes
 from benchmarks.mt_bench.alike import alike, alpha
 from benchmarks.mt_bench.counts import Counts
 from benchmarks.mt_bench.duels import compare
+from benchmarks.mt_bench.export import as_csv
 from benchmarks.mt_bench.grades import grade
 from benchmarks.mt_bench.jsonl import BadFile
+from benchmarks.mt_bench.question_set import load
 from benchmarks.mt_bench.questions import Question, QuestionId
-from benchmarks.mt_bench.records import Failure, Pair, Single, settle
+from benchmarks.mt_bench.records import Answer, Choice, Failure, Pair, Single, answer_path, judgment_path, settle
+from benchmarks.mt_bench.results import collect
 from benchmarks.mt_bench.style import Battle, control
 
 # Their types are partial.
@@ -191,6 +196,32 @@ def test_strong_verdicts_weigh_three() -> None:
     assert found.weighted.value == 3 / 4
 
 
+def test_csv_has_every_rate_of_comparisons(tmp_path: Path) -> None:
+    lines = [pair(id_, ("model_1", "tie"), turn=turn, g1_verdict="A>>B") for id_ in range(1, 6) for turn in (1, 2)]
+    for model, text in (("a", "word " * 9), ("b", "word")):
+        answers = [
+            Answer(question_id=id_, model_id=model, choices=[Choice(index=0, turns=[text * id_] * 2)])
+            for id_ in range(1, 6)
+        ]
+        path = answer_path(tmp_path, model)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"\n".join(map(msgspec.json.encode, answers)))
+    path = judgment_path(tmp_path, "j", "pair")
+    path.parent.mkdir()
+    path.write_bytes(b"\n".join(map(msgspec.json.encode, lines)))
+    rows = [*csv.DictReader(as_csv(collect(tmp_path, load("mesh-mini", tmp_path))).splitlines())]
+    found = {(row["what"], row["turn"]): row["value"] for row in rows if row["model"] == "a" and not row["against"]}
+    assert [found["adjusted win rate", turn] for turn in ("", "1", "2")] == ["0.5"] * 3
+    assert float(found["weighted win rate", ""]) == 3.5 / 4
+    assert {row["what"] for row in rows} >= {
+        "win rate with equal style",
+        "consistent when swapped",
+        "favours first",
+        "p (Holm)",
+        "missing",
+    }
+
+
 def test_style_control_equals_a_logistic_regression_with_the_same_columns() -> None:
     draw = random.Random(2)
     texts = {model: ["word " * draw.randrange(20, 200) for _ in range(300)] for model in "abc"}
@@ -351,8 +382,6 @@ def test_the_published_votes_are_read_by_their_own_names(tmp_path: Path) -> None
 
 
 def test_votes_are_read_from_judgments_too(tmp_path: Path) -> None:
-    import msgspec
-
     path = tmp_path / "j_pair.jsonl"
     lines = [pair(1, ("model_1", "model_1")), pair(2, ("model_1", "model_2")), pair(3, ("error", "tie"))]
     path.write_bytes(b"\n".join(map(msgspec.json.encode, lines)) + b"\n")
