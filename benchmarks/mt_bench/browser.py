@@ -18,7 +18,7 @@ from gradio.themes import Soft
 from benchmarks.mt_bench.matches import Answers, answered_models, load_answers
 from benchmarks.mt_bench.question_set import QuestionSet
 from benchmarks.mt_bench.questions import Question
-from benchmarks.mt_bench.records import Judgment, Pair, Single, read_judgments
+from benchmarks.mt_bench.records import Judgment, Pair, Single, all_judgments
 from benchmarks.mt_bench.results import collect
 from benchmarks.mt_bench.tables import Table, tables
 from benchmarks.table import markdown
@@ -126,9 +126,9 @@ def _table(table: Table) -> str:
 def _question(question: Question, questions: QuestionSet, folder: Path, models: Sequence[str]) -> None:
     """One question with the answers of one or two models and what judges said about them."""
     answers = load_answers(folder, models)
-    graded = _about(_read(folder, "single", Single), question)
+    graded = _about(all_judgments(folder, Single), question)
     compared = [
-        line for line in _about(_read(folder, "pair", Pair), question) if {line.model_1, line.model_2} == {*models}
+        line for line in _about(all_judgments(folder, Pair), question) if {line.model_1, line.model_2} == {*models}
     ]
     references = questions.references.turns.get(question.id)
     for turn, text in enumerate(question.turns, 1):
@@ -169,11 +169,6 @@ def _games(line: Pair) -> None:
         title = f"{line.judge[0]}, A is {first}, B is {second}: {names[winner]}"
         with gr.Accordion(title, open=False, elem_classes="mtbench-judged"):
             gr.Markdown(words)
-
-
-def _read(folder: Path, suffix: str, kind: type[Judgment]) -> list[Judgment]:
-    files = sorted((folder / "model_judgment").glob(f"*_{suffix}.jsonl"))
-    return [line for path in files for line in read_judgments(path, kind)]
 
 
 def _about(lines: Iterable[Judgment], question: Question) -> list[Judgment]:

@@ -199,6 +199,12 @@ def read_judgments(path: Path, kind: type[Judgment]) -> list[Judgment]:
     return settle(line for _, line in numbered(path, kind)) if path.exists() else []
 
 
+def all_judgments(folder: Path, kind: type[Judgment]) -> list[Judgment]:
+    """Those of all judges of a run, each once."""
+    files = sorted((folder / "model_judgment").glob("*_single.jsonl" if kind is Single else "*_pair.jsonl"))
+    return [line for path in files for line in read_judgments(path, kind)]
+
+
 def read_failures(folder: Path) -> list[Failure]:
     """The failures that a run left."""
     path = failures_path(folder)

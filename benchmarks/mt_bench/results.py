@@ -14,7 +14,7 @@ from benchmarks.mt_bench.grades import Grades, grade
 from benchmarks.mt_bench.jsonl import BadFile
 from benchmarks.mt_bench.matches import Answers, answered_models, load_answers
 from benchmarks.mt_bench.question_set import QuestionSet
-from benchmarks.mt_bench.records import Failure, Judgment, Mode, Pair, Single, by_judge, read_failures, read_judgments
+from benchmarks.mt_bench.records import Failure, Judgment, Mode, Pair, Single, all_judgments, by_judge, read_failures
 
 ALL_JUDGES = "all judges"
 
@@ -91,15 +91,9 @@ def _concerns(failure: Failure, mode: Mode | None, judges: Sequence[str]) -> boo
 
 
 def _read(folder: Path, kind: type[Judgment], models: Sequence[str], judges: Sequence[str]) -> list[Judgment]:
-    suffix = "single" if kind is Single else "pair"
-    found = [
-        line
-        for path in sorted((folder / "model_judgment").glob(f"*_{suffix}.jsonl"))
-        for line in read_judgments(path, kind)
-    ]
     return [
         line
-        for line in found
+        for line in all_judgments(folder, kind)
         if (not judges or line.judge[0] in judges) and (not models or all(each in models for each in item(line)[2]))
     ]
 
