@@ -70,6 +70,7 @@ def test_the_figures_are_those_of_the_saved_model(tmp_path: Path, words: tuple[s
     report = train(tmp_path, *words)
     # Before the first step the model is its own reference: no preference, the logarithm of two.
     assert report["losses"]["1"] == pytest.approx(0.6931, abs=1e-3)
+    assert json.loads((tmp_path / "out/config.json").read_text())["use_cache"] is True
     rewards = BETA * (log_likelihoods(tmp_path / "out") - log_likelihoods(MODEL))
     margins = rewards[:, 0] - rewards[:, 1]
     assert margins.abs().max() > 0.05

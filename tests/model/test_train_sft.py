@@ -153,6 +153,7 @@ def test_the_saved_model_brings_its_template_and_stops_where_it_ends_turns(
     assert "<|im_start|>" in tokenizer.chat_template
     assert tokenizer.convert_tokens_to_ids("<|im_end|>") in model.generation_config.eos_token_id
     assert tokenizer.eos_token_id in model.generation_config.eos_token_id
+    assert model.config.use_cache
     assert model.get_input_embeddings().num_embeddings == len(tokenizer)
 
 

@@ -57,6 +57,7 @@ def run(settings: DpoSettings) -> Result:
     checkpoint = checkpoint_of(settings)
     set_seed(settings.seed)
     config = load_config(settings)
+    cached: bool | None = getattr(config, "use_cache", None)
     if config.is_encoder_decoder:
         raise BadSettings(f"--model is a {config.model_type}: preferences are for decoder-only models")
     language = load_language(settings, config)
@@ -66,6 +67,8 @@ def run(settings: DpoSettings) -> Result:
     trainer.train(resume_from_checkpoint=checkpoint)
     result = _result(trainer, time.monotonic() - started, evaluate=held_out is not None)
     _forget_reference(trainer)
+    if cached is not None:
+        cast("Any", trainer.model).config.use_cache = cached  # while it trains, the trainer has it off
     trainer.save_model()
     if trainer.is_world_process_zero():
         _finish(settings, result)

@@ -62,6 +62,7 @@ def run(settings: SftSettings) -> Result:
         transformers.utils.logging.disable_progress_bar()
     set_seed(settings.seed)
     config = load_config(settings)
+    cached: bool | None = getattr(config, "use_cache", None)
     language = load_language(settings, config)
     folder = Path(settings.output_dir or "")
     samples = _samples(settings, language, config, folder)
@@ -69,6 +70,8 @@ def run(settings: SftSettings) -> Result:
     started = time.monotonic()
     trainer.train(resume_from_checkpoint=checkpoint)
     result = _result(trainer, time.monotonic() - started, samples)
+    if cached is not None:
+        cast("Any", trainer.model).config.use_cache = cached  # while it trains, the trainer has it off
     trainer.save_model()
     if trainer.is_world_process_zero():
         _finish(settings, result, folder)
