@@ -110,6 +110,20 @@ test-kernels: protos ## Run the GPU kernels in an interpreter, or on the GPU whe
 	$(KERNELS)/bin/python -m pip install --quiet --no-deps --constraint constraints.txt triton
 	$(KERNELS)/bin/python -m pytest tests/kernels $(ARGS)
 
+# Over the first, as .venv-kernels is.
+TRAINERS := .venv-trainers
+
+.PHONY: test-trainers
+test-trainers: protos $(TRAINERS)/.installed ## Train with weights of 4 bits, DeepSpeed and trackers; installs 0.3 GB
+	$(TRAINERS)/bin/python -m pytest -W default tests/trainers $(ARGS)
+
+$(TRAINERS)/.installed: tests/trainers/requirements.txt
+	test -x $(TRAINERS)/bin/python || $(PYTHON3) -m venv $(TRAINERS)
+	$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(TRAINERS)/bin/python -c \
+	  'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth"
+	$(TRAINERS)/bin/python -m pip install --quiet --no-deps --requirement $<
+	@touch $@
+
 .PHONY: check
 check: protos ## Lint, format, types, import rules, protos, all at once
 	@$(MAKE) --no-print-directory --jobs --keep-going --output-sync=target ruff types imports buf

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import warnings
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, cast
@@ -53,11 +55,27 @@ def check_packages(settings: ModelSettings, arguments: TrainingArguments) -> Non
         "deepspeed": "deepspeed" if arguments.deepspeed else None,
         "attn_implementation": "flash_attn" if settings.attn_implementation == "flash_attention_2" else None,
     }
-    for name in cast("list[str]", arguments.report_to):
+    reporters = cast("list[str]", arguments.report_to)
+    for name in reporters:
         wanted[f"report_to {name}"] = _REPORTERS.get(name)
     for name, package in wanted.items():
         if package is not None and find_spec(package) is None:
             raise BadSettings(f"{name} cannot be used: the package {package} is not installed")
+    if arguments.deepspeed and "LOCAL_RANK" not in os.environ:
+        raise BadSettings(
+            "--deepspeed needs a launcher, for one process too: torchrun --nproc-per-node 1 -m training.sft"
+        )
+    if "wandb" in reporters and arguments.process_index == 0:
+        _log_in_to_wandb()
+
+
+def _log_in_to_wandb() -> None:
+    """Now, not when the model is loaded: on a terminal it asks for the key. Raises BadSettings without one."""
+    wandb: Any = import_module("wandb")
+    try:
+        wandb.login()  # nothing to do if it is to be offline
+    except wandb.errors.UsageError as error:
+        raise BadSettings(f"report_to wandb: {error} Or set WANDB_MODE=offline.") from error
 
 
 def load_config(settings: ModelSettings) -> PretrainedConfig:
