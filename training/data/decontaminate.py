@@ -46,15 +46,21 @@ class Decontaminate(Tool):
 
         def keep(given: Conversation) -> Iterator[Conversation | Dropped]:
             for message in given.everything:
-                said = words(message.text)
-                for length, asked in known.items():
-                    found = next((ngram for ngram in ngrams(said, length) if ngram in asked), None)
-                    if found is not None:
-                        yield Dropped(given, "words of the benchmark", found)
-                        return
+                if found := _asked(words(message.text), known):
+                    yield Dropped(given, "words of the benchmark", found)
+                    return
             yield given
 
         return keep
+
+
+def _asked(said: list[str], known: Mapping[str, set[str]]) -> str | None:
+    """What of the benchmark is said, in words."""
+    for start, beginning in enumerate(ngrams(said, _FEWEST)):
+        for asked in known.get(beginning, ()):
+            if " ".join(said[start : start + 1 + asked.count(" ")]) == asked:
+                return asked
+    return None
 
 
 def _named(options: Decontaminate) -> str:
@@ -62,15 +68,15 @@ def _named(options: Decontaminate) -> str:
 
 
 @cache
-def _questions(options: Decontaminate) -> Mapping[int, set[str]]:
-    """What gives the questions away, by length in words."""
-    known: dict[int, set[str]] = {}
+def _questions(options: Decontaminate) -> Mapping[str, set[str]]:
+    """What gives the questions away, by its first words."""
+    known: dict[str, set[str]] = {}
     for path in options.benchmark:
         for text in _texts(path, options.field or _FIELDS):
             said = words(text)
             if len(said) >= _FEWEST:
-                length = min(options.ngram, len(said))
-                known.setdefault(length, set()).update(ngrams(said, length))
+                for asked in ngrams(said, min(options.ngram, len(said))):
+                    known.setdefault(" ".join(asked.split(" ", _FEWEST)[:_FEWEST]), set()).add(asked)
     return known
 
 
