@@ -40,7 +40,7 @@ def python(module: str, *arguments: str) -> list[str]:
 
 def first_line(error: Exception) -> str:
     """What went wrong, without the end of a log."""
-    return str(error).partition("\n")[0] or type(error).__name__
+    return str(error).partition("\n")[0].rstrip(":") or type(error).__name__
 
 
 class Process:
