@@ -94,14 +94,14 @@ class SyncMeshClient:
     ) -> list[list[float]]:
         """See MeshClient."""
         return self._wait(
-            self._client.embed(
+            self._opened().embed(
                 model, texts, dimensions=dimensions, normalize=normalize, truncate=truncate, timeout=timeout
             )
         )
 
     def models(self) -> list[ServedModel]:
         """See MeshClient."""
-        return self._wait(self._client.models())
+        return self._wait(self._opened().models())
 
     async def _open(self) -> MeshClient:
         return await self._make().__aenter__()
@@ -120,6 +120,10 @@ class SyncMeshClient:
         if self._loop is None:
             raise invalid("client", "the client is not open: use it in a `with` block")
         return self._loop
+
+    def _opened(self) -> MeshClient:
+        self._running()
+        return self._client
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of work in the loop, which is cancelled if this thread is interrupted."""

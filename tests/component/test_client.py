@@ -20,6 +20,7 @@ from mesh.client import (
     MeshClient,
     MeshError,
     Started,
+    SyncMeshClient,
 )
 from mesh.engine.scripted import ScriptedEngine, ScriptedOptions
 from mesh.join import JoinToken
@@ -377,3 +378,10 @@ async def test_what_cannot_be_is_said_by_name() -> None:
             await answer(client, stop="x")
         with pytest.raises(MeshError, match="not empty"):
             [event async for event in client.generate("m", [])]
+
+
+def test_a_client_that_is_not_open_says_so() -> None:
+    client = SyncMeshClient(workers=["127.0.0.1:1"])
+    for ask in (client.models, lambda: client.embed("m", ["a"]), lambda: list(client.generate("m", "a"))):
+        with pytest.raises(MeshError, match="not open"):
+            ask()
