@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
 from collections.abc import Sequence
+from types import FrameType
 
 from mesh.config import ConfigError, fail, parse
 from mesh.log import setup
@@ -26,10 +29,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         from webui.server import AddressTaken, serve
     except ModuleNotFoundError as error:
         fail(_PROG, f"{error.name} is not installed: pip install 'inference-mesh[webui]'")
+    # When it has ended in order, uvicorn raises the signal once more: by default SIGTERM would end us on the spot then,
+    # with our folder of temporary files left behind.
+    signal.signal(signal.SIGTERM, _leave)
     try:
         serve(config)
     except (AddressTaken, ConfigError, StoreUnavailable) as error:
         fail(_PROG, str(error))
+    except KeyboardInterrupt:
+        return
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    sys.exit(0)
 
 
 if __name__ == "__main__":
