@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -15,9 +16,12 @@ import msgspec
 import openai
 from openai import AsyncAPIResponse
 
+from mesh.log import kv
 from webui.battle import Exchange
 from webui.chunks import Chunks, Usage
 from webui.records import Answer, Finish, Picture
+
+log = logging.getLogger(__name__)
 
 _CONNECT_SECONDS = 5.0
 # Between two pieces of an answer. The gateway holds a request for 30 s when no worker is there.
@@ -53,15 +57,19 @@ class Piece:
     answer: Answer | None = None
 
 
+def api_url(gateway: str) -> str:
+    """Where the gateway's API is, whether its address was given with the /v1 that other clients want or without."""
+    return f"{gateway.rstrip('/').removesuffix('/v1')}/v1"
+
+
 class Gateway:
     """A client of one gateway. Close it."""
 
     def __init__(self, url: str, api_key: str, on_models: Callable[[list[str]], None] = lambda _: None) -> None:
         """`on_models` hears the names whenever there are others."""
         timeout = openai.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS)
-        self._client = openai.AsyncOpenAI(
-            base_url=f"{url.rstrip('/')}/v1", api_key=api_key, max_retries=0, timeout=timeout
-        )
+        self._client = openai.AsyncOpenAI(base_url=api_url(url), api_key=api_key, max_retries=0, timeout=timeout)
+        self._failing = False
         self._on_models = on_models
         self._models: tuple[ServedModel, ...] = ()
         self._asked = float("-inf")
@@ -78,13 +86,21 @@ class Gateway:
                 try:
                     listed = (await self._client.models.list(timeout=_CONNECT_SECONDS)).data
                 except openai.OpenAIError as error:
-                    raise _explained(error) from error
+                    raise self._unlisted(_explained(error)) from error
+                self._failing = False
                 found = tuple(sorted(filter(None, map(_served, listed)), key=lambda model: model.name))
                 if found != self._models:
                     self._on_models([model.name for model in found])
                 self._models = found
                 self._asked = time.monotonic()
         return self._models
+
+    def _unlisted(self, error: GatewayError) -> GatewayError:
+        """Log once per outage what visitors see as an arena without models."""
+        if not self._failing:
+            self._failing = True
+            log.warning("the gateway lists no models", extra=kv(url=str(self._client.base_url), why=str(error)))
+        return error
 
     async def answer(
         self, model: str, messages: Sequence[Mapping[str, Any]], parameters: Mapping[str, float]

@@ -7,7 +7,7 @@ import logging
 import socket
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import msgspec
@@ -19,7 +19,7 @@ from mesh.log import kv
 from webui.app import web_app
 from webui.arena import Arena
 from webui.config import WebConfig
-from webui.gateway import Gateway
+from webui.gateway import Gateway, GatewayError, api_url
 from webui.leaderboard.live import LiveLeaderboard
 from webui.pages.desk import Desk
 from webui.records import ModelCard, Store
@@ -97,6 +97,8 @@ async def _serve(
             timeout_graceful_shutdown=_GRACE_SECONDS,
         )
     )
+    with suppress(GatewayError):  # which is logged: it may come later
+        await gateway.models()
     host, port = listener.getsockname()[:2]
     log.info("web pages listening", extra=kv(url=f"http://{host}:{port}", gateway=config.gateway, store=config.where))
     await server.serve(sockets=[listener])
@@ -112,7 +114,7 @@ def _moderation(config: WebConfig) -> Moderation | None:
     if config.moderation is None:
         return None
     if config.moderation_url is None:
-        return ModerationEndpoint(f"{config.gateway.rstrip('/')}/v1", config.api_key, config.moderation)
+        return ModerationEndpoint(api_url(config.gateway), config.api_key, config.moderation)
     return ModerationEndpoint(config.moderation_url, config.moderation_key, config.moderation)
 
 

@@ -32,7 +32,10 @@ def pages_of(url: str, **headers: str) -> int:
 def test_names_and_passwords(browser: Browser, tmp_path: Path) -> None:
     accounts = tmp_path / "accounts"
     accounts.write_text("# who may enter\nann:wal:nut\n")
-    with Site(tmp_path, NOWHERE, "--login", str(accounts)) as site, visit(browser) as visitor:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    here = {"TMPDIR": str(scratch)}
+    with Site(tmp_path, NOWHERE, "--login", str(accounts), env=here) as site, visit(browser) as visitor:
         site.wait_ready()
         assert pages_of(site.url) == 401
         page = visitor.new_page()
@@ -54,6 +57,11 @@ def test_names_and_passwords(browser: Browser, tmp_path: Path) -> None:
         assert pages_of(site.url) == 401, "another visitor"
         page.get_by_role("link", name="Sign out").click()
         expect(page.locator("input[type=password]")).to_be_visible()
+        assert "the gateway lists no models" in site.output
+        assert list(scratch.glob("mesh-webui-*"))
+        site.terminate()
+        assert site.wait_exit() == 0
+        assert not list(scratch.glob("mesh-webui-*")), "files of visitors are left behind"
 
 
 def test_a_proxy_says_who_has_signed_in(browser: Browser, tmp_path: Path) -> None:
@@ -74,3 +82,6 @@ def test_a_proxy_says_who_has_signed_in(browser: Browser, tmp_path: Path) -> Non
             page.get_by_role("link", name="Leaderboard").click()
             expect(page).to_have_url(f"{site.url}/arena/leaderboard")
             expect(page.locator("#leaderboard")).to_be_visible()
+        site.interrupt()
+        assert site.wait_exit() == 0
+        assert "Traceback" not in site.output

@@ -29,6 +29,7 @@ from webui.data.config import (
 )
 from webui.data.judge import NoLabel, ask
 from webui.data.preferences import preferences
+from webui.gateway import api_url
 from webui.leaderboard import table
 from webui.leaderboard.board import Board, BoardRules, rate, rate_with_style
 from webui.leaderboard.categories import CATEGORIES, OVERALL, present
@@ -131,7 +132,7 @@ def audit(config: AuditConfig) -> int:
 def label(config: LabelConfig) -> int:
     """Ask a judge about votes that none has looked at."""
     failed = done = 0
-    client = OpenAI(base_url=f"{config.gateway.rstrip('/')}/v1", api_key=config.api_key, timeout=120, max_retries=2)
+    client = OpenAI(base_url=api_url(config.gateway), api_key=config.api_key, timeout=120, max_retries=2)
     with _open(config.store) as store, client:
         known = archive.labelled(store.database)
         for ballot in archive.ballots(store.database):
