@@ -92,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--long-prompt", type=_positive, help="measure the time between tokens while a prompt of this length enters"
     )
+    parser.add_argument("--compile", action="store_true", help="our engine with --compile as well")
     parser.add_argument("--tune", action="store_true", help="only compare settings of transformers' batching")
     parser.add_argument("--json", type=Path, help="also write all runs into this file")
     return parser
@@ -122,6 +123,8 @@ def _contenders(folder: Path, options: argparse.Namespace) -> list[Contender]:
         ours = [mesh, _mesh(folder, options, "mesh --step-seconds 0", step_seconds=0.0)]
     else:
         ours = [reference, _batching(folder, threads, _BEST, _BATCHING), mesh]
+    if options.compile:
+        ours.append(_mesh(folder, options, "mesh --compile", compile=True))
     return [*ours, *_rival_contenders(folder, options)]
 
 

@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize(
     "options",
-    [{"compile": True}, {"attention": "triton"}, {"attention": "varlen"}, {"attention": "flash_attn"}],
+    [{"attention": "triton"}, {"attention": "varlen"}, {"attention": "flash_attn"}],
     ids=str,
 )
 async def test_refused_on_a_cpu(options: dict[str, Any]) -> None:

@@ -33,7 +33,13 @@ from mesh.engine.transformers.parallel.runner import LeadingRunner
 from mesh.engine.transformers.runners.packed import PackedRunner, is_spread
 from mesh.engine.transformers.runners.per_sequence import PerSequenceRunner, bytes_per_token
 from mesh.engine.transformers.runners.runner import Runner
-from mesh.engine.transformers.runners.selftest import Verdict, check_packed, run_packed_once
+from mesh.engine.transformers.runners.selftest import (
+    Verdict,
+    check_packed,
+    relative_difference,
+    run_packed_once,
+    tolerance,
+)
 from mesh.engine.transformers.runners.sight import Sight, find_sight
 from mesh.engine.transformers.scheduling.blocks import BlockManager
 from mesh.engine.transformers.scheduling.scheduler import Limits, Scheduler
@@ -94,6 +100,8 @@ def build(options: EngineOptions, ranks: Ranks | None = None) -> tuple[Core, Ser
     blocks, runner = _make_runner(options, loaded, choice, sight)
     if loaded.device.type == "cuda":
         _speed_up(options, loaded, runner, step_tokens)
+    elif options.compile:
+        _try_whole(loaded, runner, step_tokens)
     if ranks is not None and isinstance(runner, PackedRunner):
         runner = LeadingRunner(runner, ranks)
     if options.speculate_tokens and not runner.chunks:
@@ -266,8 +274,8 @@ def _check_device(options: EngineOptions) -> None:
     """Refuse before the load what the device cannot honour."""
     device = find_device(options.model.device)
     find_kernels(options.attention, device)
-    if options.compile and device.type != "cuda":
-        raise invalid("compile", f"'compile' needs a CUDA device, and the device is '{device}'")
+    if options.compile and device.type not in ("cuda", "cpu"):
+        raise invalid("compile", f"'compile' needs a CUDA device or a CPU, and the device is '{device}'")
 
 
 def _speed_up(options: EngineOptions, loaded: LoadedModel, runner: Runner, step_tokens: int) -> None:
@@ -309,6 +317,26 @@ def _try_compiled(loaded: LoadedModel, runner: PackedRunner, step_tokens: int) -
     log.info("compiled", extra=kv(layers=len(layers), seconds=round(time.monotonic() - began, 1)))
 
 
+def _try_whole(loaded: LoadedModel, runner: Runner, step_tokens: int) -> None:
+    """The model as one compiled graph, on a CPU; what cannot be compiled is served as it is."""
+    began = time.monotonic()
+    if not isinstance(runner, PackedRunner) or runner.sees:
+        log.warning("%s is not compiled: it does not run packed, or it sees pictures", loaded.architecture)
+        return
+    try:
+        expected = runner.warm_up(step_tokens)
+        runner.compile_whole()
+        pairs = zip(runner.warm_up(step_tokens), expected, strict=True)
+        difference = max(relative_difference(found, wanted) for found, wanted in pairs)
+        if difference > tolerance(loaded.dtype):
+            raise ArithmeticError(f"the compiled logits differ by {difference:.2g} of their size")
+    except Exception as error:  # whatever a model's code, or a missing compiler, may raise
+        runner.forget_whole()
+        log.warning("%s is not compiled: %s", loaded.architecture, error)
+        return
+    log.info("compiled", extra=kv(seconds=round(time.monotonic() - began, 1)))
+
+
 def _per_sequence(loaded: LoadedModel, sight: Sight | None) -> PerSequenceRunner:
     runner = PerSequenceRunner(loaded.model, sight.tower if sight else None)
     reason = runner.check_cache(loaded.vocab_size)
@@ -334,7 +362,7 @@ def _prepare_lora(options: EngineOptions, loaded: LoadedModel, runner: Runner, p
     """Find the layers that adapters may change, or why there is none."""
     if not options.max_loras:
         return "'max_loras' is 0"
-    if options.compile and loaded.device.type == "cuda":
+    if options.compile:
         return "its layers are compiled (--compile)"
     if options.model.ranks > 1:
         return "its layers are spread over several processes (--tensor-parallel-size)"

@@ -23,9 +23,10 @@ class EngineOptions:
     at the start, at most `max_loras` at any time; 0 takes none. `pooling` is how an embedding is made of a text's
     hidden states, None for what the model's files say. `speculate_tokens` are the most that a row guesses ahead from
     its own text; 0 is off.
-    `attention` names the kernels (see kernels.py). On CUDA, `cuda_graphs` records decoding steps as graphs, and
-    `compile` sends the layers through torch.compile, which adapters exclude. `look_ahead` begins a decoding step before
-    the tokens of the step before are known: with CUDA graphs always, elsewhere for tests, as it gains nothing there.
+    `attention` names the kernels (see kernels.py). On CUDA, `cuda_graphs` records decoding steps as graphs. `compile`
+    sends the layers (CUDA) or the whole model (CPU) through torch.compile, which adapters exclude. `look_ahead` begins
+    a decoding step before the tokens of the step before are known: with CUDA graphs always, elsewhere for tests, as it
+    gains nothing there.
     """
 
     model: LoadOptions

@@ -38,7 +38,7 @@ class BatchingFlags(Flags):
     )
     cuda_graphs: bool = option(True, "On CUDA: record decoding steps as graphs, which saves launching each kernel.")
     compile: bool = option(
-        False, "On CUDA: send the layers through torch.compile; a start takes a minute longer, steps are shorter."
+        False, "On CUDA and CPUs: send the model through torch.compile; a start takes longer, steps are shorter."
     )
 
     speculate_tokens: int = option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, cast
@@ -17,6 +17,7 @@ from mesh.engine.transformers.attention.kv_cache import KvCache
 from mesh.engine.transformers.attention.paged import PagedKernels, PagedRows, PagedStep, split
 from mesh.engine.transformers.attention.sdpa import SdpaStep
 from mesh.engine.transformers.layers.prepack import computes_a_row_plainly
+from mesh.engine.transformers.layers.whole_graph import Forward, compile_recorded, record
 from mesh.engine.transformers.lora.hooks import Share
 from mesh.engine.transformers.runners.ahead import Ahead
 from mesh.engine.transformers.runners.block_table import BlockTable
@@ -31,6 +32,8 @@ from mesh.engine.transformers.vision.tower import Tower
 _computed = attrgetter("computed")
 # Tokens of a short prompt to warm up with: a number like any other.
 _WARM_UP = 200
+# Ids to warm up with: any vocabulary has them.
+_FEW_IDS = 13
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ class PackedRunner(Runner):
         # Where layers are spread over devices, the last ones could not use indices that lie on the first.
         self._slices_logits = not is_spread(model) and "logits_to_keep" in inspect.signature(model.forward).parameters
         self._graphs: DecodeGraphs | None = None
+        self._whole: Forward | None = None
         self._look_ahead = look_ahead
         self._ahead: Ahead | None = None
         self.last_step: PackedStep | None = None
@@ -104,16 +108,35 @@ class PackedRunner(Runner):
         """Undo `capture`."""
         self._graphs = None
 
-    def warm_up(self, tokens: int) -> None:
-        """Compute a row and prompts of up to `tokens` padding tokens, so that what is made at first use is made now."""
+    @property
+    def sees(self) -> bool:
+        """Whether the model is shown pictures."""
+        return self._tower is not None
+
+    def compile_whole(self, compiler: Callable[[torch.fx.GraphModule], Forward] = compile_recorded) -> None:
+        """Compute steps by one graph from now on; see whole_graph. Raises what the model or `compiler` raises."""
+        self._whole = compiler(record(self._model, self._compute))
+
+    def forget_whole(self) -> None:
+        """Undo `compile_whole`."""
+        self._whole = None
+
+    def warm_up(self, tokens: int) -> list[torch.Tensor]:
+        """Compute a row and prompts of up to `tokens` tokens on padding, so that what is made at first use is made now.
+
+        Their logits.
+        """
         padding, most = self._table.padding, min(tokens, self._most_keys)
         none = np.zeros(0, np.int64)
+        found: list[torch.Tensor] = []
         for count in (1, min(_WARM_UP, most), most):
             pages = self._table.host[padding, : -(-count // self.cache.page_size)]
             piece = Piece(0, count, 0, padding, pages)
             slots = np.zeros(count, np.int64)
-            facts = _Facts([0] * count, np.arange(count), slots, [count - 1], none, none, [piece])
-            self._run(*self._prepare(facts))
+            ids = [place % _FEW_IDS for place in range(count)]
+            facts = _Facts(ids, np.arange(count), slots, [count - 1], none, none, [piece])
+            found.append(self._run(*self._prepare(facts)))
+        return found
 
     def _graph_forward(self, inputs: DecodeInputs) -> torch.Tensor:
         rows = PagedRows(self._table.on_device(), inputs.lines, inputs.lengths, (), self._most_keys)
@@ -186,13 +209,20 @@ class PackedRunner(Runner):
         shares: Sequence[Share] = (),
     ) -> torch.Tensor:
         """Logits [len(keep), vocabulary], or of all tokens."""
+        with running(step), self.adapted(shares):
+            if self._whole is None:
+                logits = self._compute(tokens, places, keep)
+            else:
+                logits = self._whole(tokens, places, torch.arange(tokens.shape[1]) if keep is None else keep)
+        self.last_step = step
+        return logits
+
+    def _compute(self, tokens: torch.Tensor, places: torch.Tensor, keep: torch.Tensor | None) -> torch.Tensor:
         arguments: dict[str, Any] = {}
         if self._slices_logits:
             # 0 keeps all, without a copy.
             arguments["logits_to_keep"] = 0 if keep is None else keep
-        with running(step), self.adapted(shares):
-            output = self._model(input_ids=tokens, position_ids=places, use_cache=False, **arguments)
-        self.last_step = step
+        output = self._model(input_ids=tokens, position_ids=places, use_cache=False, **arguments)
         logits: torch.Tensor = output.logits[0]
         return logits[keep] if keep is not None and not self._slices_logits else logits
 
