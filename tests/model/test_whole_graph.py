@@ -11,11 +11,13 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from mesh.engine.base import Sampling
 from mesh.engine.transformers.attention.kv_cache import KvCache
 from mesh.engine.transformers.layers.prepack import prepack
 from mesh.engine.transformers.layers.whole_graph import Forward
 from mesh.engine.transformers.runners.packed import PackedRunner
 from mesh.engine.transformers.runners.selftest import check_packed
+from mesh.engine.transformers.scheduling.sequence import Batch, Chunk, Row, Work
 from tests.model import tiny
 from tests.model.driver import Driver, prompt_of
 
@@ -39,6 +41,19 @@ def runner_of(model: PreTrainedModel) -> PackedRunner:
     return PackedRunner(model, KvCache(_PAGES, _PAGE, model.dtype, model.device), 2, _PAGES - 1)
 
 
+def steps_of(runner: PackedRunner) -> list[torch.Tensor]:
+    """Logits of a prompt, and of two tokens after it, which read what the steps before left in each layer's pages."""
+    ids = prompt_of(22)
+    row = Row(Work(key=0, order=0, sampling=Sampling(seed=0), prompt=ids), 0, ids[:20], 0, 0, frozenset(), slot=0)
+    row.pages = [1, 2]
+    found = [runner.forward(Batch([], [Chunk(row, 20, 1)])).clone()]
+    for computed in (20, 21):
+        row.computed = computed
+        row.tokens.append(ids[computed])
+        found.append(runner.forward(Batch([row], [])).clone())
+    return found
+
+
 def plain(graph: torch.fx.GraphModule) -> Forward:
     """The graph as it was recorded."""
     return graph
@@ -48,13 +63,14 @@ def plain(graph: torch.fx.GraphModule) -> Forward:
 def test_the_recording_is_the_model(name: str) -> None:
     model = tiny.make_model(name)
     runner = runner_of(model)
-    expected = runner.warm_up(200)
+    expected = [*runner.warm_up(200), *steps_of(runner)]
+    runner.reset()
     runner.compile_whole(plain)
     # Not the model's code: it has lost its layers.
     for module in list(model.modules()):
         module._modules.clear()  # pyright: ignore[reportPrivateUsage]
-    found = runner.warm_up(200)
-    assert len(found) == 3
+    found = [*runner.warm_up(200), *steps_of(runner)]
+    assert len(found) == 6
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
