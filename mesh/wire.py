@@ -268,10 +268,10 @@ def cancelled_by_caller() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-def from_rpc_error(error: grpc.aio.AioRpcError, flags: str = "") -> MeshError:
+def from_rpc_error(error: grpc.aio.AioRpcError, flags: str = "", *, peer: str = "") -> MeshError:
     """The MeshError behind a failed call: from its ErrorInfo if it has one, else from its status code.
 
-    `flags`: see mesh.unreachable.
+    `flags`: see mesh.unreachable. `peer` is who was called: what gRPC says of it does not name it.
     """
     for key, value in error.trailing_metadata() or ():
         if key == _DETAILS_KEY and isinstance(value, bytes):
@@ -279,7 +279,8 @@ def from_rpc_error(error: grpc.aio.AioRpcError, flags: str = "") -> MeshError:
             if rebuilt is not None:
                 return rebuilt
     kind = _FALLBACK.get(error.code(), ErrorKind.ENGINE_FAILED)
-    return MeshError(kind, why(error.details() or error.code().name, flags))
+    said = why(error.details() or error.code().name, flags)
+    return MeshError(kind, f"{peer}: {said}" if peer else said)
 
 
 def _from_details(serialized: bytes) -> MeshError | None:

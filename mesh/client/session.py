@@ -164,8 +164,9 @@ class Session:
                     self._take_opening(message.opened)
                 self._receive(message)
         except grpc.aio.AioRpcError as failed:
-            error = wire.from_rpc_error(failed)
-            if self._settled.is_set() and error.kind.value.retry_elsewhere:
+            settled = self._settled.is_set()
+            error = wire.from_rpc_error(failed, peer="" if settled else self._worker)
+            if settled and error.kind.value.retry_elsewhere:
                 error = self._gone(f"was lost: {error.message}")
         except MeshError as refused:
             error = refused
@@ -223,6 +224,9 @@ class Session:
         self._call.cancel()
         self._outbox.close()
 
+    @property
+    def _worker(self) -> str:
+        return f"worker '{self._record.worker_id or self._record.address}'"
+
     def _gone(self, what: str) -> MeshError:
-        worker = self._record.worker_id or self._record.address
-        return MeshError(ErrorKind.WORKER_LOST, f"worker '{worker}' {what}")
+        return MeshError(ErrorKind.WORKER_LOST, f"{self._worker} {what}")

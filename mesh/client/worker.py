@@ -63,7 +63,7 @@ class PlainCall:
         except grpc.aio.AioRpcError as error:
             if wire.cancelled_by_caller():
                 raise asyncio.CancelledError from None
-            raise wire.from_rpc_error(error) from None
+            raise wire.from_rpc_error(error, peer=f"worker '{self._worker}'") from None
 
     def grant(self, tokens: int) -> None:
         """See Attempt."""
@@ -153,7 +153,7 @@ class Worker:
         except grpc.aio.AioRpcError as error:
             if wire.cancelled_by_caller():
                 raise asyncio.CancelledError from None
-            raise wire.from_rpc_error(error) from None
+            raise wire.from_rpc_error(error, peer=f"worker '{self.id}'") from None
 
     async def close(self) -> None:
         """End all that is on it."""

@@ -142,13 +142,16 @@ async def test_a_store_that_cannot_be_used_says_why(tmp_path: Path) -> None:
         await store.close()
 
 
-async def test_a_locked_file_and_one_of_a_newer_version(tmp_path: Path) -> None:
+async def test_a_locked_file_and_one_of_a_newer_version(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     database = await connect(tmp_path / "store.db", busy=0.1)
     with sqlite3.connect(tmp_path / "store.db") as other:
         other.execute("UPDATE alembic_version SET version_num = '9999'")
     other.execute("BEGIN IMMEDIATE")
-    with pytest.raises(MeshError, match="database is locked"):
+    with pytest.raises(MeshError, match="cannot be used at the moment"):
         await add(database, record("a"))
+    assert [getattr(line, "facts", {}).get("why") for line in caplog.records] == [
+        f"{tmp_path / 'store.db'}: database is locked"
+    ]
     other.execute("ROLLBACK")
     other.close()
     await add(database, record("a"))
