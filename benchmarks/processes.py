@@ -26,7 +26,6 @@ _POLL = 0.01
 # Below those that the system gives to connections and to servers that leave the choice to it: while ours is not bound
 # yet, or its server is down for a while, nobody is given it by chance.
 _PORTS = range(20_000, 32_000)
-_reserved: list[socket.socket] = []
 
 
 class ProcessFailed(Exception):
@@ -208,4 +207,4 @@ def _reserve(port: int) -> None:
     except OSError:
         mark.close()
         raise
-    _reserved.append(mark)
+    mark.detach()  # open until the process ends, without an object that Python would find unclosed then
