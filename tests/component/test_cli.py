@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import pty
@@ -61,6 +62,7 @@ class Terminal:
         )
         os.close(theirs)
         self.screen = ""
+        self._hung_up = False
 
     def __enter__(self) -> Terminal:
         return self
@@ -85,19 +87,24 @@ class Terminal:
     def wait_exit(self, within: float = 10.0) -> int:
         """The exit code."""
         wait_until(self._ended, within)
-        self._read()  # its last words
         return self._process.returncode
 
     def _ended(self) -> bool:
+        # The kernel hands over what was written some time later, also after the writer's end: what counts is that
+        # nobody holds the other side any more and that all of it was read.
         self._read()
-        return self._process.poll() is not None
+        return self._hung_up and self._process.poll() is not None
 
     def _read(self) -> str:
         try:
             while piece := os.read(self._ours, 65536):
                 self.screen += piece.decode(errors="replace")
-        except (BlockingIOError, OSError):
+        except BlockingIOError:
             pass
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            self._hung_up = True
         return self.screen
 
 

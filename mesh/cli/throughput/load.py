@@ -31,7 +31,9 @@ class Load:
         self._random = random.Random(seed)
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._threads: list[threading.Thread] = []
+        # Counted, not joined: a join that Ctrl-C interrupts leaves its thread marked as ended while it runs on.
+        self._threads = 0
+        self._thread_ended = threading.Condition(self._lock)
 
     def start_closed(self, concurrency: int) -> None:
         """Keep so many under way until all are sent."""
@@ -44,10 +46,8 @@ class Load:
 
     def wait(self, seconds: float) -> bool:
         """Wait for the end, at most so long; returns whether it has come."""
-        deadline = time.monotonic() + seconds
-        for thread in self._threads:  # while it is walked, arrivals may append to it
-            thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        with self._thread_ended:
+            return self._thread_ended.wait_for(lambda: self._threads == 0, seconds)
 
     def stop(self) -> None:
         """Send no more, and break off what is under way."""
@@ -66,9 +66,17 @@ class Load:
         return (time.monotonic() if self.running else self.ended) - self.began
 
     def _run(self, work: Callable[[], None]) -> None:
-        thread = threading.Thread(target=work, daemon=True)
-        self._threads.append(thread)
-        thread.start()
+        with self._lock:
+            self._threads += 1
+        threading.Thread(target=self._thread, args=(work,), daemon=True).start()
+
+    def _thread(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        finally:
+            with self._thread_ended:
+                self._threads -= 1
+                self._thread_ended.notify_all()
 
     def _one_after_another(self) -> None:
         for body in self._remaining():
