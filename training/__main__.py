@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Final
 
 from mesh.config import fail
+from mesh.ending import run_to_end
 
 _PROG: Final = "mesh train"
 COMMANDS: Final[Mapping[str, tuple[str, str]]] = {
@@ -40,4 +41,4 @@ def usage() -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_to_end(_PROG, main))

@@ -11,6 +11,7 @@ from typing import Any, Final
 from benchmarks.mt_bench import config
 from benchmarks.mt_bench.jsonl import BadFile
 from mesh.config import fail, parse
+from mesh.ending import run_to_end, told
 
 _PROG: Final = "mesh mtbench"
 
@@ -38,8 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _command(name)(settings)
     except BadFile as error:
         fail(prog, str(error))
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        fail(prog, f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        fail(prog, told(error))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print(f"{prog}: stopped; the same command goes on from here", file=sys.stderr)
         return 130
@@ -72,4 +75,4 @@ def usage() -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_to_end(_PROG, main))

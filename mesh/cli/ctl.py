@@ -198,7 +198,9 @@ def main(argv: Sequence[str]) -> int:
         code = command(config)
         return (asyncio.run(code) if isinstance(code, Coroutine) else code) or 0
     except KeyboardInterrupt:
-        return 0
+        if command is top:  # it has no other end
+            return 0
+        raise
     except MeshError as error:
         fail(prog, error.message)
     except EtcdError as error:  # it answered when it was first asked

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from mesh.cli.modules import command_line
 from mesh.config import fail
+from mesh.ending import run_to_end
 from mesh.log import silence_grpc
 from mesh.version import version
 
@@ -105,30 +106,23 @@ COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int], str]] = {
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command and exit with its code; bad input is one sentence and exit code 2."""
     words = list(sys.argv[1:] if argv is None else argv)
+    raise SystemExit(run_to_end(" ".join([_PROG, *words[:1]]), lambda: _run(words)))
+
+
+def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(usage())
-        raise SystemExit(0 if words else 2)
+        return 0 if words else 2
     if words[0] == "--version":
         print(f"{_PROG} {version()}")
-        raise SystemExit(0)
+        return 0
     if words[0] not in COMMANDS:
         match = difflib.get_close_matches(words[0], COMMANDS, n=1)
         fail(
             _PROG, f"unknown command '{words[0]}'" + (f"; did you mean {match[0]}?" if match else " (see mesh --help)")
         )
     silence_grpc()
-    raise SystemExit(_run(COMMANDS[words[0]][0], words[1:]))
-
-
-def _run(command: Callable[[Sequence[str]], int], argv: Sequence[str]) -> int:
-    """The command's exit code; 1 without a word where nobody reads its output any more, as after `| head -1`."""
-    try:
-        code = command(argv)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is written at exit
-        return 1
-    return code
+    return COMMANDS[words[0]][0](words[1:])
 
 
 def usage() -> str:

@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import pty
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -246,7 +248,7 @@ def test_ctl_throughput_is_watched_and_ended_early(mesh: Mesh):
 
 
 def test_ctl_top_looks_once(mesh: Mesh):
-    watched = f"{mesh.gateway.url},http://127.0.0.1:{free_port()}"
+    watched = f"{mesh.gateway.url},http://127.0.0.1:{free_port()},http://{mesh.workers[0].address}"
     flags = ("--etcd", mesh.gateway.etcd, "--gateways", watched, "--once", "--interval", "0.5")
     looking = subprocess.Popen(
         [sys.executable, "-m", "mesh.cli", "ctl", "top", *flags, "--json"], stdout=subprocess.PIPE, text=True, cwd=ROOT
@@ -260,9 +262,10 @@ def test_ctl_top_looks_once(mesh: Mesh):
     [worker] = frame["workers"]
     assert (worker["worker"], worker["state"], worker["slots"]) == ("worker-0", "ready", 64)
     assert worker["tokens_per_second"] > 0
-    gateway, nobody = frame["gateways"]
+    gateway, nobody, no_gateway = frame["gateways"]
     assert gateway["requests_per_second"] >= 0
     assert "refused" in nobody["error"]
+    assert "speaks no HTTP" in no_gateway["error"]
 
 
 @pytest.mark.parametrize("kind", ["dumb", "xterm"])
@@ -328,6 +331,41 @@ def test_nobody_reads_the_output(tmp_path: Path, argv: tuple[str, ...]):
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+@pytest.mark.parametrize("argv", [("templates",), ("data", "--help")])
+def test_the_disk_of_the_output_is_full(argv: tuple[str, ...]):
+    with open("/dev/full", "wb") as output:
+        done = subprocess.run(
+            [sys.executable, "-m", "mesh.cli", *argv], stdout=output, stderr=subprocess.PIPE, timeout=30, text=True
+        )
+    assert (done.returncode, done.stderr) == (1, f"mesh {argv[0]}: No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "answered"),
+    [
+        ("hello >&-", 0),  # without a standard output
+        ("<&-", 0),  # without a standard input
+        ("$'a\\xffb' - <<< $'a\\xffb'", 3),  # bytes that are no text
+    ],
+)
+def test_chat_with_what_a_shell_can_do(mesh: Mesh, words: str, answered: int):
+    command_line = f"{shlex.quote(sys.executable)} -m mesh.cli chat --url {mesh.gateway.url} --max-tokens 3 {words}"
+    done = subprocess.run(["bash", "-c", command_line], timeout=30, capture_output=True, check=False)
+    assert (done.returncode, len(done.stdout.split())) == (0, answered), done.stderr
+
+
+def test_ctrl_c_while_a_command_waits():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        for argv in (("chat", "--url", url, "hello"), ("ctl", "message", "--url", url)):
+            with Terminal(*argv) as terminal:
+                connection, _ = silent.accept()
+                with connection:
+                    terminal.interrupt()
+                    assert terminal.wait_exit() == 130
+                assert "Traceback" not in terminal.screen
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
@@ -344,6 +382,8 @@ def test_nobody_reads_the_output(tmp_path: Path, argv: tuple[str, ...]):
         (("ctl", "throughput", "--rate", "1", "--concurrency", "2"), ["--rate", "--concurrency", "exclude"]),
         (("ctl", "message", "--worker", "a:1", "--url", "http://x"), ["--url", "no effect with --worker"]),
         (("chat", "--url", "ftp://x"), ["http://host:port", "ftp://x"]),
+        (("chat", "--url", "http://host:8o"), ["http://host:port", "host:8o"]),
+        (("chat", "--api-key", "sk x"), ["--api-key", "without spaces"]),
         (("chat", "--set", "temprature=1", "x"), ["temprature", "did you mean temperature?"]),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mesh.config import fail
+from mesh.ending import run_to_end
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,4 +22,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_to_end("mesh data", main))

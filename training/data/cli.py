@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -11,6 +10,7 @@ from dataclasses import fields, make_dataclass
 from typing import Any, Final
 
 from mesh.config import ConfigError, fail, parse
+from mesh.ending import told
 from training.data.command import Files, run
 from training.data.pipeline import Pipeline, steps
 from training.data.segment import Named
@@ -49,11 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _chain(words[1:]) if name == _CHAIN else _tool(name, words[1:])
     except (ConfigError, BadFile) as error:
         fail(f"{_PROG} {name}", str(error))
-    except BrokenPipeError:  # nobody reads the output any more, as after `| head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        fail(f"{_PROG} {name}", f"{error.filename}: {error.strerror}")
+        fail(f"{_PROG} {name}", told(error))
     except BrokenProcessPool:
         fail(f"{_PROG} {name}", "a process was killed, as systems do that run out of memory; try fewer --processes")
     except KeyboardInterrupt:

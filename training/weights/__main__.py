@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from mesh.config import ConfigError, fail, parse
+from mesh.ending import run_to_end, told
 from training.weights.config import (
     COMMANDS,
     ENV_PREFIX,
@@ -96,8 +97,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_RUN[name](config))
     except ConfigError as error:
         fail(prog, str(error))
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        fail(prog, f"{error.filename}: {error.strerror}" if error.filename else str(error))
+        fail(prog, told(error))
     return 0
 
 
@@ -115,4 +118,4 @@ def _dtype(name: str | None) -> Any:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_to_end(_PROG, main))

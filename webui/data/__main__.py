@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from mesh.config import ConfigError, fail, parse
+from mesh.ending import run_to_end, told
 from webui.data.config import COMMANDS, ENV_PREFIX
 from webui.records import StoreUnavailable
 
@@ -30,8 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _command(words[0])(config)
     except (ConfigError, StoreUnavailable) as error:
         fail(prog, str(error))
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        fail(prog, f"{error.filename}: {error.strerror}")
+        fail(prog, told(error))
 
 
 def _command(name: str) -> Callable[[Any], int]:
@@ -58,4 +61,4 @@ def usage() -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run_to_end(_PROG, main))

@@ -101,7 +101,8 @@ def _message(words: Sequence[str]) -> str:
     """The words as one message, with standard input where a - is."""
     groups = itertools.groupby(words, key=lambda word: word == "-")
     paragraphs = [sys.stdin.read().strip() if piped else " ".join(group) for piped, group in groups]
-    message = "\n\n".join(filter(None, paragraphs))
+    # Python keeps bytes of an argument that are no text as lone surrogates.
+    message = "\n\n".join(filter(None, paragraphs)).encode(errors="surrogateescape").decode(errors="replace")
     if not message:
         fail(_PROG, "there is no message: it is empty")
     return message
