@@ -12,7 +12,8 @@ _WIDE = 1000
 
 def show(what: Table | str) -> None:
     """Print it; what reads a pipe gets whole words, however long the line."""
-    console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
+    # Names, paths and messages are no markup, whatever brackets they have.
+    console = Console(width=None if sys.stdout.isatty() else _WIDE, markup=False, emoji=False)
     console.print(what)
 
 

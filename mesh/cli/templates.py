@@ -6,15 +6,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from mesh.cli.show import show
 from mesh.config import fail, option, parse
 from mesh.templates import builtin, find
 
 _PROG = "mesh templates"
-_WIDE = 1000
 
 
 @dataclass(frozen=True)
@@ -29,9 +27,7 @@ def main(argv: Sequence[str]) -> int:
     """Run `mesh templates`; returns the exit code."""
     config = parse(TemplatesConfig, prog=_PROG, env_prefix="MESH_TEMPLATES_", argv=argv)
     if not config.name:
-        # What reads a pipe wants whole words, however long the line.
-        console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
-        console.print(_table())
+        show(_table())
         return 0
     template = find(config.name)
     if template is None:
@@ -46,5 +42,5 @@ def _table() -> Table:
         table.add_column(column)
     for template in builtin().values():
         stop = " ".join(repr(text)[1:-1] for text in template.stop)
-        table.add_row(template.name, template.about, " ".join(template.aliases), escape(stop))
+        table.add_row(template.name, template.about, " ".join(template.aliases), stop)
     return table

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException
 
 import grpc.aio
 import msgspec
@@ -118,6 +119,9 @@ class Watch:
             keyed = error.code in (401, 403)
             row.error = "needs an API key made with --metrics (--api-key)" if keyed else f"/metrics says {error.code}"
             return row
+        except HTTPException:  # as of a worker's port
+            row.error = "what answers there speaks no HTTP"
+            return row
         except (OSError, ValueError) as error:
             row.error = str(getattr(error, "reason", error))  # not "<urlopen error …>"
             return row
@@ -165,7 +169,7 @@ async def top(config: TopConfig) -> None:
             for table in tables(frame):
                 show(table)
         return
-    console = Console()
+    console = Console(markup=False, emoji=False)  # see show
     if console.is_interactive:
         with Live(Group(*tables(frame)), console=console, screen=True, auto_refresh=False) as live:
             while True:

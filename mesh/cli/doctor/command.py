@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import msgspec
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from mesh.cli.admin import RegistryConfig
 from mesh.cli.doctor import certificates, installation, machine, registry
@@ -167,6 +167,6 @@ def _table(findings: Sequence[Finding]) -> Table:
     table.add_column(overflow="fold")
     for finding in findings:
         colour = _COLOURS[finding.status]
-        remedy = f"\n→ {escape(finding.remedy)}" if finding.remedy else ""
-        table.add_row(f"[{colour}]{finding.status}[/]", finding.check, escape(finding.found) + remedy)
+        remedy = f"\n→ {finding.remedy}" if finding.remedy else ""
+        table.add_row(Text(finding.status, style=colour), finding.check, finding.found + remedy)
     return table
