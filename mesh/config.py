@@ -169,8 +169,8 @@ def from_namespace(
         flag = spec.name if spec.metadata["option"].positional else "--" + spec.name.replace("_", "-")
         if given is not None and given != []:
             values[spec.name] = _convert(flag, hints[spec.name], spec, given)
-        elif environ.get(name):
-            values[spec.name] = _convert(name, hints[spec.name], spec, environ[name])
+        elif text := environ.get(name, "").rstrip("\r\n"):  # the end of the file that a secret was read from
+            values[spec.name] = _convert(name, hints[spec.name], spec, text)
         elif spec.default is MISSING:
             raise ConfigError(f"{flag} is required")
     return cls(**values)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Generator, Iterable, Mapping
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from mesh.cli.answering.endpoint import Body, End, Event, Piece
 from mesh.errors import MeshError, invalid
 
 # An answer can take long, a connection cannot.
 _CONNECT_LIMIT = 5.0
+_KEY = re.compile(r"[!-~]*")
+# What reading an answer raises that has another form.
+_NOT_OURS = (ValueError, LookupError, TypeError, AttributeError)
 
 
 class GatewayClient:
@@ -22,9 +26,9 @@ class GatewayClient:
     """
 
     def __init__(self, url: str, api_key: str | None = None, *, patience: float = 300.0) -> None:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise invalid("url", f"--url must be http://host:port or https://host:port, not '{url}'")
+        parts = _split(url)
+        if api_key is not None and not _KEY.fullmatch(api_key):
+            raise invalid("api_key", "--api-key must be printable ASCII without spaces, as keys are")
         self.url = f"{parts.scheme}://{parts.netloc}"
         self._patience = patience
         self._secure = parts.scheme == "https"
@@ -47,11 +51,12 @@ class GatewayClient:
         answer = self._request("GET", "/v1/models", None)
         try:
             body: dict[str, Any] = json.loads(answer.read())
-        except (ValueError, OSError, HTTPException) as error:
+            models = sorted(body["data"], key=lambda model: model.get("parent") is not None)
+            return [str(model["id"]) for model in models]
+        except (OSError, HTTPException, *_NOT_OURS) as error:
             raise ConnectionError(f"what answers there is no gateway: {error}") from None
         finally:
             answer.close()
-        return [str(model["id"]) for model in sorted(body["data"], key=lambda model: model.get("parent") is not None)]
 
     def answer(self, body: Body) -> Generator[Event]:
         """The answer to a chat as it comes. Closing the iterator hangs up, which ends the generation."""
@@ -61,6 +66,8 @@ class GatewayClient:
             yield from _events(answer)
         except (HTTPException, OSError) as error:
             raise ConnectionError(f"the answer broke off: {error}") from None
+        except _NOT_OURS as error:
+            raise ConnectionError(f"the answer is none of a gateway: {error!r}") from None
         finally:
             answer.close()
 
@@ -87,6 +94,17 @@ class GatewayClient:
             with answer:
                 raise _refusal(answer)
         return answer
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # the port is no number
+        known = False
+    if not known:
+        raise invalid("url", f"--url must be http://host:port or https://host:port, not '{url}'")
+    return parts
 
 
 def _events(lines: Iterable[bytes]) -> Generator[Event]:
@@ -119,7 +137,7 @@ def _pieces(delta: Mapping[str, Any]) -> Generator[Piece]:
 def _refusal(answer: HTTPResponse) -> MeshError:
     try:
         error = _error(json.loads(answer.read())["error"])
-    except (ValueError, LookupError, TypeError, OSError, HTTPException):
+    except (OSError, HTTPException, *_NOT_OURS):
         return MeshError.from_code("engine_failed", f"the gateway answers with HTTP status {answer.status}")
     retry = answer.getheader("retry-after") or ""
     error.retry_after = float(retry) if retry.isdigit() else None

@@ -55,6 +55,13 @@ def test_flags_environment_and_defaults_in_that_order():
     assert settings("--count", "7", T_NAME="e", T_COUNT="5").count == 7
 
 
+def test_a_variable_read_from_a_file_may_end_with_its_line():
+    assert settings("--name", "x", T_COUNT="3\r\n").count == 3
+    assert settings(T_NAME="sk-1\n").name == "sk-1"
+    with pytest.raises(SystemExit):
+        settings(T_NAME="\n")
+
+
 def test_every_type():
     given = settings(
         *(

@@ -68,7 +68,12 @@ class Load:
     def _run(self, work: Callable[[], None]) -> None:
         with self._lock:
             self._threads += 1
-        threading.Thread(target=self._thread, args=(work,), daemon=True).start()
+        try:
+            threading.Thread(target=self._thread, args=(work,), daemon=True).start()
+        except RuntimeError as problem:  # the system gives no more of them
+            with self._lock:
+                self._threads -= 1
+                self.errors.append(str(problem))
 
     def _thread(self, work: Callable[[], None]) -> None:
         try:
