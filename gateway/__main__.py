@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from gateway.config import GatewayConfig
 from mesh.config import fail, parse
+from mesh.ending import die_of_interrupts
 from mesh.errors import MeshError
 from mesh.log import setup, silence_grpc
 
@@ -19,6 +20,7 @@ _PROG = "mesh-gateway"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run until SIGTERM or SIGINT; exit code 0, or 2 with one sentence if it cannot start."""
+    die_of_interrupts()
     silence_grpc()
     config = parse(GatewayConfig, prog=_PROG, env_prefix="MESH_GATEWAY_", argv=argv, check=_check)
     setup("gateway")

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from mesh.config import ConfigError, fail, parse
+from mesh.ending import die_of_interrupts
 from mesh.log import setup
 from webui.config import WebConfig
 
@@ -18,6 +19,7 @@ _PROG = "mesh-webui"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run until SIGTERM or SIGINT; exit code 0, or 2 with one sentence if it cannot start."""
+    die_of_interrupts()
     config = parse(WebConfig, prog=_PROG, env_prefix="MESH_WEBUI_", argv=argv, check=lambda _: None)
     setup("webui")
     for chatty in ("httpx", "httpx2", "alembic"):  # each request to the gateway, each step of a migration
@@ -32,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # When it has ended in order, uvicorn raises the signal once more: by default SIGTERM would end us on the spot then,
     # with our folder of temporary files left behind.
     signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         serve(config)
     except (AddressTaken, ConfigError, StoreUnavailable) as error:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 
 from mesh import log
 from mesh.config import ConfigError, fail, parse
+from mesh.ending import die_of_interrupts
 from mesh.engine.transformers.parallel.place import torchrun_place
 from mesh.errors import MeshError
 from mesh.worker.config import WorkerConfig
@@ -18,6 +19,7 @@ _PROG = "mesh-worker"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a worker. What keeps it from starting is one sentence and exit code 2."""
+    die_of_interrupts()
     try:
         config = parse(WorkerConfig, prog=_PROG, env_prefix="MESH_WORKER_", argv=argv, check=_check)
     except ConfigError as error:

@@ -49,6 +49,7 @@ async def run(config: WorkerConfig, engine: Engine | None = None) -> int:
     async with AsyncExitStack() as stack:
         if spans is not None:
             stack.push_async_callback(spans.close)
+        stack.enter_context(_on_signals(lambda: _asked_to_stop(server)))
         # Everything that can be refused is asked for before the load, which may take minutes.
         stack.push_async_callback(server.stop)
         address = config.advertised(server.bind(config.host, config.port))
@@ -56,7 +57,6 @@ async def run(config: WorkerConfig, engine: Engine | None = None) -> int:
             log.warning("whoever reaches this port can use it: there is neither a join token nor --tls-ca")
         if config.register and config.etcd:
             await probe(config.etcd_options(), WORKERS_PREFIX, write=True)
-        stack.enter_context(_on_signals(lambda: _asked_to_stop(server)))
         if config.metrics:
             stack.enter_context(_metrics(config, server))
         await _load(server)
