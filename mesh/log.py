@@ -14,8 +14,11 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, ClassVar
+
+from mesh.config import fail
 
 _always: dict[str, Any] = {}
 _request_id: ContextVar[str] = ContextVar("request_id", default="")
@@ -40,16 +43,42 @@ def silence_grpc() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
-def setup(service: str, **facts: Any) -> None:
-    """Install the one handler on the root logger. Call once per process, from its `main`; `facts` are on each line."""
-    choice = os.environ.get("MESH_LOG", "")
+_KINDS = ("json", "text")
+_LEVELS = ("debug", "info", "warning", "error", "critical")
+
+
+class _Told(logging.Handler):
+    """Hands the lines to somebody else than a stream."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._tell(self.format(record))
+
+
+def setup(service: str, tell: Callable[[str], None] | None = None, **facts: Any) -> None:
+    """Install the one handler on the root logger. Call once per process, from its `main`; `facts` are on each line.
+
+    The lines go to `tell` if it is given, else to stderr. Ends the process if the environment asks for what is not.
+    """
+    choice = _chosen(service, "MESH_LOG", "", _KINDS)
+    level = _chosen(service, "MESH_LOG_LEVEL", "info", _LEVELS)
     as_json = choice == "json" or (choice != "text" and not sys.stderr.isatty())
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(sys.stderr) if tell is None else _Told(tell)
     handler.setFormatter(JsonFormatter(service) if as_json else TextFormatter(colour=sys.stderr.isatty()))
     _always.update(facts)
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(os.environ.get("MESH_LOG_LEVEL", "INFO").upper())
+    root.setLevel(level.upper())
+
+
+def _chosen(service: str, variable: str, default: str, known: Sequence[str]) -> str:
+    given = os.environ.get(variable, "").strip().lower() or default
+    if given not in (default, *known):
+        fail(f"mesh-{service}", f"{variable} must be one of {', '.join(known)}, not '{given}'")
+    return given
 
 
 def _facts(record: logging.LogRecord) -> dict[str, Any]:

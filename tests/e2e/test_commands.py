@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import openai
 import psutil
 import pytest
@@ -243,6 +244,23 @@ def test_ctrl_c_ends_everything(tmp_path: Path) -> None:
         assert "Traceback" not in up.output
 
 
+def test_nobody_reads_what_it_says_and_then_its_terminal_is_closed(tmp_path: Path) -> None:
+    given = ports()
+    url, state = f"http://127.0.0.1:{given[given.index('--port') + 1]}", {"MESH_UP_STATE_DIR": str(tmp_path)}
+    argv = [sys.executable, *UP, *given, "--engine", "scripted"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **state}) as up:
+        children = [*wait_until(lambda: psutil.Process(up.pid).children(recursive=True)[1:], 30)]
+        with httpx.Client(base_url=url) as client:
+            wait_until(lambda: serves(client), 30)
+            body = {"model": "scripted", "max_tokens": 1, "messages": [{"role": "user", "content": "x" * 10}]}
+            for _ in range(600):  # three times what the pipes hold
+                assert client.post("/v1/chat/completions", json=body).status_code == 200
+        for _ in range(2):
+            up.send_signal(signal.SIGHUP)
+        assert up.wait(20) == 0
+        assert not [child for child in children if alive(child)]
+
+
 def test_a_second_ctrl_c_kills(tmp_path: Path) -> None:
     with Up(tmp_path, "up", "--engine", "scripted") as up:
         up.wait_ready()
@@ -329,10 +347,14 @@ def test_a_worker_that_cannot_start_again_for_a_while_stops_nobody_and_comes_bac
     with Up(tmp_path, "up", "--engine", "scripted", "--worker-port", str(port)) as up:
         up.wait_ready()
         old = up.listed()
+        mesh_up = psutil.Process(up.pid)
+        limit = mesh_up.rlimit(psutil.RLIMIT_NOFILE)
+        mesh_up.rlimit(psutil.RLIMIT_NOFILE, (mesh_up.num_fds(), limit[1]))
         up.worker("worker-1").send_signal(signal.SIGKILL)
-        up.wait(lambda: "starting it again" in up.output)
+        up.wait(lambda: "worker-1 cannot be started: Too many open files: trying again in 2 s" in up.output)
+        mesh_up.rlimit(psutil.RLIMIT_NOFILE, limit)
         with socket.create_server(("127.0.0.1", port)):
-            up.wait(lambda: "worker-1 has ended with exit code 2: starting it again in 2 s" in up.output)
+            up.wait(lambda: "worker-1 has ended with exit code 2: starting it again in 4 s" in up.output)
         up.wait(lambda: up.listed() - old)
 
 
@@ -358,6 +380,14 @@ def lists_a_model(client: openai.OpenAI) -> bool:
     try:
         return bool(client.models.list().data)
     except openai.APIConnectionError:
+        return False
+
+
+def serves(client: httpx.Client) -> bool:
+    """Whether the gateway serves a model."""
+    try:
+        return bool(client.get("/v1/models").json()["data"])
+    except httpx.ConnectError:
         return False
 
 

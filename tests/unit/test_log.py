@@ -70,3 +70,13 @@ def test_setup_chooses_by_variable_and_terminal(choice: str, is_json: bool, monk
     finally:
         root.handlers[:] = before
         root.setLevel(level)
+
+
+@pytest.mark.parametrize(("variable", "value"), [("MESH_LOG", "xml"), ("MESH_LOG_LEVEL", "loud")])
+def test_a_choice_that_there_is_not_is_one_sentence(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(SystemExit):
+        setup("s")
+    assert f"mesh-s: {variable} must be one of" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self, TextIO
+from typing import Self
 
 from mesh.cli.up.logs import Log
 
@@ -76,24 +76,13 @@ class Child:
             return b"(a line that is too long to show)\n"
 
 
-def printer(name: str, width: int, number: int) -> Callable[[str], None]:
-    """Writes lines to stderr under a name, padded to `width`; the `number` picks its colour."""
+def printer(name: str, width: int, number: int, tell: Callable[[str], None]) -> Callable[[str], None]:
+    """Tells lines under a name, padded to `width`; the `number` picks its colour."""
     prefix = f"{name:<{width}} | "
     if sys.stderr.isatty():
         prefix = f"\x1b[{_COLOURS[number % len(_COLOURS)]}m{prefix}\x1b[0m"
 
-    return lambda line: tell(sys.stderr, f"{prefix}{line}")
-
-
-def tell(stream: TextIO, text: str) -> None:
-    """Write a line for people. Where nobody reads any more, as after `| head -1`, what answers goes on in silence."""
-    try:
-        stream.write(text + "\n")
-        stream.flush()
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
+    return lambda line: tell(f"{prefix}{line}")
 
 
 def silent(_: str) -> None:

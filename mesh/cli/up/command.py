@@ -8,16 +8,17 @@ import importlib.util
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 
 from mesh import log
 from mesh.cli.up import record
 from mesh.cli.up.banner import banner, typed
-from mesh.cli.up.children import tell
 from mesh.cli.up.detach import run_detached
 from mesh.cli.up.mesh_file import read_mesh_file
 from mesh.cli.up.plan import Plan, plan_of
 from mesh.cli.up.settings import UpConfig
 from mesh.cli.up.supervisor import Notes, Supervisor
+from mesh.cli.up.teller import Teller
 from mesh.config import ConfigError, fail, parse
 from mesh.errors import MeshError, invalid
 
@@ -33,10 +34,11 @@ def main(argv: Sequence[str]) -> int:
         if config.detach:
             return run_detached(argv, notes, plan)
         os.environ.setdefault("MESH_LOG", "text")  # its children's lines are text too
-        log.setup("up")
         stop = "Ctrl-C" if config.echo else typed(f"down {notes.name}")
-        supervisor = Supervisor(plan, notes, _say, lambda: tell(sys.stdout, banner(plan, stop)))
-        return asyncio.run(supervisor.run())
+        with closing(Teller(sys.stderr)) as tell, closing(Teller(sys.stdout)) as show:
+            log.setup("up", tell)
+            supervisor = Supervisor(plan, notes, tell, lambda: show(banner(plan, stop)))
+            return asyncio.run(supervisor.run())
     except (ConfigError, OSError) as error:
         fail(_PROG, str(error))
     except MeshError as error:
@@ -61,10 +63,6 @@ def _notes(config: UpConfig, plan: Plan) -> Notes:
 def _without_missing(plan: Plan) -> Plan:
     """The plan, without what is not installed."""
     if plan.of("webui") and importlib.util.find_spec("gradio") is None:
-        _say("no web pages: they need pip install 'inference-mesh[webui]'")
+        print(f"{_PROG}: no web pages: they need pip install 'inference-mesh[webui]'", file=sys.stderr)
         return dataclasses.replace(plan, services=tuple(each for each in plan.services if each.kind != "webui"))
     return plan
-
-
-def _say(text: str) -> None:
-    tell(sys.stderr, f"{_PROG}: {text}")

@@ -6,6 +6,7 @@ import json
 import ssl
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from typing import Any
 
 # Who listens on the port may be somebody else, who never answers.
@@ -20,7 +21,7 @@ def lists_models(url: str, wanted: set[str]) -> bool:
     except urllib.error.HTTPError as error:
         with error:
             return error.code == 401  # it answers, though not to us
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, HTTPException, ValueError, LookupError, TypeError):
         return False
 
 
@@ -28,7 +29,7 @@ def answers(url: str) -> bool:
     """Whether somebody answers there, and does not refuse."""
     try:
         _get(url)
-    except (OSError, ValueError):
+    except (OSError, HTTPException, ValueError):
         return False
     return True
 

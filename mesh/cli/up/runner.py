@@ -71,14 +71,24 @@ class Runner:
             self._say(f"{self.service.name} has ended with {self._exit}: starting it again in {pause:g} s")
             self.state = "restarting"
             on_change()
-            if await _set_within(stopping, pause):
-                return
-            pause = min(2 * pause, _LONGEST_PAUSE)
-            self._restarts += 1
-            await self.start()
+            pause = await self._start_again(pause, stopping)
             on_change()
             if stopping.is_set():  # meanwhile, so who stops knew only the one before
                 self.signal(signal.SIGTERM)
+
+    async def _start_again(self, pause: float, stopping: asyncio.Event) -> float:
+        """Start it after a pause, and after longer ones while the system has no process to give. Returns the next."""
+        while not await _set_within(stopping, pause):
+            pause = min(2 * pause, _LONGEST_PAUSE)
+            self._restarts += 1
+            try:
+                await self.start()
+            except OSError as error:
+                said = error.strerror or error
+                self._say(f"{self.service.name} cannot be started: {said}: trying again in {pause:g} s")
+            else:
+                break
+        return pause
 
     def _see(self, line: str) -> None:
         self.last_line = line

@@ -1,7 +1,8 @@
 """Runs a plan until it is stopped.
 
 This process serves the registry, unless there is an etcd: it outlives the others, so that workers can sign off. One
-Ctrl-C stops the web pages, the gateways, then the workers, and waits for them; a second one kills.
+Ctrl-C stops the web pages, the gateways, then the workers, and waits for them; a second one kills. So does the end of
+the terminal, but for the second one.
 
 Once everything runs, what ends by a fault is started again, for as long as it takes. What was asked to end, such as a
 worker that was drained, is left out. The end of the last gateway or worker ends everything, as any end does before.
@@ -49,12 +50,12 @@ class Notes:
 
 
 class Supervisor:
-    """The processes of one `mesh up`. `say` tells people what happens, `on_ready` is called once everything runs."""
+    """The processes of one `mesh up`. `tell` tells people a line, `on_ready` is called once everything runs."""
 
-    def __init__(self, plan: Plan, notes: Notes, say: Callable[[str], None], on_ready: Callable[[], None]) -> None:
+    def __init__(self, plan: Plan, notes: Notes, tell: Callable[[str], None], on_ready: Callable[[], None]) -> None:
         self._plan = plan
         self._notes = notes
-        self._say = say
+        self._tell = tell
         self._on_ready = on_ready
         self._began = time.time()
         self._runners: list[Runner] = []
@@ -72,6 +73,9 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._on_signal)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+            # A terminal that is closed tells more than once, and nobody is there to make haste.
+            loop.add_signal_handler(signal.SIGHUP, self._stopping.set)
         async with AsyncExitStack() as stack:
             if self._plan.registry_port is not None:
                 registry = EmbeddedRegistry()
@@ -87,7 +91,7 @@ class Supervisor:
         width = max(len(service.name) for service in self._plan.services)
         for number, service in enumerate(self._plan.services):
             log = stack.enter_context(Log(self._notes.logs / f"{service.name}.log"))
-            show = printer(service.name, width, number) if self._notes.echo else silent
+            show = printer(service.name, width, number, self._tell) if self._notes.echo else silent
             self._runners.append(Runner(service, log, show, self._say))
 
     async def _run_children(self) -> None:
@@ -193,6 +197,9 @@ class Supervisor:
         else:
             self._say("stopping; Ctrl-C again kills")
             self._stopping.set()
+
+    def _say(self, text: str) -> None:
+        self._tell(f"mesh up: {text}")
 
     def _note_if_possible(self) -> None:
         with contextlib.suppress(OSError):  # a full disk must not stop what answers
