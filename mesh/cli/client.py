@@ -99,12 +99,11 @@ class GatewayClient:
 def _split(url: str) -> SplitResult:
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
-        known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return parts
     except ValueError:  # the port is no number
-        known = False
-    if not known:
-        raise invalid("url", f"--url must be http://host:port or https://host:port, not '{url}'")
-    return parts
+        pass
+    raise invalid("url", f"--url must be http://host:port or https://host:port, not '{url}'")
 
 
 def _events(lines: Iterable[bytes]) -> Generator[Event]:
