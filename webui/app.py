@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import warnings
 from collections.abc import AsyncGenerator, Callable
@@ -12,32 +13,47 @@ import gradio as gr
 from gradio.components.navbar import Navbar
 
 from webui.config import WebConfig
+from webui.doors import Doors
 from webui.http import Frontier
 from webui.leaderboard.live import LiveLeaderboard
+from webui.login import SESSION, Login
 from webui.pages import about, benchmark, leaderboard, look, shared, talk
 from webui.pages.composer import MAX_UPLOAD
 from webui.pages.desk import Desk
-from webui.samples import draw_samples
+from webui.samples import SAMPLES, draw_samples, sample_file
+from webui.scratch import Scratch
 from webui.streams import Streams
+from webui.traffic import Traffic, TrafficLimits
+from webui.trust.accounts import Accounts
 
-# Files of uploads that nobody sent: looked for and deleted so often, in seconds.
-_SWEEP = (3600, 3600)
 
-
-def web_app(desk: Desk, live: LiveLeaderboard) -> fastapi.FastAPI:
+def web_app(
+    desk: Desk, live: LiveLeaderboard, scratch: Scratch, limits: TrafficLimits, accounts: Accounts | None
+) -> fastapi.FastAPI:
     """The application. It gets answers while it runs (ASGI lifespan)."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # nothing here needs the hub
     draw_samples(desk.folder)
 
     @asynccontextmanager
     async def lifespan(_: fastapi.FastAPI) -> AsyncGenerator[None]:
-        async with desk.arena.running():
-            yield
+        samples = [sample_file(sample, desk.folder) for sample in SAMPLES]
+        sweeping = asyncio.create_task(scratch.keep_sweeping(samples))
+        try:
+            async with desk.arena.running():
+                yield
+        finally:
+            sweeping.cancel()
 
     outer = fastapi.FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     outer.add_api_route("/healthz", lambda: "ok")
     config = desk.config
+    root = config.root_path.rstrip("/")
+    # The last one is the first to see a request.
     outer.add_middleware(Streams, listeners=desk.listeners)
+    outer.add_middleware(Traffic, listeners=desk.listeners, scratch=scratch, limits=limits)
+    if accounts is not None:
+        outer.add_middleware(Login, accounts=accounts, title=config.title, root=root)
+    outer.add_middleware(Doors)
     outer.add_middleware(Frontier, proxies=config.trusted_proxy, user_header=config.user_header)
     # It says that it does without what we do not ask for.
     warnings.filterwarnings("ignore", "SSR mode is not supported", UserWarning)
@@ -45,7 +61,7 @@ def web_app(desk: Desk, live: LiveLeaderboard) -> fastapi.FastAPI:
         outer,
         _blocks(desk, live),
         path="/",
-        root_path=config.root_path.rstrip("/") or None,
+        root_path=root or None,
         theme=look.theme(),
         css_paths=[look.STYLE],
         head=look.HEAD,
@@ -57,17 +73,13 @@ def web_app(desk: Desk, live: LiveLeaderboard) -> fastapi.FastAPI:
         show_error=False,
         max_file_size=MAX_UPLOAD,
         allowed_paths=[str(desk.folder)],
-        auth=config.accounts,
-        auth_message=f"{config.title}: enter with the name and the password that you were given."
-        if config.login
-        else None,
-        auth_dependency=_told_by_proxy(config.user_header) if config.user_header else None,
+        auth_dependency=_signed_in(config, accounts),
     )
 
 
 def _blocks(desk: Desk, live: LiveLeaderboard) -> gr.Blocks:
     config = desk.config
-    blocks = gr.Blocks(title=config.title, analytics_enabled=False, delete_cache=_SWEEP)
+    blocks = gr.Blocks(title=config.title, analytics_enabled=False)
     if config.single:
         with blocks:
             gr.Markdown(f"# {config.title}")
@@ -103,8 +115,11 @@ def _pages(desk: Desk, blocks: gr.Blocks, live: LiveLeaderboard) -> dict[str, Ca
     }
 
 
-def _told_by_proxy(header: str) -> Callable[[fastapi.Request], str | None]:
-    def user(request: fastapi.Request) -> str | None:
-        return request.headers.get(header) or None
-
-    return user
+def _signed_in(config: WebConfig, accounts: Accounts | None) -> Callable[[fastapi.Request], str | None] | None:
+    """How to tell who asks, where not everybody may: None of a request is a stranger."""
+    header = config.user_header
+    if accounts is not None:
+        return lambda request: accounts.who(request.cookies.get(SESSION, ""))
+    if header is not None:
+        return lambda request: request.headers.get(header) or None
+    return None

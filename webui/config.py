@@ -42,6 +42,15 @@ class WebConfig:
         20, "Prompts of one visitor a minute; of one address five times as many.", low=0.1
     )
     votes_per_day: int = option(200, "Votes of one visitor a day; of one address five times as many.", low=1)
+    uploads_per_hour: int = option(
+        60, "Images that one visitor may upload an hour; of one address five times as many.", low=1
+    )
+    upload_mib_per_hour: int = option(
+        100, "MiB of images of one visitor an hour; of one address five times as many.", low=11
+    )
+    upload_space: int = option(
+        1024, "MiB on the disk for images that are being shown or not sent yet; each is deleted after an hour.", low=11
+    )
     unwanted_words: Path | None = option(
         None, "File with a word or phrase on each line: prompts with one are refused, answers with one marked."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,11 +23,14 @@ from webui.config import WebConfig
 from webui.gateway import Gateway, GatewayError, api_url
 from webui.leaderboard.live import LiveLeaderboard
 from webui.pages.desk import Desk
-from webui.records import ModelCard, Store
+from webui.records import ModelCard
 from webui.sampling import PairSampler, SamplingRules
-from webui.store.store import open_store
+from webui.scratch import Scratch
+from webui.store.store import SqlStore, open_store
 from webui.store.tallies import SqlVotes
 from webui.streams import Listeners
+from webui.traffic import TrafficLimits
+from webui.trust.accounts import Accounts
 from webui.trust.gate import ArenaGate, Limits
 from webui.trust.identity import IdentityWatch
 from webui.trust.moderation import Moderation, ModerationEndpoint, WordList
@@ -35,6 +39,7 @@ log = logging.getLogger(__name__)
 
 # Pages that still follow an answer when the server is asked to end.
 _GRACE_SECONDS = 3
+_MIB = 1024**2
 
 
 class AddressTaken(Exception):
@@ -54,7 +59,8 @@ def serve(config: WebConfig) -> None:
         live.start()
         try:
             with asyncio.Runner(loop_factory=auto_loop_factory()) as runner:
-                runner.run(_serve(config, listener, store, sampler, live, cards, Path(folder)))
+                scratch = Scratch(Path(folder), config.upload_space * _MIB)
+                runner.run(_serve(config, listener, store, sampler, live, cards, scratch))
         finally:
             live.stop()
 
@@ -72,12 +78,13 @@ def read_cards(path: Path | None) -> dict[str, ModelCard]:
 async def _serve(
     config: WebConfig,
     listener: socket.socket,
-    store: Store,
+    store: SqlStore,
     sampler: PairSampler,
     live: LiveLeaderboard,
     cards: Mapping[str, ModelCard],
-    folder: Path,
+    scratch: Scratch,
 ) -> None:
+    os.environ["GRADIO_TEMP_DIR"] = str(scratch.uploads)
     identity = IdentityWatch(cards.values())
 
     def learn(names: Sequence[str]) -> None:
@@ -86,7 +93,9 @@ async def _serve(
     gateway = Gateway(config.gateway, config.api_key, on_models=learn)
     gate = ArenaGate(_limits(config), identity, _moderation(config))
     arena = Arena(gateway, store, sampler, gate, config.parameters, on_vote=live.news)
-    app = web_app(Desk(config, arena, cards, folder, Listeners()), live)
+    traffic = TrafficLimits(uploads=config.uploads_per_hour, upload_bytes=config.upload_mib_per_hour * _MIB)
+    accounts = Accounts(dict(config.accounts), store.secret("sessions")) if config.accounts else None
+    app = web_app(Desk(config, arena, cards, scratch.shown, Listeners()), live, scratch, traffic, accounts)
     server = uvicorn.Server(
         uvicorn.Config(
             app,

@@ -86,6 +86,10 @@ class Listeners:
     def __init__(self) -> None:
         self._known: dict[str, Listener] = {}
 
+    def knows(self, name: str) -> bool:
+        """Whether a page of that name was seen lately."""
+        return name in self._known
+
     def find(self, name: str) -> Listener:
         """The page of that name, seen for the first time or again."""
         now = time.monotonic()
@@ -124,7 +128,7 @@ class Streams:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start" and message["status"] == 200:
-                listener = self._listeners.find(_name_in(body))
+                listener = self._listeners.find(name_in(body))
                 listener.pending += 1
                 listener.news.set()
                 await asyncio.sleep(listener.ended_at + _ON_ITS_WAY - time.monotonic())
@@ -174,7 +178,8 @@ class Streams:
             listener.close(send)
 
 
-def _name_in(body: bytearray) -> str:
+def name_in(body: bytes | bytearray) -> str:
+    """Which page begins an event, by the request for it."""
     try:
         return msgspec.json.decode(body, type=_Joined).session_hash or ""
     except msgspec.DecodeError:

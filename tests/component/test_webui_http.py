@@ -15,7 +15,9 @@ async def page(scope: Scope, receive: Receive, send: Send) -> None:
     """Says who asks."""
     request = Request(scope)
     client = request.client.host if request.client else ""
-    await HTMLResponse(f"{client} {request.headers.get('x-user', 'nobody')}")(scope, receive, send)
+    open_to_all = {"access-control-allow-origin": "*", "access-control-allow-credentials": "true"}
+    answer = HTMLResponse(f"{client} {request.headers.get('x-user', 'nobody')}", headers=open_to_all)
+    await answer(scope, receive, send)
 
 
 def client(peer: str) -> httpx.AsyncClient:
@@ -45,6 +47,14 @@ async def test_a_browser_gets_one_cookie_that_scripts_cannot_read() -> None:
     assert "HttpOnly" in first.headers["set-cookie"]
     assert "set-cookie" not in second.headers
     assert "default-src 'self'" in second.headers["content-security-policy"]
+
+
+async def test_no_other_site_may_read_or_frame_what_is_answered() -> None:
+    async with client("192.0.2.9") as http:
+        headers = (await http.get("/", headers={"origin": "https://elsewhere.example"})).headers
+    assert not [name for name in headers if name.startswith("access-control-")]
+    assert headers["x-frame-options"] == "SAMEORIGIN"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
 
 
 @pytest.mark.parametrize("others", ['theme={"dark":true}', "a b=c", "x=é", 'open="', ""])

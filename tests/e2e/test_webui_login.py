@@ -41,15 +41,16 @@ def test_names_and_passwords(browser: Browser, tmp_path: Path) -> None:
         page = visitor.new_page()
         page.set_default_timeout(PATIENCE)
         page.goto(site.url)
-        name, password = page.locator("input").first, page.locator("input[type=password]")
+        name, password = page.get_by_label("Name"), page.get_by_label("Password")
+        expect(name).to_be_focused()
+        name.fill("ann")
         for given, entered in (("chestnut", False), ("wal:nut", True)):
-            name.fill("ann")
             password.fill(given)
             password.press("Enter")
             if entered:
                 expect(page.locator(".prompt textarea")).to_be_visible()
             else:
-                expect(page.get_by_text("Incorrect")).to_be_visible()
+                expect(page.get_by_role("alert")).to_have_text("The name or the password is wrong.")
         page.goto(f"{site.url}/leaderboard")
         expect(page.locator("#leaderboard")).to_be_visible()
         page.goto(f"{site.url}/about")

@@ -15,9 +15,10 @@ from gradio.data_classes import ImageData
 
 from webui.records import Refused
 from webui.samples import SAMPLES, sample_file
+from webui.trust.images import ImageLimits
 
 # No upload is larger; see webui/trust for the limits of what is let in.
-MAX_UPLOAD = "20mb"
+MAX_UPLOAD = ImageLimits().bytes
 
 
 class Image(gr.Image):
@@ -69,7 +70,13 @@ def composer(name: str, placeholder: str, folder: Path) -> Composer:
             for sample in SAMPLES:
                 button = gr.Button(sample.title, size="sm", variant="secondary")
                 chosen = (sample.question, str(sample_file(sample, folder)))
-                button.click(partial(_same, chosen), outputs=[text, image], queue=False, api_visibility="private")
+                button.click(
+                    partial(_same, chosen),
+                    outputs=[text, image],
+                    show_progress="hidden",
+                    concurrency_limit=None,
+                    api_visibility="private",
+                )
     return Composer(text, panel, image)
 
 

@@ -18,6 +18,7 @@ from webui.gateway import GatewayError
 from webui.pages.shown import failure
 from webui.records import ModelCard, Refused, StoreUnavailable, Visitor, VoteRefused
 from webui.streams import Listeners
+from webui.trust.limits import network, waiting
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class Desk:
         secret = f"name:{username}" if username else str(inner.cookies.get(COOKIE, "")) if inner else ""
         if not secret:
             raise Refused("The arena needs a cookie to tell its visitors apart: allow it and load the page again.")
-        address = inner.client.host if inner and inner.client else ""
+        address = network(inner.client.host) if inner and inner.client else ""
         return Visitor(await asyncio.to_thread(self.arena.store.voter_id, secret), address)
 
 
@@ -53,7 +54,7 @@ def sentence(error: Exception) -> str:
         case NotNow() | VoteRefused():
             return error.reason
         case Refused(retry_after=seconds) if seconds:
-            return f"{error.reason} Try again in {max(1, round(seconds))} s."
+            return f"{error.reason} Try again in {waiting(seconds)}."
         case Refused():
             return error.reason
         case GatewayError():

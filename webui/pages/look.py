@@ -62,7 +62,7 @@ def frame(title: str, here: str, *, benchmark: bool, login: bool) -> None:
     With `login` there is the way out, too: of this browser, not of others with the same name.
     """
     pages = [*PAGES, ("benchmark", "Benchmark")] if benchmark else PAGES
-    pages = [*pages, ("logout?all_session=false", "Sign out")] if login else pages
+    pages = [*pages, ("logout", "Sign out")] if login else pages
     links = "".join(_link(path, name, here) for path, name in pages)
     gr.HTML(
         f'<header class="frame"><a class="brand" href="./">{escape(title)}</a>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -80,7 +81,9 @@ def _answer(text: str, answer: Answer | None) -> str:
 def picture_file(picture: Picture, folder: Path) -> Path:
     """The file of a picture, written if it is not there. Its name tells no more than its content does."""
     path = folder / f"{picture.key}.{picture.media_type.removeprefix('image/')}"
-    if not path.exists():
+    try:
+        os.utime(path)  # it is shown, and so kept for an hour more
+    except FileNotFoundError:
         path.write_bytes(picture.data)
     return path
 

@@ -57,6 +57,10 @@ class SqlStore:
         """The hash of a visitor's cookie with the salt of this store: 32 hexadecimal digits."""
         return hmac.new(self._salt, secret.encode("utf-8", "replace"), hashlib.sha256).hexdigest()[:32]
 
+    def secret(self, purpose: str) -> bytes:
+        """A secret of this store for something else: the same after a restart, another one for each purpose."""
+        return hmac.new(purpose.encode(), self._salt, hashlib.sha256).digest()
+
     def open_battle(self, battle: Battle) -> None:
         """A battle that begins; before its first turn. Raises StoreUnavailable."""
         with self.database.writing() as session:

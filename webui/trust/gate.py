@@ -13,7 +13,7 @@ from webui.records import Answer, Battle, Flag, Picture, Refused, Turn, Visitor
 from webui.traits.refusal import refuses
 from webui.trust.identity import IdentityWatch
 from webui.trust.images import ImageLimits, admit
-from webui.trust.limits import Buckets, DailyCount
+from webui.trust.limits import ADDRESS_FACTOR, DailyCount, Quota
 from webui.trust.moderation import Moderation, ModerationUnavailable
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ class Limits:
     prompts_per_minute: float = 20
     prompt_burst: int = 10
     votes_per_day: int = 200
-    address_factor: int = 5
+    address_factor: int = ADDRESS_FACTOR
     prompt_characters: int = 30_000
     image: ImageLimits = field(default_factory=ImageLimits)
 
@@ -40,10 +40,8 @@ class ArenaGate:
         self._limits = limits = limits or Limits()
         self.identity = identity or IdentityWatch()
         self._moderation = moderation
-        many = limits.address_factor
-        self._prompts = Buckets(limits.prompts_per_minute, limits.prompt_burst)
-        self._address_prompts = Buckets(limits.prompts_per_minute * many, limits.prompt_burst * many)
-        self._address_votes = DailyCount(limits.votes_per_day * many)
+        self._prompts = Quota(limits.prompts_per_minute, limits.prompt_burst, limits.address_factor)
+        self._address_votes = DailyCount(limits.votes_per_day * limits.address_factor)
 
     def admit_prompt(self, visitor: Visitor, text: str) -> None:
         """Count a prompt. Raises Refused when it is too long or comes too soon."""
@@ -51,17 +49,16 @@ class ArenaGate:
             raise Refused(
                 f"The prompt has {len(text):,} characters; at most {self._limits.prompt_characters:,} are taken."
             )
-        wait = self._prompts.take(visitor.voter) or self._address_prompts.take(visitor.address)
+        wait = self._prompts.take(visitor.voter, visitor.address)
         if wait:
-            rate = f"{self._limits.prompts_per_minute:g} prompts a minute"
-            raise Refused(f"At most {rate} are taken; please wait {max(1, round(wait))} s.", wait)
+            raise Refused(f"At most {self._limits.prompts_per_minute:g} prompts a minute are taken.", wait)
 
     def admit_vote(self, visitor: Visitor, before: int) -> None:
         """Count a vote, after so many of the visitor today. Raises Refused when there are no more for today."""
         limit = self._limits.votes_per_day
         wait = self._address_votes.tomorrow() if before >= limit else self._address_votes.take(visitor.address)
         if wait:
-            raise Refused(f"At most {limit} votes a day are taken; thank you, and come back tomorrow.", wait)
+            raise Refused(f"At most {limit} votes a day are taken: thank you.", wait)
 
     def admit_image(self, visitor: Visitor, data: bytes) -> Picture:
         """The image, encoded anew. Raises Refused when it is too large in bytes or pixels, or is none."""
@@ -76,7 +73,7 @@ class ArenaGate:
             reasons = await self._moderation.flagged(texts)
         except ModerationUnavailable as error:
             log.warning("no moderation", extra=kv(why=str(error)))
-            raise Refused("Prompts cannot be checked at the moment; please try again later.", 30) from None
+            raise Refused("Prompts cannot be checked at the moment.", 30) from None
         if any(reasons):
             raise Refused("This prompt breaks the rules of the arena.")
 

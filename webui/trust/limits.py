@@ -7,10 +7,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from typing import Final
 
 # Keys that are remembered; the ones unused for longest go first, whose buckets are full again anyway.
 _REMEMBERED = 100_000
 _DAY = 86_400
+# Behind one address there are many visitors: so many times what one of them may.
+ADDRESS_FACTOR: Final = 5
 
 
 @dataclass(slots=True)
@@ -22,23 +26,23 @@ class _Bucket:
 class Buckets:
     """A bucket of `burst` tokens for each key, into which `per_minute` fall. Safe to use from several threads."""
 
-    def __init__(self, per_minute: float, burst: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, per_minute: float, burst: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_second = per_minute / 60
         self._burst = burst
         self._clock = clock
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
         self._lock = threading.Lock()
 
-    def take(self, *keys: str) -> float:
-        """Take a token for each key, or none at all: 0, or the seconds after which there would be one for all."""
+    def take(self, *keys: str, amount: float = 1) -> float:
+        """Take tokens for each key, or none at all: 0, or the seconds after which there would be enough for all."""
         now = self._clock()
         with self._lock:
             buckets = [self._bucket(key, now) for key in dict.fromkeys(keys)]
-            lacking = max(1 - bucket.tokens for bucket in buckets)
+            lacking = max(amount - bucket.tokens for bucket in buckets)
             if lacking > 1e-9:
                 return lacking / self._per_second
             for bucket in buckets:
-                bucket.tokens -= 1
+                bucket.tokens -= amount
         return 0.0
 
     def _bucket(self, key: str, now: float) -> _Bucket:
@@ -49,6 +53,18 @@ class Buckets:
         if len(self._buckets) > _REMEMBERED:
             self._buckets.popitem(last=False)
         return bucket
+
+
+class Quota:
+    """Buckets of visitors, and larger ones of the networks that they are in."""
+
+    def __init__(self, per_minute: float, burst: float, factor: int = ADDRESS_FACTOR) -> None:
+        self._visitors = Buckets(per_minute, burst)
+        self._networks = Buckets(per_minute * factor, burst * factor)
+
+    def take(self, visitor: str, address: str, amount: float = 1) -> float:
+        """0, or the seconds after which there would be enough of both."""
+        return self._visitors.take(visitor, amount=amount) or self._networks.take(address, amount=amount)
 
 
 class DailyCount:
@@ -76,3 +92,18 @@ class DailyCount:
     def tomorrow(self) -> float:
         """The seconds until the next day."""
         return _DAY - self._clock() % _DAY
+
+
+def network(address: str) -> str:
+    """What counts as one address: of IPv6 the /64, all of which one machine may have."""
+    try:
+        return str(ip_network((address, 64), strict=False)) if ip_address(address).version == 6 else address
+    except ValueError:  # a socket of Unix, or what a proxy says that knows no better
+        return address
+
+
+def waiting(seconds: float) -> str:
+    """How long that is, for people: `30 s`, `12 min`, `5 h`."""
+    if seconds < 100:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.0f} h"
