@@ -161,7 +161,8 @@ def create_app(
     )
     for routes in (stored_chat_routes, conversation_routes, conversation_item_routes):
         app.register_blueprint(routes(store))
-    background = BackgroundResponses(store, dispatch, exchanges, hosted=config.hosted_tools)
+    guard = None if book is None else Guard(book, config.open_routes, shared_cache=config.share_prefix_cache)
+    background = BackgroundResponses(store, dispatch, exchanges, guard, hosted=config.hosted_tools)
     app.register_blueprint(response_routes(dispatch, store, background, response_options(config)))
     app.register_blueprint(stored_response_routes(store, background, keep_alive=config.stream_keep_alive))
     app.register_blueprint(completion_routes(dispatch, stream_times(config)))
@@ -181,8 +182,8 @@ def create_app(
     app.after_request(_after_request)
     if config.cors_origins:
         Cors(config.cors_origins).attach(app)
-    if book is not None:
-        Guard(book, config.open_routes, shared_cache=config.share_prefix_cache).attach(app)
+    if guard is not None:
+        guard.attach(app)
     return app, exchanges, [store.run, background.run, runner.run]
 
 

@@ -11,7 +11,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -185,6 +185,7 @@ class Exchange:
         self.last_token_at: float | None = None
         self.traceparent = _header(scope, b"traceparent")
         self.span: Span | None = None  # where traces are exported
+        self._hidden: Mapping[str, str] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def token(self) -> None:
@@ -206,13 +207,13 @@ class Exchange:
     @property
     def headers(self) -> dict[str, str]:
         """What every answer has: the id of its request, and the milliseconds until its headers were ready. One to a
-        name that stands for models also tells which of them it is from, and which it should be from and why not; one
-        to a request with tools that were not offered to the model names their kinds."""
+        name that stands for models also tells which of them it is from, and which it should be from and why not, as far
+        as its key may use these; one to a request with tools that were not offered to the model names their kinds."""
         milliseconds = round((time.monotonic() - self.began_at) * 1000)
         own = {"request-id": self.request_id} if self.anthropic else {}
-        if self.alias:
+        if self.alias and self.may_use(self.model):
             own["x-mesh-model"] = quote(self.model, _IN_HEADER)
-        if self.detour is not None:
+        if self.detour is not None and self.may_use(self.detour.instead_of):
             own["x-mesh-fallback"] = f"{quote(self.detour.instead_of, _IN_HEADER)}; {self.detour.why}"
         if self.left_out:
             own["x-mesh-tools-left-out"] = ", ".join(quote(kind) for kind in sorted(self.left_out))
@@ -220,6 +221,9 @@ class Exchange:
 
     def failed(self, error: Exception) -> errors.ErrorAnswer:
         """Note an error, and how it is answered in the client's API."""
+        if isinstance(error, MeshError):
+            for model, name in self._hidden.items():
+                error = error.saying(f"'{model[:200]}'", f"'{name[:200]}'")
         failure = errors.answer(error)
         self.error = failure.code
         return errors.anthropic(failure, self.request_id) if self.anthropic else failure
@@ -237,6 +241,11 @@ class Exchange:
             return 0
         prompt = generation.started.prompt_tokens if generation.started is not None else 0
         return prompt + generation.completion_tokens
+
+    def hide(self, name: str, models: Iterable[str]) -> None:
+        """Errors speak of the name that the client asked for, where they are about a model behind it that its key may
+        not use."""
+        self._hidden = {model: name for model in models if not self.may_use(model)}
 
     def may_use(self, model: str) -> bool:
         """Whether its key allows the model."""

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from quart import Blueprint, Response
@@ -94,8 +96,9 @@ def _not_ready(directory: Directory, exchanges: Exchanges, book: Book | None) ->
         return "the API keys have not been read yet"
     sessions = directory.sessions()
     if not any(session.live for session in sessions):
-        states = ", ".join(f"{session.worker_id} is {session.state}" for session in sessions)
-        return f"no worker is live: {states or 'the registry lists none'}"
+        states = Counter(session.state for session in sessions)  # no names: probes need no key
+        found = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        return f"no worker is live: {found or 'the registry lists none'}"
     return None
 
 

@@ -110,6 +110,12 @@ class MeshError(Exception):
         message = self.message.replace(f"'{wire}", f"'{ours}", 1)
         return MeshError(self.kind, message, param=ours, retry_after=self.retry_after)
 
+    def saying(self, words: str, others: str) -> MeshError:
+        """The same with other words in place of some."""
+        if words not in self.message:
+            return self
+        return MeshError(self.kind, self.message.replace(words, others), param=self.param, retry_after=self.retry_after)
+
     @classmethod
     def from_code(
         cls, code: str, message: str, *, param: str | None = None, retry_after: float | None = None

@@ -73,6 +73,10 @@ class Account:
         self._live[request] = 0
         self._charge(Usage(requests=1), now)
 
+    def take_over(self, request: Spender) -> None:
+        """Count a request that another gateway has let begin, until `release`."""
+        self._live[request] = 0
+
     def release(self, request: Spender, now: float) -> None:
         """The request has ended."""
         if request in self._live:

@@ -68,6 +68,18 @@ class Guard:
         app.before_request(self._before_request)
         app.after_request(self._after_request)
 
+    @property
+    def ready(self) -> bool:
+        """Whether the keys are known."""
+        return self._book.loaded
+
+    def take_over(self, exchange: Exchange) -> None:
+        """Let an exchange go on that another gateway has let begin. Raises invalid_api_key if its key is not valid any
+        more."""
+        account = self._book.account(exchange.tenant)
+        exchange.permit = Permit(account, exchange, self._clock)
+        account.take_over(exchange)
+
     async def _before_request(self) -> None:
         exchange = current()
         if exchange.path in self._open:

@@ -30,7 +30,7 @@ from gateway.openai.images import ImageLimits, read_images
 from gateway.openai.parts import PartOptions
 from gateway.openai.respond import NOTHING_LEFT, StreamTimes, begin, collected, read_reconnect, streamed
 from gateway.openai.translate import to_generate
-from gateway.openai.ways import ask_model
+from gateway.openai.ways import ask_model, note_model
 from gateway.operation import OF_WORKERS, Operation
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.unary import tokenize_call
@@ -81,7 +81,7 @@ def message_routes(dispatch: Dispatch, limits: ImageLimits, times: StreamTimes) 
         _check_version()
         body = await read_json()
         asked = parse_messages(body)
-        exchange.check_model(asked.model)
+        note_model(exchange, dispatch, asked.model)
         translated = to_chat(asked)
         chat = translated.chat
         if translated.image_names:

@@ -29,6 +29,7 @@ from gateway.openai.respond import (
 from gateway.openai.schema import RANGES, VALUES
 from gateway.openai.stored_chats import Gathering, chat_keeper
 from gateway.openai.translate import to_generate
+from gateway.openai.ways import note_model
 from gateway.operation import OF_WORKERS, Operation
 from gateway.routing.dispatch import Dispatch
 from gateway.store.store import Store
@@ -73,7 +74,7 @@ def chat_routes(
         exchange = current()
         body = await read_json()
         chat = parse_chat(body)
-        exchange.check_model(chat.model)
+        note_model(exchange, dispatch, chat.model)
         if chat.store:
             await store.open()  # rather an error now than after the answer
         if chat.has_images:

@@ -13,8 +13,7 @@ from gateway.openai.answers import Model, ModelList
 from gateway.operation import UNKNOWN, Operation
 from gateway.routing.aliases import Aliases
 from gateway.routing.capability import names
-from gateway.routing.directory import Directory, Offer
-from mesh.errors import ErrorKind, MeshError
+from gateway.routing.directory import Directory, Offer, unknown_model
 from mesh.v1.registry_pb2 import Alias
 
 LIST_MODELS = Operation(
@@ -41,7 +40,7 @@ def model_routes(directory: Directory, aliases: Aliases, *, anthropic_page: Page
 
     def allowed() -> list[Offer]:
         """What the request's key may use: of others it does not hear."""
-        return [offer for offer in listed(directory.models(), aliases.items()) if _exchange().may_use(offer.name)]
+        return usable(_exchange(), directory, aliases)
 
     @LIST_MODELS.on(routes)
     async def list_models() -> Response:  # pyright: ignore[reportUnusedFunction]
@@ -56,9 +55,14 @@ def model_routes(directory: Directory, aliases: Aliases, *, anthropic_page: Page
         for offer in offers:
             if offer.name == model_id:
                 return _json(anthropic_one(offer) if _exchange().anthropic else _model(offer, offers))
-        raise MeshError(ErrorKind.MODEL_NOT_FOUND, f"the model '{model_id[:200]}' does not exist here", param="model")
+        raise unknown_model(model_id)
 
     return routes
+
+
+def usable(exchange: Exchange, directory: Directory, aliases: Aliases) -> list[Offer]:
+    """What an exchange's key may use."""
+    return [offer for offer in listed(directory.models(), aliases.items()) if exchange.may_use(offer.name)]
 
 
 def listed(served: Sequence[Offer], aliases: Sequence[tuple[str, Alias]]) -> list[Offer]:
@@ -77,13 +81,15 @@ def _exchange() -> Exchange:
 
 
 def _model(offer: Offer, offers: Sequence[Offer]) -> Model:
+    """One of the offers that a client hears of, as it hears of it."""
+    heard = {each.name for each in offers}
     return Model(
         id=offer.name,
         created=offer.created,
         context_length=offer.context_length,
         max_model_len=offer.context_length,
-        root=offer.alias_of or offer.base or offer.name,
-        parent=offer.base or None,
+        root=next((name for name in (offer.alias_of, offer.base) if name in heard), offer.name),
+        parent=offer.base if offer.base in heard else None,
         capabilities=names(offer.capabilities),
         adapters=[each.name for each in offers if each.base == offer.name],
         aliases=[each.name for each in offers if each.alias_of == offer.name],

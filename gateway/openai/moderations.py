@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 from quart import Blueprint, Response
 
-from gateway.exchange import current
+from gateway.exchange import Exchange, current
 from gateway.openai.bodies import read_json
 from gateway.openai.classify import MAX_TEXTS, check_texts, of_texts
 from gateway.openai.schema import decode
@@ -103,7 +103,7 @@ def moderation_routes(dispatch: Dispatch, threshold: float) -> Blueprint:
         exchange = current()
         body = decode(_decoder, await read_json())
         texts = _texts(body.input)
-        model = body.model if body.model is not None else _only_model(dispatch)
+        model = body.model if body.model is not None else _only_model(exchange, dispatch)
         # Not cut: what is beyond the model's context would pass unseen.
         wire = of_texts(model, texts, exchange.request_id, truncate=False)
         found = await ask_model(exchange, dispatch, wire, classify_call)
@@ -114,8 +114,9 @@ def moderation_routes(dispatch: Dispatch, threshold: float) -> Blueprint:
     return routes
 
 
-def _only_model(dispatch: Dispatch) -> str:
-    names = [offer.name for offer in dispatch.directory.models() if pb.CAPABILITY_CLASSIFY in offer.capabilities]
+def _only_model(exchange: Exchange, dispatch: Dispatch) -> str:
+    offers = [offer for offer in dispatch.directory.models() if exchange.may_use(offer.name)]
+    names = [offer.name for offer in offers if pb.CAPABILITY_CLASSIFY in offer.capabilities]
     if len(names) != 1:
         served = f"several classify: {', '.join(names)}" if names else "none is served that classifies"
         raise invalid("model", f"'model' must be given: {served}")

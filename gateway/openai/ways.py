@@ -7,18 +7,21 @@ from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from gateway.exchange import Exchange, Work
+from gateway.openai.models import usable
 from gateway.openai.schema import GenerationRequest
 from gateway.reconnect import Reconnect
 from gateway.routing.aliases import Way, along
 from gateway.routing.claim import Claim
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.unary import UnaryCall
-from mesh.errors import MeshError
+from mesh.errors import ErrorKind, MeshError
 
 Doing = TypeVar("Doing", bound=Work)
 Answer = TypeVar("Answer")
 # What tells apart those who use one key, as clients say it.
 _SESSIONS = ("prompt_cache_key", "safety_identifier", "user")
+# Models that an error names at most.
+_SHOWN = 20
 # What routes call that which is the prompt for workers.
 _PROMPTS = {
     "/v1/chat/completions": "messages",
@@ -37,9 +40,10 @@ def note_model(exchange: Exchange, dispatch: Dispatch, model: str) -> None:
     """Raise forbidden for a model that the key does not allow, by the name that the client uses; name the one that it
     stands for in metrics if it is one of ours."""
     exchange.check_model(model)
-    meant = dispatch.aliases.models(model)[0]
-    if dispatch.directory.knows(meant):
-        exchange.model = meant
+    meant = dispatch.aliases.models(model)
+    exchange.hide(model, meant)
+    if dispatch.directory.knows(meant[0]):
+        exchange.model = meant[0]
 
 
 def way_of(exchange: Exchange, dispatch: Dispatch, body: GenerationRequest, reconnect: Reconnect) -> Way:
@@ -71,13 +75,22 @@ async def follow(
     try:
         work, found, detour = await along(way, dispatch.directory, begin, answer)
     except MeshError as error:
-        raise error.renamed("prompt", _PROMPTS.get(exchange.route, "prompt")) from None
+        raise as_heard(exchange, dispatch, error) from None
     exchange.model = work.model
     if way.alias:
         exchange.alias, exchange.detour = way.name, detour
         how = "fallback" if detour else "named" if work.model == dispatch.aliases.models(way.name)[0] else "split"
         dispatch.metrics.alias_requests.labels(way.name, work.model, how).inc()
     return work, found
+
+
+def as_heard(exchange: Exchange, dispatch: Dispatch, error: MeshError) -> MeshError:
+    """An error in the words of the client's API; of a model that is not there, with those that its key may use."""
+    if error.kind is ErrorKind.MODEL_NOT_FOUND:
+        names = [offer.name for offer in usable(exchange, dispatch.directory, dispatch.aliases)]
+        served = f"; served: {', '.join(names[:_SHOWN])}{', …' if names[_SHOWN:] else ''}" if names else ""
+        return MeshError(error.kind, error.message + served, param=error.param)
+    return error.renamed("prompt", _PROMPTS.get(exchange.route, "prompt"))
 
 
 class _Request(Protocol):

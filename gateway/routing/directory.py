@@ -315,16 +315,8 @@ class Directory:
 
     def check_known(self, model: str) -> None:
         """Raise model_not_found for a model that never was here while others are; else there may be hope."""
-        if model in self._models:
-            return
-        served = [each.name for each in self.models()]
-        if served:
-            shown = ", ".join(served[:20]) + (", …" if len(served) > 20 else "")
-            raise MeshError(
-                ErrorKind.MODEL_NOT_FOUND,
-                f"the model '{model[:200]}' does not exist here; served: {shown}",
-                param="model",
-            )
+        if model not in self._models and self.models():
+            raise unknown_model(model)
 
     def check_can(self, model: str, needs: frozenset[pb.Capability]) -> None:
         """Raise unsupported for a model that is here, if none of its workers announces one of the capabilities."""
@@ -362,6 +354,11 @@ class Directory:
     def sessions(self) -> Sequence[Session]:
         """The sessions of all workers that are there."""
         return [entry.session for entry in self._entries.values()]
+
+
+def unknown_model(model: str) -> MeshError:
+    """The error for a model that is not here. It names no others: who asks may not be meant to hear of them."""
+    return MeshError(ErrorKind.MODEL_NOT_FOUND, f"the model '{model[:200]}' does not exist here", param="model")
 
 
 def _offers(served: ServedModel, fingerprint: str, needs: frozenset[pb.Capability]) -> bool:

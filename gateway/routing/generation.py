@@ -22,6 +22,7 @@ from typing import Protocol
 from gateway.routing import clock
 from gateway.routing.attempts import Attempts
 from gateway.routing.claim import Claim
+from gateway.routing.directory import unknown_model
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.events import Event, Token
 from gateway.routing.hedge import Hedge
@@ -380,6 +381,8 @@ class Generation:
 
     def _take_failure(self, stream: Stream[Session], failure: pb.Failure) -> None:
         error = error_of(failure)
+        if error.kind is ErrorKind.MODEL_NOT_FOUND:
+            error = unknown_model(self.model)  # a worker's own words name all that it serves
         if error.kind is ErrorKind.DRAINING:
             stream.session.stop_routing()
             self._leave(stream, Trouble.DRAINING, error)

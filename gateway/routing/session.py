@@ -174,7 +174,8 @@ class Session:
         except grpc.aio.AioRpcError as error:
             raised = _raised(error)
             lost = isinstance(raised, MeshError) and raised.kind is ErrorKind.WORKER_LOST
-            raise raised from None
+            # What gRPC says names addresses, which are no business of clients.
+            raise (self._gone("was lost") if lost else raised) from None
         except asyncio.CancelledError:
             if wire.cancelled_by_caller():
                 raise

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence, Sized
 from typing import Generic, TypeVar
 
 from gateway.routing.claim import Claim
+from gateway.routing.directory import unknown_model
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.placement import Placement
 from gateway.routing.prefix import Prompt, Request
@@ -154,7 +155,9 @@ class UnaryCall(Generic[Response]):
 
     async def _leave(self, session: Session, call: Call, error: MeshError) -> None:
         """Note why; raises the error if another worker would say the same, or if there were too many."""
-        lost = error.kind is ErrorKind.WORKER_LOST
+        lost, unknown = error.kind is ErrorKind.WORKER_LOST, error.kind is ErrorKind.MODEL_NOT_FOUND
+        if unknown:
+            error = unknown_model(self.model)  # a worker's own words name all that it serves
         self._placement.left(session, error, refused=not lost)
         if lost or error.kind is ErrorKind.PROTOCOL_ERROR:
             self._placement.avoid(session)
@@ -163,7 +166,8 @@ class UnaryCall(Generic[Response]):
         if error.kind is ErrorKind.OVERLOADED:
             return  # bounded by the time without a worker that has room instead
         self._failures += 1
-        if not error.kind.value.retry_elsewhere or self._failures > self._dispatch.max_attempts:
+        # The registry said that the model is there: the worker has just let it go, and others may have it.
+        if not (error.kind.value.retry_elsewhere or unknown) or self._failures > self._dispatch.max_attempts:
             raise error
         if lost or (error.kind is ErrorKind.ENGINE_FAILED and session.draining):
             await self._suspicion.call_lost(session, call)

@@ -266,7 +266,7 @@ async def test_readiness_says_what_is_missing() -> None:
         assert await reason(gateway, 200) == ""
         worker.draining = True
         await eventually(lambda: not gateway.session("w"))
-        assert "w is draining" in await reason(gateway, 503)
+        assert "no worker is live: 1 draining" in await reason(gateway, 503)
 
 
 async def test_metrics_count_what_happened() -> None:

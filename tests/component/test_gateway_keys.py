@@ -20,10 +20,15 @@ from tests.harness import eventually
 def make_book(**limits: Any) -> tuple[Book, Key, dict[str, str]]:
     """A book with one key, and the headers of a request that brings it."""
     key, text = new_key("test", **limits)
+    return make_book_of(key), key, {"authorization": f"Bearer {text}"}
+
+
+def make_book_of(key: Key) -> Book:
+    """Another gateway's book with the same key."""
     book = Book()
     book.on_key(key.id, key)
     book.on_loaded()
-    return book, key, {"authorization": f"Bearer {text}"}
+    return book
 
 
 def error(response: httpx.Response, status: int) -> dict[str, Any]:

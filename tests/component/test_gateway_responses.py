@@ -23,7 +23,7 @@ from mesh.keys import new_key
 from mesh.v1 import inference_pb2 as pb
 from tests.component.gateway_fixture import GatewayUnderTest
 from tests.component.gateway_worker import FakeWorker
-from tests.component.test_gateway_keys import make_book
+from tests.component.test_gateway_keys import make_book, make_book_of
 from tests.component.test_gateway_sdk import check
 from tests.harness import eventually
 
@@ -534,21 +534,43 @@ async def test_one_that_fails_on_another_gateway_says_so_to_those_who_read_its_e
 async def test_another_gateway_goes_on_where_one_has_stopped(tmp_path: Path) -> None:
     worker = talker()
     store = str(tmp_path / "store.db")
-    async with worker, GatewayUnderTest(store=store) as other:
+    book, key, headers = make_book(token_budget=10**6)
+    async with worker, GatewayUnderTest(store=store, book=book) as other:
+        other.http.headers.update(headers)
         await other.add(worker)
         whole = await create(other, background=True)
         await settled(other, whole.id)
         expected = events_of(await other.http.get(f"/v1/responses/{whole.id}?stream=true"))
-        async with GatewayUnderTest(store=store) as first:
+        async with GatewayUnderTest(store=store, book=make_book_of(key)) as first:
+            first.http.headers.update(headers)
             await first.add(worker)
             worker.stop_after = 5
             begun = await create(first, background=True)
             await eventually(lambda: seen(first, begun.id, "delta"))
         worker.stop_after = None
+        spent = book.accounts[key.id].used.tokens
         done = await settled(other, begun.id)
         assert (done.status, done.output_text) == ("completed", TEXT)
         events = events_of(await other.http.get(f"/v1/responses/{begun.id}?stream=true"))
     assert [nameless(event) for event in events] == [nameless(event) for event in expected]
+    assert book.accounts[key.id].used.tokens == 2 * spent, "its key pays on the other gateway"
+    assert book.accounts[key.id].live == 0
+
+
+async def test_a_response_whose_key_was_revoked_is_not_gone_on_with(tmp_path: Path) -> None:
+    worker = talker()
+    store = str(tmp_path / "store.db")
+    book, key, headers = make_book()
+    async with worker, GatewayUnderTest(store=store, book=make_book_of(key)) as first:
+        first.http.headers.update(headers)
+        await first.add(worker)
+        worker.stop_after = 5
+        begun = await create(first, background=True)
+        await eventually(lambda: seen(first, begun.id, "delta"))
+    book.on_key(key.id, None)
+    async with GatewayUnderTest(store=store, book=book) as other:
+        await eventually(lambda: seen(other, begun.id, "not valid any more"), within=10)
+    assert len(worker.starts) == 1
 
 
 async def seen(gateway: GatewayUnderTest, response_id: str, text: str) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from quart import Response
 
+from gateway.access.guard import Guard
 from gateway.errors import ErrorAnswer
 from gateway.exchange import Exchange, Exchanges
 from gateway.openai.chat_schema import ChatRequest
@@ -27,7 +28,7 @@ from gateway.openai.responses.events import ResponseEvents
 from gateway.openai.responses.schema import parse_response
 from gateway.openai.responses.tools import HostedTools, Toolbox
 from gateway.openai.responses.translate import to_chat
-from gateway.openai.ways import claim_of, follow, way_of
+from gateway.openai.ways import claim_of, follow, note_model, way_of
 from gateway.reconnect import Identity, Reconnect
 from gateway.routing.aliases import Way
 from gateway.routing.dispatch import Dispatch
@@ -61,12 +62,15 @@ _TAKEOVERS: Final = 3
 
 
 class BackgroundResponses:
-    """`run` until cancelled. Owns the tasks of those that run here."""
+    """`run` until cancelled. Owns the tasks of those that run here. `guard` knows the keys, if requests need one."""
 
-    def __init__(self, store: Store, dispatch: Dispatch, exchanges: Exchanges, *, hosted: HostedTools) -> None:
+    def __init__(
+        self, store: Store, dispatch: Dispatch, exchanges: Exchanges, guard: Guard | None, *, hosted: HostedTools
+    ) -> None:
         self._store = store
         self._dispatch = dispatch
         self._exchanges = exchanges
+        self._guard = guard
         self._hosted: HostedTools = hosted
         self._stillness = Stillness(_LOST_SECONDS)
         self._group: asyncio.TaskGroup | None = None
@@ -81,7 +85,7 @@ class BackgroundResponses:
                 await asyncio.sleep(_CLAIM_SECONDS)
 
     async def _claim(self) -> None:
-        if self._exchanges.draining:
+        if self._exchanges.draining or (self._guard is not None and not self._guard.ready):
             return
         try:
             background = await self._store.background()
@@ -133,10 +137,13 @@ class BackgroundResponses:
         body.status, body.output = "queued", []
         chat = to_chat(request, toolbox, [])
         events = events_of(request, chat, toolbox, body)
-        exchange.set_priority(request.priority)
         writer = _Writer(self._store, job, events)
         writer.add(events.begin())
         try:
+            if self._guard is not None and exchange.permit is None:
+                self._guard.take_over(exchange)
+                note_model(exchange, self._dispatch, chat.model)
+            exchange.set_priority(request.priority)
             if job.takeovers > _TAKEOVERS:
                 raise MeshError(ErrorKind.WORKER_LOST, f"{job.takeovers} gateways have ended while they worked on it")
             if not await self._generate(exchange, job, chat, events, writer):

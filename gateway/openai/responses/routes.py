@@ -28,14 +28,14 @@ from gateway.openai.responses.schema import (
 from gateway.openai.responses.tools import HostedTools
 from gateway.openai.schema import RANGES
 from gateway.openai.translate import to_generate
-from gateway.openai.ways import ask_model, note_model
+from gateway.openai.ways import as_heard, ask_model, note_model
 from gateway.operation import OF_WORKERS, Operation
 from gateway.reconnect import WISH, Reconnect
 from gateway.routing.dispatch import Dispatch
 from gateway.routing.unary import tokenize_call
 from gateway.store.shapes import Job
 from gateway.store.store import Store
-from mesh.errors import invalid, unsupported
+from mesh.errors import MeshError, invalid, unsupported
 from mesh.v1 import inference_pb2 as pb
 
 
@@ -152,7 +152,7 @@ class _Made:
 async def _made(exchange: Exchange, body: bytes, dispatch: Dispatch, store: Store, options: ResponseOptions) -> _Made:
     """Raises MeshError with the request's own names of fields."""
     asking = parse_response(body)
-    exchange.check_model(asking.model)
+    note_model(exchange, dispatch, asking.model)
     keeps = asking.store if asking.store is not None else store.keeps or bool(asking.background)
     if keeps:
         await store.open()  # rather an error now than after the answer
@@ -184,7 +184,10 @@ async def _begin_background(
     if made.events.ids is not None:
         raise invalid(WISH, f"'{WISH}' excludes 'background', whose events are read again with 'starting_after'")
     note_model(exchange, dispatch, made.request.model)
-    dispatch.directory.check_known(dispatch.aliases.models(made.request.model)[0])
+    try:
+        dispatch.directory.check_known(dispatch.aliases.models(made.request.model)[0])
+    except MeshError as error:
+        raise as_heard(exchange, dispatch, error) from None
     exchange.set_priority(made.request.priority)
     exchange.streamed = bool(made.request.stream)
     made.wire.tenant = exchange.cache_scope
