@@ -8,7 +8,7 @@ import pytest
 
 from mesh.engine.base import Sampling
 from mesh.engine.transformers.scheduling.blocks import BlockManager
-from mesh.engine.transformers.scheduling.pace import LEAST_PIECE
+from mesh.engine.transformers.scheduling.pace import FIRST_PIECE, LEAST_PIECE
 from mesh.engine.transformers.scheduling.scheduler import Limits, Scheduler
 from mesh.engine.transformers.scheduling.sequence import Batch, Row, Work
 
@@ -26,7 +26,7 @@ def growing(tokens: int, before: int) -> float:
 
 
 def slow(tokens: int, before: int) -> float:
-    return 1 + 0.01 * tokens
+    return 1 + tokens / 128
 
 
 class Bench:
@@ -76,7 +76,7 @@ def beside_an_answer(cost: Cost, *, step_seconds: float | None = 0.25) -> Bench:
 
 def test_steps_last_as_long_as_they_may_from_the_second_piece_on() -> None:
     pieces = beside_an_answer(steady).read(2000)
-    assert pieces[0] == STEP_TOKENS - 1
+    assert pieces[0] == FIRST_PIECE == 64
     assert set(pieces[1:-1]) == {200}
     assert sum(pieces) == 2000
 
@@ -92,13 +92,13 @@ def test_pieces_shrink_as_a_long_context_makes_tokens_dearer() -> None:
     pieces = bench.read(16_000)
     before = 0
     for count in pieces[:-1]:
-        assert before == 0 or growing(count, before) < 0.3
+        assert growing(count, before) < 0.3
         before += count
     assert pieces[-2] < 50 < 150 < pieces[1]
 
 
 def test_rows_that_decode_lose_no_more_than_half_of_their_speed() -> None:
-    assert set(beside_an_answer(slow).read(2000)[1:-1]) == {100}
+    assert set(beside_an_answer(slow).read(2000)[1:-1]) == {128}
 
 
 @pytest.mark.parametrize("dear", [0.02, 1.0])
@@ -119,6 +119,18 @@ def test_one_slow_step_changes_nothing() -> None:
 def test_alone_a_prompt_has_the_whole_step() -> None:
     bench = Bench(slow)
     assert set(bench.read(2048)[:-1]) == {STEP_TOKENS}
+
+
+def test_a_prompt_that_was_alone_has_told_what_its_tokens_cost() -> None:
+    bench = Bench(steady)
+    bench.read(STEP_TOKENS)
+    assert bench.read(2000)[0] == int(0.25 / steady(STEP_TOKENS, 0) * STEP_TOKENS)
+
+
+def test_a_prompt_too_short_to_learn_from_leaves_the_next_one_small() -> None:
+    bench = beside_an_answer(steady)
+    assert bench.read(LEAST_PIECE - 1) == [LEAST_PIECE - 1]
+    assert bench.read(600) == [FIRST_PIECE, 200, 200, 136]
 
 
 def test_without_a_limit_the_whole_step_is_used() -> None:

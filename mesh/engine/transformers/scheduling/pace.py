@@ -8,6 +8,8 @@ from mesh.engine.transformers.scheduling.sequence import Batch
 
 # Smaller pieces cost a step each and shorten it little: the decoding rows and the weights take their time anyway.
 LEAST_PIECE = 32
+# The first piece, before anything is known: large enough to learn from it.
+FIRST_PIECE = 64
 # Steps that are looked back at. The fastest of them counts, since a busy machine makes steps slower, never faster.
 # Few with prompts, since a token gets dearer with each one before it.
 _PLAIN_STEPS = 4
@@ -31,10 +33,12 @@ class PromptPace:
     def most(self, batch: Batch) -> int | None:
         """The most prompt tokens beside what is in the batch already; None is any number.
 
-        None too while nothing decodes, and before the first prompt has told what its tokens cost.
+        None too while nothing decodes.
         """
-        if not batch or not self._per_token:
+        if not batch:
             return None
+        if not self._per_token:
+            return FIRST_PIECE
         plain = min(self._plain, default=0.0)
         return max(LEAST_PIECE, int(max(self._seconds - plain, plain) / min(self._per_token)))
 
