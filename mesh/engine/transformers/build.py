@@ -12,9 +12,8 @@ from mesh.engine.chat import ChatRenderer
 from mesh.engine.constraint import Grammars
 from mesh.engine.sampler import Sampler
 from mesh.engine.text import Codec
-from mesh.engine.transformers.attention.kernels import find_kernels
+from mesh.engine.transformers.attention.kernels import Kernels, find_kernels
 from mesh.engine.transformers.attention.kv_cache import KvCache
-from mesh.engine.transformers.attention.paged import PagedKernels
 from mesh.engine.transformers.core import Core
 from mesh.engine.transformers.embedding.build import make_embedder, make_headless
 from mesh.engine.transformers.embedding.embedder import Embedder, PlainAttention
@@ -203,14 +202,15 @@ class _Choice:
 
     verdict: Verdict
     page_size: int
-    kernels: PagedKernels | None = None
+    kernels: Kernels | None = None
 
 
 def _try_packed(options: EngineOptions, loaded: LoadedModel, sight: Sight | None) -> _Choice:
     choice = _Choice(Verdict("switched off"), options.page_size or _PAGE_SIZE)
     if not options.packed:
         return choice
-    for kernels in find_kernels(options.attention, loaded.device, spread=is_spread(loaded.model)):
+    spread, compiled = is_spread(loaded.model), options.compile
+    for kernels in find_kernels(options.attention, loaded.device, spread=spread, compiled=compiled):
         page_size = options.page_size or (kernels.page_size if kernels else _PAGE_SIZE)
         verdict = check_packed(loaded.model, loaded.vocab_size, loaded.context_length, page_size, kernels)
         if verdict.reason is None and sight is not None:
@@ -228,7 +228,7 @@ def _try_packed(options: EngineOptions, loaded: LoadedModel, sight: Sight | None
     return choice
 
 
-def _tell_refusal(wanted: str, kernels: PagedKernels, loaded: LoadedModel, reason: str) -> None:
+def _tell_refusal(wanted: str, kernels: Kernels, loaded: LoadedModel, reason: str) -> None:
     if wanted == kernels.name:
         raise invalid("attention", f"'attention' is '{wanted}', which cannot run {loaded.architecture}: {reason}")
     log.info("%s cannot run with the %s kernels: %s", loaded.architecture, kernels.name, reason)

@@ -33,8 +33,10 @@ class BatchingFlags(Flags):
     page_size: int | None = option(None, "Tokens per page of the KV cache. Default: by the device.", low=1)
     prefix_cache: bool = option(True, "Share the KV cache of equal beginnings between requests.")
     packed: bool = option(True, "Compute all sequences in one forward pass, where the model's layers allow it.")
-    attention: Literal["auto", "triton", "varlen", "flash_attn", "sdpa"] = option(
-        "auto", "What computes attention: auto, sdpa (torch, anywhere), or, on CUDA, triton, varlen or flash_attn."
+    attention: Literal["auto", "triton", "varlen", "flash_attn", "cpp", "sdpa"] = option(
+        "auto",
+        "What computes attention: auto, sdpa (torch, anywhere); on CUDA triton, varlen or flash_attn; on CPUs cpp, "
+        "which needs a C++ compiler.",
     )
     cuda_graphs: bool = option(True, "On CUDA: record decoding steps as graphs, which saves launching each kernel.")
     compile: bool = option(

@@ -1,7 +1,8 @@
 """The packed step over torch's own attention: on CPUs, and as the reference everywhere.
 
-Decoding rows of similar length attend together over their gathered pages; each piece of a prompt attends by itself.
-Pages that follow one another, such as those of a single stream, are read where they lie.
+Decoding rows of similar length attend together over their gathered pages, or each over its pages where they lie, by
+a kernel that reads them there; each piece of a prompt attends by itself. Pages that follow one another, such as those
+of a single stream, are never copied.
 What depends on the step alone (page lists, masks) is made once per step and window, not per layer.
 """
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
+from mesh.engine.transformers.attention.cpp_attention import CppKernels, SingleTokens
 from mesh.engine.transformers.attention.interface import IntArray, PackedStep, Piece, Variant
 from mesh.engine.transformers.attention.kv_cache import KvCache, LayerCache, index_of
 
@@ -34,8 +36,10 @@ class Group:
 
 
 class SdpaStep(PackedStep):
-    """A step whose pages are gathered. `lengths` [decoding] counts the tokens of each decoding row with the new one,
-    `tables` [decoding, pages] names their pages, 0 where there is none.
+    """A step whose pages are gathered, those of decoding rows only where there are no `kernels` for them.
+
+    `lengths` [decoding] counts the tokens of each decoding row with the new one, `tables` [decoding, pages] names their
+    pages, 0 where there is none.
     """
 
     def __init__(
@@ -46,8 +50,10 @@ class SdpaStep(PackedStep):
         lengths: IntArray,
         tables: IntArray,
         pieces: Sequence[Piece],
+        kernels: CppKernels | None = None,
     ) -> None:
         super().__init__(cache, slots)
+        self._kernels = kernels
         self.dtype = dtype
         self.lengths = lengths
         self.tables = tables
@@ -60,11 +66,17 @@ class SdpaStep(PackedStep):
         self, cached: LayerCache, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, variant: Variant, out: torch.Tensor
     ) -> None:
         """See PackedStep."""
-        for group in self.groups(variant.window):
-            out[group.first : group.last] = _decode(self, cached, group, q[group.first : group.last], variant)
+        self._attend_decoding(cached, q[: self.decoding], variant, out[: self.decoding])
         for index, piece in enumerate(self.pieces):
             span = slice(piece.first, piece.last)
             out[span] = _prefill(self, cached, index, q[span], k[span], v[span], variant)
+
+    def _attend_decoding(self, cached: LayerCache, q: torch.Tensor, variant: Variant, out: torch.Tensor) -> None:
+        if self.decoding and self._kernels is not None:
+            self._kernels.attend(cached, SingleTokens(self.tables, self.lengths), q, variant, out)
+            return
+        for group in self.groups(variant.window):
+            out[group.first : group.last] = _decode(self, cached, group, q[group.first : group.last], variant)
 
     @property
     def decoding(self) -> int:

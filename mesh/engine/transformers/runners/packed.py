@@ -12,7 +12,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from mesh.engine.transformers.attention.cpp_attention import CppKernels
 from mesh.engine.transformers.attention.interface import IntArray, PackedStep, Piece, running
+from mesh.engine.transformers.attention.kernels import Kernels
 from mesh.engine.transformers.attention.kv_cache import KvCache
 from mesh.engine.transformers.attention.paged import PagedKernels, PagedRows, PagedStep, split
 from mesh.engine.transformers.attention.sdpa import SdpaStep
@@ -73,7 +75,7 @@ class PackedRunner(Runner):
         cache: KvCache,
         max_rows: int,
         max_pages: int,
-        kernels: PagedKernels | None = None,
+        kernels: Kernels | None = None,
         tower: Tower | None = None,
         *,
         look_ahead: bool = False,
@@ -89,7 +91,7 @@ class PackedRunner(Runner):
         # It is computed twice instead, so that an answer does not depend on whether there is somebody beside it; not
         # where one row is computed in another way for its speed.
         self._pairs = self._device.type == "cpu" and not computes_a_row_plainly(model)
-        self._table = BlockTable(max_rows, max_pages, self._device, on_device=kernels is not None)
+        self._table = BlockTable(max_rows, max_pages, self._device, on_device=isinstance(kernels, PagedKernels))
         # Where layers are spread over devices, the last ones could not use indices that lie on the first.
         self._slices_logits = not is_spread(model) and "logits_to_keep" in inspect.signature(model.forward).parameters
         self._graphs: DecodeGraphs | None = None
@@ -140,7 +142,7 @@ class PackedRunner(Runner):
 
     def _graph_forward(self, inputs: DecodeInputs) -> torch.Tensor:
         rows = PagedRows(self._table.on_device(), inputs.lines, inputs.lengths, (), self._most_keys)
-        assert self.kernels is not None, "graphs without kernels that can be captured"
+        assert isinstance(self.kernels, PagedKernels), "graphs without kernels that can be captured"
         step = PagedStep(self.cache, inputs.slots, rows, self.kernels)
         return self._run(inputs.tokens[None], inputs.positions[None], step, None)
 
@@ -288,9 +290,10 @@ class PackedRunner(Runner):
 
     def _step(self, facts: _Facts, slots: torch.Tensor, lines: torch.Tensor, lengths: torch.Tensor) -> PackedStep:
         # The kernels know no other mask than the causal one.
-        if self.kernels is not None and all(piece.runs is None for piece in facts.pieces):
+        if isinstance(self.kernels, PagedKernels) and all(piece.runs is None for piece in facts.pieces):
             rows = PagedRows(self._table.on_device(), lines, lengths, facts.pieces, self._most_keys)
             return PagedStep(self.cache, slots, rows, self.kernels)
         width = -(-int(facts.lengths[0]) // self.cache.page_size) if len(facts.lengths) else 0
         tables = self._table.host[facts.lines, :width]
-        return SdpaStep(self.cache, slots, self._dtype, facts.lengths, tables, facts.pieces)
+        single = self.kernels if isinstance(self.kernels, CppKernels) else None
+        return SdpaStep(self.cache, slots, self._dtype, facts.lengths, tables, facts.pieces, single)

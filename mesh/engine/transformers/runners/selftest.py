@@ -17,8 +17,8 @@ from transformers.utils import logging as transformers_logging
 
 from mesh.engine.base import Sampling
 from mesh.engine.transformers.attention.interface import NAME, LayerCall, PackingError
+from mesh.engine.transformers.attention.kernels import Kernels
 from mesh.engine.transformers.attention.kv_cache import KvCache, LayerShape
-from mesh.engine.transformers.attention.paged import PagedKernels
 from mesh.engine.transformers.runners.packed import PackedRunner
 from mesh.engine.transformers.scheduling.sequence import Batch, Chunk, Row, Work
 
@@ -58,7 +58,7 @@ def check_packed(
     vocab_size: int,
     context_length: int,
     page_size: int,
-    kernels: PagedKernels | None = None,
+    kernels: Kernels | None = None,
 ) -> Verdict:
     """Try to run `model` packed, with torch's own attention or with `kernels`. On success its attention is ours from
     now on, else it is as it was."""
@@ -145,7 +145,7 @@ class _Trial:
         vocab_size: int,
         context: int,
         page_size: int,
-        kernels: PagedKernels | None,
+        kernels: Kernels | None,
     ) -> None:
         self._model = model
         self._kernels = kernels

@@ -13,8 +13,8 @@ import torch
 
 from mesh.engine.base import Chat, Image, Message, Sampling
 from mesh.engine.transformers.attention.interface import NAME, PackingError
+from mesh.engine.transformers.attention.kernels import Kernels
 from mesh.engine.transformers.attention.kv_cache import KvCache
-from mesh.engine.transformers.attention.paged import PagedKernels
 from mesh.engine.transformers.loading.loader import LoadedModel
 from mesh.engine.transformers.runners.packed import PackedRunner
 from mesh.engine.transformers.runners.selftest import attend_by, relative_difference, tolerance
@@ -67,7 +67,7 @@ class Sight:
             raise ValueError(f"one image takes {len(prompt)} tokens, of a context of {loaded.context_length}")
         self.tower.look(prompt, pictures)
 
-    def check_packed(self, page_size: int, kernels: PagedKernels | None) -> str | None:
+    def check_packed(self, page_size: int, kernels: Kernels | None) -> str | None:
         """Why pictures cannot be part of packed steps, None if they can.
 
         On success the attention of the model's decoder is ours from now on, else it is as when this object was made.
@@ -126,7 +126,7 @@ class Sight:
         output: Any = self._model(input_ids=ids, use_cache=False, **self._inputs(len(tokens)))
         return output.logits[0, len(self._example.prompt) - 1 :]
 
-    def _packed(self, page_size: int, kernels: PagedKernels | None) -> torch.Tensor:
+    def _packed(self, page_size: int, kernels: Kernels | None) -> torch.Tensor:
         """The same by packed steps: the prompt in pieces, then token by token, beside a row of text."""
         prompt, answer = self._example.prompt, self._example.answer
         pages = -(-(len(prompt) + len(answer)) // page_size)
