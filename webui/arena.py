@@ -26,12 +26,14 @@ from webui.records import (
     Choice,
     Gate,
     Mode,
+    NotAgreed,
     Picture,
     Reaction,
     Refused,
     Sampler,
     Store,
     StoreUnavailable,
+    Terms,
     Turn,
     Visitor,
     Vote,
@@ -76,7 +78,7 @@ class Seat:
 
 class Arena:
     """See the module. Use it inside `running`, in one event loop. `on_vote` is told of each vote that is kept;
-    `most_bytes` of images are kept in memory."""
+    `most_bytes` of images are kept in memory. Who has not agreed to the `terms` may only look."""
 
     def __init__(
         self,
@@ -87,6 +89,7 @@ class Arena:
         parameters: Mapping[str, float],
         on_vote: Callable[[], None],
         *,
+        terms: Terms | None = None,
         most_bytes: int = _MOST_BYTES,
     ) -> None:
         self.gateway = gateway
@@ -95,6 +98,7 @@ class Arena:
         self._sampler = sampler
         self._gate = gate
         self._on_vote = on_vote
+        self.terms = terms
         self._most_bytes = most_bytes
         self._seats: dict[str, Seat] = {}
         self._current: dict[tuple[str, Mode], str] = {}
@@ -127,6 +131,19 @@ class Arena:
         battle = self._current.pop((visitor.voter, mode), None)
         if battle in self._seats:
             self.stop(battle)
+
+    async def agree(self, visitor: Visitor) -> None:
+        """The visitor agrees to the terms. Raises Refused."""
+        if self.terms is None:
+            return
+        try:
+            await asyncio.to_thread(self.store.agree, visitor.voter, self.terms.hash, datetime.now(UTC))
+        except StoreUnavailable as error:
+            raise Refused(_NOT_KEPT) from error
+
+    async def has_agreed(self, visitor: Visitor) -> bool:
+        """Whether the visitor has agreed to the terms as they are now, if there are any. Raises StoreUnavailable."""
+        return self.terms is None or await asyncio.to_thread(self.store.agreed, visitor.voter, self.terms.hash)
 
     async def begin(
         self,
@@ -164,7 +181,8 @@ class Arena:
         return self._seats[record.id].live
 
     async def admit(self, visitor: Visitor, prompt: str, images: Sequence[bytes]) -> tuple[Picture, ...]:
-        """Let a prompt and its images in. Raises Refused."""
+        """Let a prompt and its images in. Raises Refused and StoreUnavailable."""
+        await self._check_agreed(visitor)
         if not prompt.strip():
             raise Refused("Write something first: an image alone is no question." if images else "Write something.")
         await asyncio.to_thread(self._gate.admit_prompt, visitor, prompt)
@@ -191,6 +209,7 @@ class Arena:
     async def again(self, visitor: Visitor, battle: LiveBattle) -> None:
         """Have all sides answer the last prompt anew, which counts as one more prompt. Raises NotNow and Refused."""
         seat = self._seat(battle)
+        await self._check_agreed(visitor)
         await asyncio.to_thread(self._gate.admit_prompt, visitor, "")
         battle.again(datetime.now(UTC))
         self._answer(seat)
@@ -209,6 +228,7 @@ class Arena:
             if battle.vote is not None:
                 return vote
             try:
+                await self._check_agreed(visitor)
                 before = await asyncio.to_thread(self.store.votes_of, visitor.voter, vote.cast)
                 await asyncio.to_thread(self._gate.admit_vote, visitor, before)
                 await self._keep(seat)
@@ -271,6 +291,10 @@ class Arena:
         if seat is None:
             raise NotNow("This conversation is not here any more: start a new one.")
         return seat
+
+    async def _check_agreed(self, visitor: Visitor) -> None:
+        if not await self.has_agreed(visitor):
+            raise NotAgreed
 
     def _stop_unwatched(self, seat: Seat) -> None:
         if not seat.watchers and seat.live.record.id in self._seats:

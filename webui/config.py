@@ -37,7 +37,12 @@ class WebConfig:
     cards: Path | None = option(
         None, "JSON file on models: a list of objects with name, organization, license, link, description."
     )
-    rules: Path | None = option(None, "Markdown file with your own rules and terms, shown on the page About.")
+    rules: Path | None = option(None, "Markdown file with your own rules, shown on the page About.")
+    terms: Path | None = option(
+        None,
+        "Markdown file with terms: visitors agree before their first prompt, and anew when the text is another one "
+        "at the next start.",
+    )
     prompts_per_minute: float = option(
         20, "Prompts of one visitor a minute; of one address five times as many.", low=0.1
     )
@@ -97,6 +102,7 @@ class WebConfig:
         for flag, path in (
             ("--cards", self.cards),
             ("--rules", self.rules),
+            ("--terms", self.terms),
             ("--login", self.login),
             ("--unwanted-words", self.unwanted_words),
         ):

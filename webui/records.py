@@ -8,6 +8,7 @@ may block, but for the `async` ones.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -136,6 +137,18 @@ class ModelCard:
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """What visitors agree to before their first prompt, in Markdown."""
+
+    text: str
+
+    @property
+    def hash(self) -> str:
+        """The SHA-256 of the text, in hex: another text has to be agreed to anew."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
 class Visitor:
     """Who asks. `voter` is a salted hash (see `Store.voter_id`); the network address is for counting, never kept."""
 
@@ -165,6 +178,13 @@ class Refused(Exception):
         super().__init__(reason)
         self.reason = reason
         self.retry_after = retry_after
+
+
+class NotAgreed(Refused):
+    """The visitor has not agreed to the terms as they are now."""
+
+    def __init__(self) -> None:
+        super().__init__("Please read the terms first, and agree to them.")
 
 
 class Store(Protocol):
@@ -211,6 +231,14 @@ class Store(Protocol):
 
     def shared(self, key: str) -> Conversation | None:
         """The battle of such a key, as it is now."""
+        ...
+
+    def agree(self, voter: str, terms: str, at: datetime) -> None:
+        """A voter agrees to the terms with this hash."""
+        ...
+
+    def agreed(self, voter: str, terms: str) -> bool:
+        """Whether a voter has agreed to the terms with this hash."""
         ...
 
     def delete_voter(self, voter: str) -> int:

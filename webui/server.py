@@ -23,7 +23,7 @@ from webui.config import WebConfig
 from webui.gateway import Gateway, GatewayError, api_url
 from webui.leaderboard.live import LiveLeaderboard
 from webui.pages.desk import Desk
-from webui.records import ModelCard
+from webui.records import ModelCard, Terms
 from webui.sampling import PairSampler, SamplingRules
 from webui.scratch import Scratch
 from webui.store.store import SqlStore, open_store
@@ -92,7 +92,8 @@ async def _serve(
 
     gateway = Gateway(config.gateway, config.api_key, on_models=learn)
     gate = ArenaGate(_limits(config), identity, _moderation(config))
-    arena = Arena(gateway, store, sampler, gate, config.parameters, on_vote=live.news)
+    terms = _terms(config.terms)
+    arena = Arena(gateway, store, sampler, gate, config.parameters, on_vote=live.news, terms=terms)
     traffic = TrafficLimits(uploads=config.uploads_per_hour, upload_bytes=config.upload_mib_per_hour * _MIB)
     accounts = Accounts(dict(config.accounts), store.secret("sessions")) if config.accounts else None
     app = web_app(Desk(config, arena, cards, scratch.shown, Listeners()), live, scratch, traffic, accounts)
@@ -111,6 +112,18 @@ async def _serve(
     host, port = listener.getsockname()[:2]
     log.info("web pages listening", extra=kv(url=f"http://{host}:{port}", gateway=config.gateway, store=config.where))
     await server.serve(sockets=[listener])
+
+
+def _terms(path: Path | None) -> Terms | None:
+    if path is None:
+        return None
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--terms: {path} cannot be used: {error}") from None
+    if not text:
+        raise ConfigError(f"--terms: {path} is empty")
+    return Terms(text)
 
 
 def _limits(config: WebConfig) -> Limits:

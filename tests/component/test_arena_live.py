@@ -16,7 +16,7 @@ from tests.harness import eventually
 from webui.arena import Arena
 from webui.battle import LiveBattle, NotNow, Phase
 from webui.gateway import Gateway
-from webui.records import Picture, Refused, Visitor
+from webui.records import NotAgreed, Picture, Refused, Terms, Visitor
 from webui.sampling import PairSampler
 from webui.store.store import open_store
 from webui.trust.gate import ArenaGate, Limits
@@ -74,3 +74,24 @@ async def test_an_answer_that_is_asked_for_again_counts_as_a_prompt(tmp_path: Pa
         with pytest.raises(Refused, match="1 prompts a minute"):
             await arena.again(VISITOR, battle)
         assert battle.phase is Phase.ANSWERED
+
+
+async def test_nothing_is_asked_or_voted_by_who_has_not_agreed_to_the_terms_as_they_are(tmp_path: Path) -> None:
+    async with running(tmp_path, terms=Terms("Be kind.")) as arena:
+        with pytest.raises(NotAgreed, match="read the terms first"):
+            await arena.admit(VISITOR, "hello", [])
+        await arena.agree(VISITOR)
+        await arena.admit(VISITOR, "hello", [])
+        with pytest.raises(NotAgreed):
+            await arena.admit(Visitor("w", ""), "hello", [])
+        battle = await arena.begin(VISITOR, "named", ["m", "m"])
+        await arena.ask(battle, "hello", [])
+        await eventually(lambda: battle.phase is Phase.ANSWERED)
+        arena.terms = Terms("Be kinder.")
+        for refused in (arena.vote(VISITOR, battle, "a"), arena.again(VISITOR, battle)):
+            with pytest.raises(NotAgreed):
+                await refused
+        assert battle.vote is None
+        await arena.agree(VISITOR)
+        await arena.vote(VISITOR, battle, "a")
+        assert battle.phase is Phase.VOTED

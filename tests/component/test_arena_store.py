@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +26,7 @@ from tests.postgres_server import PostgresServer
 from webui.leaderboard.ballots import Group
 from webui.records import Answer, Flag, Picture, StoreUnavailable, VoteRefused
 from webui.store.store import SqlStore, open_store
-from webui.store.tables import PictureRow, Table, TurnRow, VoteRow
+from webui.store.tables import AgreementRow, PictureRow, Table, TurnRow, VoteRow
 from webui.store.tallies import SqlVotes
 
 
@@ -229,6 +230,7 @@ def test_a_voter_takes_everything_along(store: SqlStore) -> None:
         store.save_turn(name, replace(turn(), pictures=(picture,)))
         store.react(name, 1, "a", "like")
         store.vote(vote(name, voter=voter))
+        store.agree(voter, "terms", START)
     assert store.delete_voter("v") == 1
     assert {t.name: count_of(store, t.name) for t in Table.metadata.sorted_tables} == {
         "settings": 1,
@@ -238,12 +240,23 @@ def test_a_voter_takes_everything_along(store: SqlStore) -> None:
         "pictures": 1,
         "shown": 1,
         "votes": 1,
+        "agreements": 1,
         **dict.fromkeys(("flags", "labels", "excluded"), 0),
     }
     assert store.delete_voter("w") == 1
     assert count(store, PictureRow) == 0
     with pytest.raises(StoreUnavailable, match="deleted"):
         store.save_turn("x", turn(2))  # one that still ran in another window
+
+
+def test_terms_are_agreed_to_by_one_voter_in_one_version(store: SqlStore) -> None:
+    store.agree("v", "terms", START)
+    store.agree("v", "terms", START + timedelta(days=1))
+    assert store.agreed("v", "terms")
+    assert not store.agreed("v", "other terms")
+    assert not store.agreed("w", "terms")
+    with store.database.reading() as session:
+        assert session.scalar(select(AgreementRow.agreed_at)) == START.timestamp()
 
 
 def count_of(store: SqlStore, table: str) -> int:
@@ -344,6 +357,17 @@ def test_stores_that_cannot_be_used_say_why(tmp_path: Path) -> None:
     ]:
         with pytest.raises(StoreUnavailable, match=why):
             open_store(where)
+
+
+def test_a_store_of_an_older_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    with closing(open_store(tmp_path / "votes.db")) as store:
+        fill(store, [("red", "blue", "a")])
+    with closing(sqlite3.connect(tmp_path / "votes.db")) as other, other:
+        other.execute("DROP TABLE agreements")
+        other.execute("UPDATE arena_version SET version_num = '0001'")
+    with closing(open_store(tmp_path / "votes.db")) as store:
+        store.agree("v", "terms", START)
+        assert count(store, VoteRow) == 1
 
 
 def test_a_store_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, expect
 
-from tests.e2e.webui_site import Site, Watch, ask, chromium, open_page, said, visit, wait_vote
+from tests.e2e.webui_site import PATIENCE, Site, Watch, ask, chromium, open_page, said, visit, wait_vote
 from tests.harness import Mesh
 
 MODEL = "parrot"
@@ -135,14 +135,25 @@ def test_a_battle_of_images_begins_when_a_second_model_has_come(mesh: Mesh, site
     assert site.rows("SELECT modality FROM battles WHERE mode = 'battle'") == [("image",)]
 
 
-def test_the_single_page_has_one_model_and_nothing_else(
+def test_the_single_page_has_one_model_and_terms_to_agree_to(
     mesh: Mesh, browser: Browser, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    folder = tmp_path_factory.mktemp("single")
+    terms = folder / "terms.md"
+    terms.write_text("## Terms\n\nBe kind.")
     with (
-        Site(tmp_path_factory.mktemp("single"), mesh.gateway.url, "--single", MODEL) as site,
+        Site(folder, mesh.gateway.url, "--single", MODEL, "--terms", str(terms)) as site,
         visit(browser) as visitor,
     ):
-        page = open_page(visitor, site.wait_ready().url)
+        page = visitor.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(site.wait_ready().url)
+        expect(page.get_by_role("heading", name="Terms")).to_be_visible()
+        expect(page.locator(".prompt textarea")).to_be_hidden()
+        page.get_by_role("button", name="I have read this, and agree").click()
+        expect(page.locator(".prompt textarea")).to_be_editable()
+        assert site.rows("SELECT count(*) FROM agreements") == [(1,)]
+        page.reload()
         ask(page, "Say this.")
         expect(page.locator("#direct-chat-a .bot-row")).to_contain_text("Say this.")
         assert page.locator("nav, #direct-model-a").count() == 0

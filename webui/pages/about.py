@@ -44,9 +44,11 @@ _NUMBER: Final = (
 
 
 def build(desk: Desk, blocks: gr.Blocks) -> None:
-    """Draw the page: the arena's own rules, those of who runs it, and what the visitor is called in the store."""
+    """Draw the page: the arena's own rules, what who runs it adds, and what the visitor is called in the store."""
     gr.Markdown(_RULES, elem_id="about", elem_classes="prose-page")
     number = gr.Markdown("", elem_id="about-number", elem_classes="prose-page")
+    if desk.arena.terms is not None:
+        gr.Markdown(desk.arena.terms.text, elem_id="terms", elem_classes="prose-page")
     if desk.config.rules is not None:
         gr.Markdown(desk.config.rules.read_text(), elem_id="rules", elem_classes="prose-page")
 

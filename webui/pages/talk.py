@@ -4,6 +4,7 @@ alone."""
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,9 @@ from webui.pages.chat import chatbot, liking
 from webui.pages.composer import Composer, box_buttons, composer, delete_upload, read_upload
 from webui.pages.desk import TOLD, Desk, sentence
 from webui.pages.parameters import Parameters, parameters
+from webui.pages.terms import TermsPanel, draw_terms
 from webui.pages.words import Words
-from webui.records import Choice, Mode, Visitor
+from webui.records import Choice, Mode, NotAgreed, Visitor
 
 Output = Component | BlockContext
 View = dict[Block, Any]
@@ -60,6 +62,7 @@ class Talk:
     tools: dict[str, gr.Button]
     parameters: Parameters | None
     link: gr.HTML
+    terms: TermsPanel | None
     battle: gr.State
     editing: gr.State
     following: gr.State
@@ -85,7 +88,8 @@ class Talk:
             self.following,
         ]
         box: list[Output] = [self.composer.text, self.composer.panel, self.composer.image]
-        return [*own, *box, *self.tools.values(), *self._choices]
+        agreeing: list[Output] = [self.terms.panel, self.terms.page] if self.terms else []
+        return [*own, *box, *self.tools.values(), *self._choices, *agreeing]
 
     def view(self, battle: LiveBattle | None, told: str = "") -> View:
         """The whole page. `told` goes before what there is to say about the battle."""
@@ -112,6 +116,11 @@ class Talk:
         view.update({button: gr.update(interactive=open_) for button in self.votes})
         view.update({each: gr.update(interactive=phase is Phase.EMPTY) for each in self._choices})
         return view
+
+    def refusal(self, battle: LiveBattle | None, error: Exception) -> View:
+        """The whole page, and why something is not done."""
+        asked = self.terms.shown(agreed=False) if self.terms and isinstance(error, NotAgreed) else {}
+        return {**self.view(battle, sentence(error)), **asked}
 
     @property
     def _choices(self) -> list[Component]:
@@ -156,7 +165,7 @@ class Talk:
                 battle = await self._begin(visitor, rest, images=bool(pictures))
             await self.arena.ask(battle, text, pictures, edit=editing)
         except TOLD as error:
-            return {**self.view(battle, sentence(error)), self.editing: editing, self.composer.image: gr.skip()}
+            return {**self.refusal(battle, error), self.editing: editing, self.composer.image: gr.skip()}
         delete_upload(image, self.desk.folder)
         return {**self.view(battle), **self._cleared(answering=True)}
 
@@ -182,7 +191,7 @@ class Talk:
                 raise NotNow("This conversation is not here any more: start a new one.")
             await self.arena.again(visitor, battle)
         except TOLD as error:
-            return self.view(battle, sentence(error))
+            return self.refusal(battle, error)
         return self.view(battle)
 
     async def stop(self, state: str | None, request: gr.Request) -> None:
@@ -225,7 +234,7 @@ class Talk:
                 raise NotNow("There is no battle to vote on.")
             await self.arena.vote(visitor, battle, choice)
         except TOLD as error:
-            return self.view(battle, sentence(error))
+            return self.refusal(battle, error)
         return self.view(battle)
 
     async def share(self, state: str | None, request: gr.Request) -> View:
@@ -239,18 +248,30 @@ class Talk:
             return {self.status: sentence(error)}
         return {self.link: shown.permalink(key)}
 
+    async def agree(self, request: gr.Request) -> View:
+        """The visitor agrees to the terms."""
+        assert self.terms is not None
+        try:
+            await self.arena.agree(await self.desk.visitor(request))
+        except TOLD as error:
+            gr.Warning(sentence(error))
+            return {self.status: gr.skip()}
+        return {self.status: "", **self.terms.shown(agreed=True)}
+
     async def load(self, request: gr.Request) -> View:
         """The page is opened, or opened again: what goes on is shown on."""
         try:
             visitor = await self.desk.visitor(request)
+            agreeing = self.terms.shown(await self.arena.has_agreed(visitor)) if self.terms else {}
         except TOLD as error:
-            return self.view(None, sentence(error))
+            told = self.terms.shown(agreed=True) if self.terms else {}
+            return {**self.view(None, sentence(error)), **told}
         offer = await self.offer([None] * len(self.names))
         # Last, so that it knows of a prompt that was sent while the page was still loading.
         battle = self.arena.current(visitor, self.mode)
         if battle is not None:
             offer.update({name: self._chosen(battle, side) for side, name in enumerate(self.names)})
-        return {**self.view(battle), **offer}
+        return {**self.view(battle), **offer, **agreeing}
 
     def _chosen(self, battle: LiveBattle, side: int) -> Any:
         model = battle.record.models[side]
@@ -287,6 +308,13 @@ class Talk:
 
 def build(desk: Desk, blocks: gr.Blocks, mode: Mode, single: str | None = None) -> None:
     """Draw the page. With `single` there is that model to talk to, and no choice."""
+    terms = draw_terms(desk.arena.terms, mode) if desk.arena.terms else None
+    with terms.page if terms else nullcontext():
+        talk = _draw(desk, mode, single, terms)
+    _wire(talk, blocks)
+
+
+def _draw(desk: Desk, mode: Mode, single: str | None, terms: TermsPanel | None) -> Talk:
     sides = 1 if mode == "direct" else 2
     names: tuple[gr.Dropdown, ...] = () if mode == "battle" or single else _names(mode, sides)
     with gr.Row(elem_classes="sides", equal_height=True):
@@ -302,7 +330,7 @@ def build(desk: Desk, blocks: gr.Blocks, mode: Mode, single: str | None = None) 
         tools = _tools(mode)
     link = gr.HTML("", elem_id=f"{mode}-link", elem_classes="permalink")
     settings = None if mode == "battle" else parameters(desk.config)
-    talk = Talk(
+    return Talk(
         desk=desk,
         mode=mode,
         single=single,
@@ -317,11 +345,11 @@ def build(desk: Desk, blocks: gr.Blocks, mode: Mode, single: str | None = None) 
         tools=tools,
         parameters=settings,
         link=link,
+        terms=terms,
         battle=gr.State(None),
         editing=gr.State(False),
         following=gr.State(False),
     )
-    _wire(talk, blocks)
 
 
 def _names(mode: str, sides: int) -> tuple[gr.Dropdown, ...]:
@@ -373,6 +401,8 @@ def _wire(talk: Talk, blocks: gr.Blocks) -> None:
         button.click(talk.voting(choice), talk.battle, talk.outputs, **every)
     for side, chat in enumerate(talk.chats):
         chat.like(liking(talk.desk, side), talk.battle, None, **every)
+    if talk.terms:
+        talk.terms.agree.click(talk.agree, None, talk.outputs, **every)
     talk.timer.tick(talk.tick, list(talk.names), talk.outputs, **every)
     begun.append(blocks.load(talk.load, None, talk.outputs, **every))
     for event in begun:

@@ -28,6 +28,7 @@ from webui.store.rows import (
     vote_of,
 )
 from webui.store.tables import (
+    AgreementRow,
     AnswerRow,
     BattleRow,
     ExcludedRow,
@@ -143,12 +144,24 @@ class SqlStore:
                 vote=vote_of(vote) if vote else None,
             )
 
+    def agree(self, voter: str, terms: str, at: datetime) -> None:
+        """A voter agrees to the terms with this hash; the first time counts. Raises StoreUnavailable."""
+        with self.database.writing() as session:
+            if session.get(AgreementRow, (voter, terms)) is None:
+                session.add(AgreementRow(voter=voter, terms=terms, agreed_at=at.timestamp()))
+
+    def agreed(self, voter: str, terms: str) -> bool:
+        """Whether a voter has agreed to the terms with this hash. Raises StoreUnavailable."""
+        with self.database.reading() as session:
+            return session.get(AgreementRow, (voter, terms)) is not None
+
     def delete_voter(self, voter: str) -> int:
         """Take out all that a voter left; returns how many battles that were. Raises StoreUnavailable."""
         with self.database.writing() as session:
             gone = delete(BattleRow).where(BattleRow.voter == voter)
             battles = cast("CursorResult[Any]", session.execute(gone)).rowcount
-            session.execute(delete(ExcludedRow).where(ExcludedRow.voter == voter))
+            for table in (ExcludedRow, AgreementRow):
+                session.execute(delete(table).where(table.voter == voter))
             session.execute(delete(PictureRow).where(~PictureRow.key.in_(select(ShownRow.picture))))
             return battles
 

@@ -173,6 +173,16 @@ class LabelRow(Table):
     judge: Mapped[str] = mapped_column(String(_MODEL))
 
 
+class AgreementRow(Table):
+    """A voter who has agreed to the terms with this hash."""
+
+    __tablename__ = "agreements"
+
+    voter: Mapped[str] = mapped_column(String(64), primary_key=True)
+    terms: Mapped[str] = mapped_column(String(64), primary_key=True)
+    agreed_at: Mapped[float]
+
+
 class ExcludedRow(Table):
     """A voter whose votes are kept and do not count, and why."""
 
