@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any, cast
@@ -20,6 +19,7 @@ from gateway.batches.batches import batch_routes
 from gateway.batches.call import caller
 from gateway.batches.contents import Contents
 from gateway.batches.files import FORM_BYTES, UPLOAD_PATH, file_routes, request_with
+from gateway.batches.places import Places
 from gateway.batches.runner import Runner
 from gateway.batches.work import Shop
 from gateway.config import GatewayConfig
@@ -195,7 +195,7 @@ def _add_batches(
     shop = Shop(
         contents,
         caller(cast("AsgiApp", app)),
-        asyncio.Semaphore(config.batch_concurrency),
+        Places(config.batch_concurrency),
         config.batch_concurrency,
         config.batch_takeover / 4,
         lambda: exchanges.draining,

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Final
@@ -21,6 +21,7 @@ from gateway.batches.call import Caller, Reply
 from gateway.batches.contents import Contents
 from gateway.batches.files import kept_file
 from gateway.batches.lines import Checker, Line, read_line
+from gateway.batches.places import Places
 from gateway.batches.shapes import (
     OUTPUT,
     BatchObject,
@@ -60,7 +61,7 @@ class Shop:
 
     contents: Contents
     call: Caller
-    places: asyncio.Semaphore
+    places: Places
     at_once: int
     beat: float
     draining: Callable[[], bool]
@@ -82,13 +83,23 @@ class Work:
         # Whether the last line to hear anything was told "later", and which of those lines asks again.
         self._full = False
         self._asking_again = asyncio.Lock()
+        self._giving_way = asyncio.Event()
 
     def look(self) -> None:
         """Look into the store now: the batch may have been cancelled."""
         self._news.set()
 
+    @property
+    def stuck(self) -> bool:
+        """Whether there was no room for its lines, the last time that it asked."""
+        return self._full
+
+    def give_way(self) -> None:
+        """Let another batch have this one's turn: begin nothing more."""
+        self._giving_way.set()
+
     async def run(self) -> bool:
-        """Work until the batch has ended; False if this gateway stops before."""
+        """Work until the batch has ended; False if this gateway stops before, or the batch gives way."""
         if self._batch.status == "validating":
             await self._validate()
         if self._batch.status == "in_progress":
@@ -143,7 +154,7 @@ class Work:
         await self._flush()
         if not lines.cancelled():
             lines.result()
-        if self._expired or not (lines.cancelled() or self._shop.draining()):
+        if self._expired or not (lines.cancelled() or self._stops):
             await self._save(_finalizing)
 
     @property
@@ -151,6 +162,10 @@ class Work:
         """Lines without results."""
         counts = self._batch.request_counts
         return counts.total - counts.completed - counts.failed
+
+    @property
+    def _stops(self) -> bool:
+        return self._shop.draining() or self._giving_way.is_set()
 
     @property
     def _expired(self) -> bool:
@@ -176,7 +191,7 @@ class Work:
                 async with aclosing(self._lines(finished)) as lines:
                     async for number, line in lines:
                         await begun.acquire()
-                        if self._shop.draining():
+                        if self._stops:
                             return
                         task = group.create_task(self._answer_line(number, line))
                         task.add_done_callback(lambda _: begun.release())
@@ -195,12 +210,14 @@ class Work:
         """Ask until there is an answer that is not "later"."""
         reply = await self._ask(number, line)
         while _is_later(reply):
-            if self._shop.draining():
+            if self._stops:
                 return
             # Until there is room again one line asks for all: that can take long, and the places are not ours alone.
             async with self._asking_again:
+                if self._stops:
+                    return
                 if self._full:
-                    await asyncio.sleep(_wait_of(reply))
+                    await self._pause(_wait_of(reply))
                     reply = await self._ask(number, line)
                     continue
             reply = await self._ask(number, line)
@@ -210,8 +227,13 @@ class Work:
         response = LineResponse(reply.status, request_id, _body(reply))
         self._add(number, DONE if reply.status == 200 else FAILED, OutputLine("", line.custom_id, response, None))
 
+    async def _pause(self, seconds: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._giving_way.wait()
+
     async def _ask(self, number: int, line: Line) -> Reply:
-        async with self._shop.places:
+        async with self._shop.places.one(self._inside.tenant, self._batch.id):
             request_id = self._request_id(number)
             reply = await self._shop.call(self._batch.endpoint, bytes(line.body), request_id, self._inside)
         self._full = _is_later(reply)

@@ -33,7 +33,7 @@ _PROMPTS = {
 
 def claim_of(exchange: Exchange) -> Claim:
     """What of an exchange decides when it is served."""
-    return Claim(exchange.tenant, exchange.priority, exchange.deadline)
+    return Claim(exchange.tenant, exchange.priority, exchange.deadline, holds=exchange.inside is None)
 
 
 def note_model(exchange: Exchange, dispatch: Dispatch, model: str) -> None:

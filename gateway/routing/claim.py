@@ -16,12 +16,14 @@ from mesh.v1 import inference_pb2 as pb
 @dataclass(frozen=True, slots=True)
 class Claim:
     """`tenant` is the id of an API key, "" without keys, and `weight` its share beside others; lower priorities go
-    first; `deadline` is by `clock`, None for no limit."""
+    first; `deadline` is by `clock`, None for no limit; one that does not `hold` is not kept waiting where there is no
+    worker: it comes again."""
 
     tenant: str = ""
     priority: int = 0
     deadline: float | None = None
     weight: float = 1.0
+    holds: bool = True
 
     @property
     def seconds_left(self) -> float | None:

@@ -27,6 +27,7 @@ from mesh.metrics import GatewayMetrics
 # The last so many turns tell the rate of service.
 _TURNS = 32
 _LONGEST_RETRY_AFTER = 60.0
+_COME_AGAIN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,9 @@ class ModelQueue:
     def _check(self, place: Place) -> None:
         """Raise MeshError for a request that finds the line full, or whose deadline cannot be kept."""
         waiting = len(self.line) - 1
+        if not (place.begun or place.claim.holds or self._directory.live(self.model)):
+            text = f"no live worker for the model '{self.model}'"
+            raise MeshError(ErrorKind.NO_WORKER, text, retry_after=_COME_AGAIN_SECONDS)
         if not place.begun and waiting >= self.limits.length:
             self._count("full")
             raise self._no_room(f"{waiting} requests wait for the model '{self.model}' (limit {self.limits.length})")

@@ -62,9 +62,10 @@ class Batches:
 
     async def waiting(self, ended: Sequence[str]) -> list[Waiting]:
         """Those whose status is none of `ended`, the first one first."""
-        wanted = select(Record.id, Record.alive_at).where(Record.kind == BATCH, Record.status.not_in(ended))
+        wanted = select(Record.id, Record.alive_at, Record.tenant).order_by(Record.number)
+        wanted = wanted.where(Record.kind == BATCH, Record.status.not_in(ended))
         async with self._database.reading() as session:
-            return [Waiting(each.id, each.alive_at) for each in await session.execute(wanted.order_by(Record.number))]
+            return [Waiting(each.id, each.alive_at, each.tenant) for each in await session.execute(wanted)]
 
     async def under_way(self, ended: Sequence[str]) -> list[bytes]:
         """All batches whose status is none of `ended`, whoever's they are, as JSON."""

@@ -117,6 +117,7 @@ class Waiting:
 
     id: str
     alive_at: float | None
+    tenant: str = ""
 
 
 class TakenOver(Exception):

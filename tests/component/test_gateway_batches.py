@@ -14,6 +14,7 @@ import openai
 import pytest
 from openai.types import Batch, FileObject
 
+from gateway.batches.runner import AT_ONCE
 from mesh.errors import ErrorKind, MeshError
 from mesh.keys import new_key
 from mesh.v1 import inference_pb2 as pb
@@ -407,3 +408,26 @@ async def test_what_is_wrong_with_a_batch_is_named(fields: dict[str, Any], named
     async with GatewayUnderTest() as gateway:
         response = await gateway.http.post("/v1/batches", json=asked)
     assert (response.status_code, response.json()["error"]["param"]) == (400, named)
+
+
+async def test_batches_without_workers_do_not_hold_up_one_that_has_some() -> None:
+    limits: dict[str, Any] = {"batch_concurrency": 2, "batch_takeover": 0.5}
+    async with FakeWorker("a", pause=0) as worker, GatewayUnderTest(**limits) as gateway, sdk(gateway) as client:
+        await gateway.add(worker)
+        await leave("away", gateway)
+        stuck = [await begin(client, lines([body(model="away")] * 3)) for _ in range(AT_ONCE + 1)]
+        done = await ended(client, await begin(client, lines([body(), body()])))
+        assert done.request_counts is not None
+        assert (done.status, done.request_counts.completed) == ("completed", 2)
+        async with FakeWorker("b", models=("away",), pause=0) as back:
+            await gateway.add(back)
+            for batch in stuck:
+                assert (await ended(client, batch)).status == "completed"
+            assert len(back.starts) == 3 * len(stuck), "no line was lost or doubled by giving way"
+
+
+async def leave(model: str, gateway: GatewayUnderTest) -> None:
+    """A worker of the model was here, and died."""
+    async with FakeWorker(f"one of {model}", models=(model,)) as worker:
+        await gateway.add(worker)
+    await eventually(lambda: not gateway.session(worker.worker_id))
