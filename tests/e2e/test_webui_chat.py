@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, expect
 
-from tests.e2e.webui_site import PATIENCE, Site, Watch, ask, chromium, open_page, said, visit, wait_vote
+from tests.e2e.webui_site import PATIENCE, PHONE, Site, Watch, ask, chromium, open_page, said, visit, wait_vote
 from tests.harness import Mesh
 
 MODEL = "parrot"
@@ -19,6 +19,18 @@ HOSTILE = """<img src=x onerror="window.broken=1"><script>window.broken=1</scrip
 ![out](http://192.0.2.1/seen.png) <iframe src="http://192.0.2.1/"></iframe>
 $$\\href{javascript:window.broken=1}{x} \\includegraphics{http://192.0.2.1/seen.png}$$
 <style>body{display:none}</style><form action="http://192.0.2.1/"><button>go</button></form>"""
+WIDE = f"""```
+{"code " * 40}
+```
+
+|{"head|" * 12}
+|{"---|" * 12}
+|{"cell|" * 12}
+
+$$ {"a + " * 60} b $$
+
+مرحبا
+"""
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -69,6 +81,29 @@ def test_nothing_that_is_said_is_executed_or_fetched(site: Site, browser: Browse
         assert "form-action 'self'" in page.request.get(site.url).headers["content-security-policy"]
     assert answered
     assert [url for url in answered if not url.startswith(site.url)] == []
+
+
+def test_what_is_wide_scrolls_in_its_place_and_is_reached_by_the_keyboard(site: Site, browser: Browser) -> None:
+    with visit(browser, PHONE) as visitor:
+        page = open_page(visitor, f"{site.url}/direct")
+        ask(page, WIDE)
+        expect(page.locator("#direct-again")).to_be_enabled()
+        answer = page.get_by_role("log", name="Answers of model A").locator(".bot-row")
+        for wide in ("pre", "table", ".katex-display"):
+            expect(answer.locator(wide)).to_have_attribute("tabindex", "0")
+            box = answer.locator(wide).bounding_box()
+            assert box is not None
+            assert box["x"] + box["width"] < PHONE[0], f"{wide} runs out of the screen"
+        arabic = answer.get_by_text("مرحبا")
+        assert (
+            arabic.evaluate(
+                "(p) => { const r = document.createRange(); r.selectNodeContents(p);"
+                "return r.getBoundingClientRect().left - p.getBoundingClientRect().left; }"
+            )
+            > 50
+        )
+        expect(page.get_by_role("status").first).to_be_attached()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Direct chat")
 
 
 def test_a_prompt_that_is_too_long_is_refused_and_not_lost(site: Site, browser: Browser) -> None:

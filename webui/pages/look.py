@@ -12,8 +12,9 @@ from gradio.themes.utils.fonts import LocalFont
 
 _FOLDER: Final = Path(__file__).parent
 STYLE: Final = _FOLDER / "style.css"
+_SCRIPTS: Final = ("stream.js", "keys.js", "labels.js")
 # Inline, since the pages load no scripts but Gradio's own.
-HEAD: Final = "".join(f"<script>{(_FOLDER / name).read_text()}</script>" for name in ("stream.js", "keys.js"))
+HEAD: Final = "".join(f"<script>{(_FOLDER / name).read_text()}</script>" for name in _SCRIPTS)
 
 PAGES: Final = (
     ("", "Battle"),
@@ -45,9 +46,15 @@ def theme() -> Base:
         block_label_background_fill="transparent",
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
-        button_primary_background_fill_dark="*primary_600",
-        button_primary_background_fill_hover_dark="*primary_500",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_800",
         button_primary_text_color="#ffffff",
+        body_text_color_subdued="#52606d",
+        body_text_color_subdued_dark="#9fb0c0",
+        block_info_text_color="#52606d",
+        block_info_text_color_dark="#9fb0c0",
+        input_placeholder_color="#5b6b7d",
+        input_placeholder_color_dark="#8b9cae",
         input_background_fill="#f3f5f8",
         input_background_fill_dark="#10161d",
         table_even_background_fill_dark="#171e27",
@@ -63,10 +70,11 @@ def frame(title: str, here: str, *, benchmark: bool, login: bool) -> None:
     """
     pages = [*PAGES, ("benchmark", "Benchmark")] if benchmark else PAGES
     pages = [*pages, ("logout", "Sign out")] if login else pages
+    name = dict(pages).get(here, "Shared conversation")
     links = "".join(_link(path, name, here) for path, name in pages)
     gr.HTML(
         f'<header class="frame"><a class="brand" href="./">{escape(title)}</a>'
-        f'<nav aria-label="Pages">{links}</nav></header>',
+        f'<nav aria-label="Pages">{links}</nav></header><h1 class="unseen">{name}</h1>',
         elem_classes="frame-block",
         padding=False,
     )

@@ -10,7 +10,7 @@ _STYLE: Final = """
 :root { color-scheme: light dark; --ground: #f6f7f9; --box: #fff; --text: #1f2937; --line: #8794a3; --accent: #0f766e;
   --wrong: #b42318; }
 @media (prefers-color-scheme: dark) {
-  :root { --ground: #0f141a; --box: #171e27; --text: #f1f5f9; --line: #66788c; --accent: #0d9488; --wrong: #ff9d94; }
+  :root { --ground: #0f141a; --box: #171e27; --text: #f1f5f9; --line: #66788c; --accent: #0f766e; --wrong: #ff9d94; }
 }
 body { margin: 0; padding: 12vh 16px 32px; background: var(--ground); color: var(--text);
   font: 16px/1.5 "IBM Plex Sans", system-ui, sans-serif; }
