@@ -114,3 +114,11 @@ def test_the_fingerprint_names_the_quantization(tmp_path: Path) -> None:
     assert whole.fingerprint != plain.fingerprint
     assert whole.parameters == plain.parameters
     assert (whole.dtype, whole.vocab_size) == (torch.float32, tiny.VOCAB)
+
+
+async def test_steps_of_8_bits_do_not_keep_a_model_from_running_packed(tmp_path: Path) -> None:
+    """Attention that adds up in another order moves a number by its last bit, and 8 bits make a whole step of that."""
+    wider = {"hidden_size": 512, "intermediate_size": 512, "head_dim": 64}
+    path, _ = tiny.save(tmp_path, "Llama", num_attention_heads=8, num_key_value_heads=4, **wider)
+    async with Driver(path, model={"quantization": "int8"}) as driver:
+        assert driver.engine.models[0].execution == "packed"

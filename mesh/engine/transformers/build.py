@@ -328,7 +328,7 @@ def _try_whole(loaded: LoadedModel, runner: Runner, step_tokens: int) -> None:
         runner.compile_whole()
         pairs = zip(runner.warm_up(step_tokens), expected, strict=True)
         difference = max(relative_difference(found, wanted) for found, wanted in pairs)
-        if difference > tolerance(loaded.dtype):
+        if difference > tolerance(loaded.model):
             raise ArithmeticError(f"the compiled logits differ by {difference:.2g} of their size")
     except Exception as error:  # whatever a model's code, or a missing compiler, may raise
         runner.forget_whole()

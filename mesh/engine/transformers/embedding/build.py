@@ -86,7 +86,7 @@ def _checked(
     # Encoders see the whole text at each place, in a decoder only the last place does.
     pipeline = read_pipeline(loaded.folder, options.pooling, "last" if _is_causal(loaded) else "mean")
     embedder = Embedder(loaded, pipeline, attention, most_batch_tokens=most_batch_tokens, most_rows=options.max_rows)
-    embedder.check(loaded.vocab_size, loaded.dtype)
+    embedder.check(loaded.vocab_size)
     return embedder
 
 
@@ -96,7 +96,7 @@ def _classifier(
     if options.pooling is not None:
         raise invalid("pooling", f"'pooling' cannot be used: {loaded.architecture} classifies and does not embed")
     classifier = Classifier(loaded, attention, most_batch_tokens=most_batch_tokens, most_rows=options.max_rows)
-    classifier.check(loaded.vocab_size, loaded.dtype)
+    classifier.check(loaded.vocab_size)
     return classifier
 
 

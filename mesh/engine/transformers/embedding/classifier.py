@@ -42,10 +42,10 @@ class Classifier(Embedder):
         self.activation = activation_of(loaded.config)
         self._has_segments = "token_type_ids" in loaded.tokenizer.hf.model_input_names
 
-    def check(self, vocab_size: int, dtype: torch.dtype) -> None:
+    def check(self, vocab_size: int) -> None:
         """See Embedder."""
         try:
-            super().check(vocab_size, dtype)
+            super().check(vocab_size)
         except ValueError:
             # Of several rows, transformers finds the last tokens by the padding's id, and some models have none.
             if not self.size:

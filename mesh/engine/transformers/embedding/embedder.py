@@ -96,14 +96,14 @@ class Embedder:
 
     # On the engine's thread
 
-    def check(self, vocab_size: int, dtype: torch.dtype) -> None:
+    def check(self, vocab_size: int) -> None:
         """Compute two short inputs beside each other and alone. Raises what the model's code raises."""
         lengths = [min(length, self.most_tokens) for length in _TRIAL_LENGTHS]
         ids = [[(17 + 7919 * place + 31 * row) % vocab_size for place in range(n)] for row, n in enumerate(lengths)]
         alone = torch.cat([self._forward([each]) for each in ids])
         self.size = alone.shape[1]
         difference = relative_difference(self._forward(ids), alone)
-        if not difference <= tolerance(dtype):
+        if not difference <= tolerance(self._body):
             self.together = False
             log.warning(
                 "inputs are embedded one by one: beside each other they differ by %.2g of their size", difference

@@ -122,7 +122,7 @@ class PerSequenceRunner(Runner):
         except Exception as error:  # whatever a model's code may raise
             self.reset()
             return f"its cache does not work ({type(error).__name__}: {error})"
-        if difference > tolerance(self._model.dtype):
+        if difference > tolerance(self._model):
             return f"its logits with the cache differ by {difference:.2g} of their size"
         return None
 

@@ -80,7 +80,7 @@ class Sight:
             expected = self._plain()
             attend_by(self._model, NAME)
             difference = relative_difference(self._packed(page_size, kernels), expected)
-            if difference <= tolerance(self._model.dtype):
+            if difference <= tolerance(self._model):
                 return None
             reason = f"its packed logits differ by {difference:.2g} of their size"
         except PackingError as error:
