@@ -21,7 +21,7 @@ from webui.trust.images import ImageLimits
 
 _READ: Final = re.compile(
     r"""/(?:[a-z-]*/?|assets/.*|static/.*|theme\.css|favicon\.ico|manifest\.json|robots\.txt
-    |gradio_api/(?:queue/data|heartbeat/[^/]*|upload_progress|startup-events|file=(?!\w+:/).*))""",
+    |gradio_api/(?:queue/data|heartbeat/[^/]*|upload_progress|startup-events|app_id|file=(?!\w+:/).*))""",
     re.VERBOSE,
 )
 UPLOAD: Final = "/gradio_api/upload"

@@ -125,14 +125,18 @@ def test_stop_reaches_the_engines_and_answers_can_be_had_again(mesh: Mesh, site:
         wait_vote(page)
 
 
-def test_a_page_loaded_again_goes_on_and_two_pages_have_one_vote(site: Site, browser: Browser) -> None:
+def test_a_page_whose_connection_broke_goes_on_and_two_pages_have_one_vote(site: Site, browser: Browser) -> None:
     before = votes(site)
     with visit(browser) as visitor:
         page = open_page(visitor, site.url)
         ask(page, "Once more.")
         expect(page.locator("#battle-chat-a .bot-row")).to_contain_text(" ")
-        page.reload()
+        page.locator(".prompt textarea").fill("written and not sent")
+        visitor.set_offline(True)
+        expect(page.get_by_text("Connection to the server was lost").first).to_be_visible()
+        visitor.set_offline(False)
         wait_vote(page)
+        expect(page.locator(".prompt textarea")).to_have_value("written and not sent")
         assert [len(said(page, side=side).split()) for side in "ab"] == [WORDS, WORDS]
         other = open_page(visitor, site.url)
         wait_vote(other)
