@@ -37,7 +37,8 @@ def client(app: Any, peer: str = PEER) -> httpx.AsyncClient:
 @pytest.mark.parametrize(
     "path",
     """/ /gradio_api/app_id /leaderboard /shared?key=x /assets/index-x.js /static/img/logo.svg /theme.css?v=1 /config
-    /healthz /gradio_api/queue/data?session_hash=x /gradio_api/heartbeat/x /gradio_api/file=/tmp/uploads/x/cat.png""".split(),
+    /healthz /gradio_api/queue/data?session_hash=x /gradio_api/heartbeat/x
+    /gradio_api/file=/tmp/uploads/x/cat.png""".split(),
 )
 async def test_what_pages_use_is_open(path: str) -> None:
     async with client(Doors(everything)) as http:

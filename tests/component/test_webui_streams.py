@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import socket
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 
 import fastapi
 import gradio as gr
 import httpx
 import msgspec
 import pytest
-import uvicorn
 
+from tests.component.gradio_server import serving
 from tests.harness import eventually
 from webui.streams import Listeners, Streams
 
@@ -31,18 +28,6 @@ def gradio_app(listeners: Listeners) -> fastapi.FastAPI:
     return gr.mount_gradio_app(outer, blocks, path="/", ssr_mode=False)
 
 
-@asynccontextmanager
-async def pages(listeners: Listeners) -> AsyncGenerator[httpx.AsyncClient]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(gradio_app(listeners), log_config=None, timeout_graceful_shutdown=1))
-        serving = asyncio.create_task(server.serve(sockets=[listener]))
-        await eventually(lambda: server.started, within=30)
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=20) as client:
-            yield client
-        server.should_exit = True
-        await serving
-
-
 async def begin(client: httpx.AsyncClient, text: str) -> None:
     event = {"data": [text], "fn_index": 0, "session_hash": PAGE, "trigger_id": 1}
     (await client.post("/gradio_api/queue/join", json=event)).raise_for_status()
@@ -56,7 +41,7 @@ async def messages(response: httpx.Response) -> AsyncIterator[tuple[str, object]
 
 
 async def test_events_that_begin_when_none_is_pending_are_answered_in_the_stream_that_is_open() -> None:
-    async with pages(Listeners()) as client:
+    async with serving(gradio_app(Listeners())) as client:
         await begin(client, "one")
         said: list[object] = []
         last = ""
@@ -76,7 +61,7 @@ async def test_events_that_begin_when_none_is_pending_are_answered_in_the_stream
 
 async def test_a_page_is_told_more_in_the_stream_that_is_open_and_nothing_when_there_is_none() -> None:
     listeners = Listeners()
-    async with pages(listeners) as client:
+    async with serving(gradio_app(listeners)) as client:
         page = listeners.find(PAGE)
         assert not await page.tell(b"data: nobody hears this\n\n")
         await begin(client, "one")
