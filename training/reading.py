@@ -1,14 +1,16 @@
 """Files of conversations, read as a stream: a file may be larger than memory.
 
-JSON lines, a JSON array, JSON values one after another, and Parquet; told apart by their first bytes. `-` is JSON lines
-on standard input.
+JSON lines, a JSON array, JSON values one after another, and Parquet; told apart by their first bytes. `-` is standard
+input, which like other pipes gives JSON lines or an array.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
@@ -18,6 +20,18 @@ from training.conversations import BadConversation, Conversation, conversation
 
 STDIN: Final = Path("-")
 _CHUNK: Final = 1 << 18
+_HEAD: Final = 1 << 16
+"""Bytes by which a format is told; of a pipe it may be fewer."""
+_BOM: Final = b"\xef\xbb\xbf"
+_UTF16: Final = (b"\xff\xfe", b"\xfe\xff")
+_COMPRESSED: Final[Mapping[bytes, str]] = {
+    b"\x1f\x8b": "zcat FILE",
+    b"\x28\xb5\x2f\xfd": "zstdcat FILE",
+    b"BZh": "bzcat FILE",
+    b"\xfd7zXZ": "xzcat FILE",
+    b"PK\x03\x04": "unzip -p FILE",
+}
+"""The first bytes of compressed files, and what unpacks them."""
 _Row = dict[str, Any]
 
 
@@ -82,31 +96,35 @@ def parse(record: Record) -> Conversation | BadRecord:
 
 def chunks(path: Path, size: int = _CHUNK) -> Iterator[Chunk]:
     """The records of a file, about `size` bytes of it at a time. Raises BadFile."""
+    name = "standard input" if path == STDIN else str(path)
     try:
-        if path == STDIN:
-            yield from _lines("standard input", sys.stdin.buffer, size)
-            return
-        with path.open("rb") as file:
-            yield from _format(path, file)(str(path), file, size)
+        with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb", buffering=_HEAD) as file:
+            yield from _reader(name, file)(name, file, size)
     except OSError as error:
-        raise BadFile(f"{path}: {error.strerror or error}") from error
+        raise BadFile(f"{name}: {error.strerror or error}") from error
 
 
 _Reader = Callable[[str, IO[bytes], int], Iterator[Chunk]]
 
 
-def _format(path: Path, file: IO[bytes]) -> _Reader:
-    """The reader of a file by its first bytes; the file stands at its beginning again."""
-    head = file.read(1 << 16)
-    file.seek(0)
+def _reader(name: str, file: IO[bytes]) -> _Reader:
+    """The reader of a file by its first bytes, none of which is taken. Raises BadFile."""
+    piped = not file.seekable()
+    head = cast("BufferedReader", file).peek(_HEAD)
+    for mark, unpack in _COMPRESSED.items():
+        if head.startswith(mark):
+            raise BadFile(f"{name}: is compressed; unpack it into a pipe and read that: {unpack} | mesh data ... -")
+    if head.startswith(_UTF16) or 0 in head[:2]:
+        raise BadFile(f"{name}: must be UTF-8; change it into that: iconv -f UTF-16 -t UTF-8 FILE | mesh data ... -")
     if head.startswith(b"PAR1"):
+        if piped:
+            raise BadFile(f"{name}: is Parquet, which cannot be read from a pipe")
         return _parquet
-    if head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"BZh")):
-        raise BadFile(f"{path}: is compressed; unpack it into a pipe and read that: zcat FILE | mesh data ... -")
-    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = head.removeprefix(_BOM).lstrip()
     if text.startswith(b"["):
         return _array
-    return _lines if _is_json(file) or path.suffix != ".json" else _values
+    lines = piped or not text or not name.endswith(".json") or _is_json(file)
+    return _lines if lines else _values
 
 
 def _is_json(file: IO[bytes]) -> bool:
@@ -114,7 +132,7 @@ def _is_json(file: IO[bytes]) -> bool:
     line = next((line for line in file if line.strip()), b"")
     file.seek(0)
     try:
-        msgspec.json.decode(line.removeprefix(b"\xef\xbb\xbf"))
+        msgspec.json.decode(line.removeprefix(_BOM))
     except (msgspec.DecodeError, UnicodeDecodeError):
         return False
     return True
@@ -125,7 +143,7 @@ def _lines(name: str, file: IO[bytes], size: int) -> Iterator[Chunk]:
     while lines := file.readlines(size):
         position += sum(map(len, lines))
         if number == 0:
-            lines[0] = lines[0].removeprefix(b"\xef\xbb\xbf")
+            lines[0] = lines[0].removeprefix(_BOM)
         numbered = enumerate(lines, number + 1)
         records = [Record(f"{name}:{place}", line) for place, line in numbered if line.strip()]
         number += len(lines)
@@ -140,25 +158,40 @@ def _values(name: str, file: IO[bytes], size: int) -> Iterator[Chunk]:
     return _parsed(name, file, size, "")
 
 
+class _Counted:
+    """A file without the mark that some systems begin one with, and how far it was read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.position = 0
+        self._file = file
+
+    def read(self, size: int) -> bytes:
+        found = self._file.read(size)
+        kept = found if self.position else found.removeprefix(_BOM)
+        self.position += len(found)
+        return kept
+
+
 def _parsed(name: str, file: IO[bytes], size: int, prefix: str) -> Iterator[Chunk]:
     """JSON that does not keep to lines, by a parser that reads on as it is asked for more."""
     import ijson
 
     records: list[Record] = []
     number, position = 0, 0
+    text, piece = _Counted(file), min(size, 1 << 16)
     try:
-        found = ijson.items(file, prefix, use_float=True, multiple_values=not prefix, buf_size=min(size, 1 << 16))
+        found = ijson.items(cast("Any", text), prefix, use_float=True, multiple_values=not prefix, buf_size=piece)
         for value in cast("Iterator[Any]", found):
             number += 1
             records.append(Record(f"{name}: item {number}", value))
-            if file.tell() - position >= size:
-                position = file.tell()
+            if text.position - position >= size:
+                position = text.position
                 yield Chunk(records, position)
                 records = []
     except (ijson.JSONError, UnicodeDecodeError) as error:
         message = " ".join(str(error).split())
         raise BadFile(f"{name}: broken JSON after item {number}, the rest cannot be read: {message}") from error
-    yield Chunk(records, file.tell())
+    yield Chunk(records, text.position)
 
 
 def _parquet(name: str, file: IO[bytes], size: int) -> Iterator[Chunk]:

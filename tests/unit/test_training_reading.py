@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from pathlib import Path
+from threading import Thread
 from typing import Any, cast
 
 import pyarrow
@@ -32,7 +34,9 @@ def _write(path: Path) -> Path:
         case "values.json":
             path.write_text("\n".join(json.dumps(record, indent=2) for record in RECORDS))
         case "bom.jsonl":
-            path.write_text("\ufeff" + "\n".join(map(json.dumps, RECORDS)))
+            path.write_text("\ufeff" + "\r\n".join(map(json.dumps, RECORDS)))
+        case "bom_array.json":
+            path.write_text("\ufeff" + json.dumps(RECORDS, indent=2))
         case _:
             table = cast("Any", pyarrow).Table.from_pylist(RECORDS)
             cast("Any", parquet).write_table(table, path)
@@ -41,7 +45,16 @@ def _write(path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "name",
-    ["lines.jsonl", "lines.json", "array.json", "array_in_a_line.jsonl", "values.json", "bom.jsonl", "table.parquet"],
+    [
+        "lines.jsonl",
+        "lines.json",
+        "array.json",
+        "array_in_a_line.jsonl",
+        "values.json",
+        "bom.jsonl",
+        "bom_array.json",
+        "table.parquet",
+    ],
 )
 def test_every_format_in_small_pieces(tmp_path: Path, name: str) -> None:
     path = _write(tmp_path / name)
@@ -52,6 +65,27 @@ def test_every_format_in_small_pieces(tmp_path: Path, name: str) -> None:
     positions = [chunk.position for chunk in found]
     assert positions == sorted(positions)
     assert positions[-1] == path.stat().st_size
+
+
+@pytest.mark.parametrize("name", ["lines.jsonl", "array.json", "bom_array.json"])
+def test_a_pipe_is_read_once(tmp_path: Path, name: str) -> None:
+    """As `<(zcat chats.jsonl.gz)` is, of which nothing can be read twice."""
+    content, pipe = _write(tmp_path / name).read_bytes(), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = Thread(target=pipe.write_bytes, args=(content,))
+    writer.start()
+    found = list(read_conversations([pipe], lambda bad: pytest.fail(str(bad))))
+    writer.join(timeout=5)
+    assert [one.id for one in found] == [record["id"] for record in RECORDS]
+
+
+def test_only_a_newline_ends_a_line(tmp_path: Path) -> None:
+    """JSON may hold the separators that Unicode has besides it, as they are."""
+    path, said = tmp_path / "chats.jsonl", "a\u2028b\u2029c\x85d"
+    line = json.dumps({"messages": [{"role": "user", "content": said}]}, ensure_ascii=False)
+    path.write_bytes(f"{line}\n{line}".encode())
+    found = list(read_conversations([path], lambda bad: pytest.fail(str(bad))))
+    assert [one.messages[0].content for one in found] == [said, said]
 
 
 def test_a_bad_line_is_told_and_the_others_are_read(tmp_path: Path) -> None:
@@ -92,7 +126,11 @@ def test_times_and_decimals_of_a_table_are_texts_as_in_json(tmp_path: Path) -> N
     ("content", "message"),
     [
         (b'[{"id": 1}, {"id": 2}, {"id', "broken JSON after item 2, the rest cannot be read"),
-        (b"\x1f\x8b\x08", "is compressed; unpack it into a pipe"),
+        (b"\x1f\x8b\x08", r"is compressed; unpack it into a pipe and read that: zcat FILE \| mesh data"),
+        (b"\x28\xb5\x2f\xfd", r"is compressed; .*: zstdcat FILE"),
+        (b"\xfd7zXZ\x00", r"is compressed; .*: xzcat FILE"),
+        ('{"messages": []}'.encode("utf-16"), "must be UTF-8"),
+        ('{"messages": []}'.encode("utf-16-le"), "must be UTF-8"),
         (b"PAR1 no parquet", "(?i)parquet"),
     ],
 )
@@ -108,7 +146,9 @@ def test_no_such_file(tmp_path: Path) -> None:
         list(chunks(tmp_path / "missing.jsonl"))
 
 
-def test_an_empty_file_has_no_records(tmp_path: Path) -> None:
-    path = tmp_path / "empty.jsonl"
-    path.touch()
+@pytest.mark.parametrize("name", ["empty.jsonl", "empty.json", "empty.parquet"])
+@pytest.mark.parametrize("content", [b"", b" \n"])
+def test_an_empty_file_has_no_records(tmp_path: Path, name: str, content: bytes) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
     assert [record for chunk in chunks(path) for record in chunk.records] == []
