@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from tests.harness import wait_until
 from training.data.__main__ import main
 from training.data.tools import TOOLS
 
 Command = Callable[..., str]
 
-TOKENIZER = str(Path(__file__).parents[2] / "mesh/demo/models/mesh-demo")
+ROOT = Path(__file__).parents[2]
+TOKENIZER = str(ROOT / "mesh/demo/models/mesh-demo")
 
 
 def chat(id: str, question: str, answer: str, **more: Any) -> dict[str, Any]:
@@ -216,6 +222,48 @@ def test_of_many_bad_records_some_are_told(data: Command, tmp_path: Path) -> Non
     assert (tmp_path / "out.jsonl").read_bytes() == b""
 
 
+def test_a_link_stays_one_and_a_pipe_does_too(chats: Path, data: Command, tmp_path: Path) -> None:
+    """A file that takes the place of /dev/null would be the end of a machine."""
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "real.jsonl")
+    data("convert", chats, "--output", tmp_path / "link.jsonl")
+    assert (tmp_path / "link.jsonl").is_symlink()
+    assert len(lines(tmp_path / "real.jsonl")) == 5
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor(1) as pool:
+        read = pool.submit(pipe.read_bytes)
+        data("convert", chats, "--output", pipe)
+        assert read.result(timeout=5) == (tmp_path / "real.jsonl").read_bytes()
+    assert pipe.is_fifo()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chats.json", "link.jsonl", "pipe", "real.jsonl"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+def test_a_full_disk_is_told_by_name(chats: Path, refused: Command, tmp_path: Path) -> None:
+    words = ("sample", chats, "--count", "1", "--output", tmp_path / "out.jsonl", "--keep-dropped", "/dev/full")
+    assert refused(*words) == "mesh data sample: /dev/full: No space left on device"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["chats.json"]  # nor what was whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_run_that_is_ended_leaves_nothing_behind(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """No process in any case, and no half of a file but where nobody was asked."""
+    command = [sys.executable, "-m", "training.data", "convert", "-", "--output", "out.jsonl", "--processes", "2"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with psutil.Popen(command, cwd=tmp_path, env=environ, stdin=subprocess.PIPE) as running:
+        line = json.dumps(CHATS[0]).encode() + b"\n"
+        running.stdin.write(line * 20_000)  # as many chunks as are under way, and some more
+        running.stdin.flush()
+        wait_until((tmp_path / ".out.jsonl.partial").exists, within=30)
+        children = running.children()
+        running.send_signal(number)
+        assert running.wait(timeout=30) == code
+        assert children
+        assert not psutil.wait_procs(children, timeout=10)[1]
+    assert [path.name for path in tmp_path.iterdir()] == ([".out.jsonl.partial"] if code < 0 else [])
+
+
 def test_from_pipe_to_pipe() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "mesh.cli.main", "data", "convert", "-", "--output", "-", "--processes", "1"],
@@ -252,7 +300,14 @@ def test_preferences_pass_through(data: Command, tmp_path: Path) -> None:
         (("clean", "nowhere.jsonl", "--output", "x"), "mesh data clean: nowhere.jsonl: no such file"),
         (("clean", "CHATS", "--output", "x", "--keep-dropped", "x"), "--output and --keep-dropped must be two files"),
         (("split", "CHATS", "--output", "x"), "mesh data split: --tokenizer is required"),
-        (("clean", "CHATS", "--output", "CHATS/x"), "CHATS/.x.partial: Not a directory"),
+        (("clean", "CHATS", "--output", "x", "--keep-dropped", "FOLDER/x"), "--keep-dropped must be two files"),
+        (("clean", "CHATS", "--output", "CHATS/x"), "--output CHATS/x: there is no folder CHATS"),
+        (("clean", "CHATS", "--output", "."), "mesh data clean: --output must be a file; . is a folder"),
+        (("clean", "CHATS", "--output", "x.parquet"), "x.parquet: what is written is JSON lines"),
+        (("clean", "CHATS", "--output", "x", "--keep-dropped", "y.gz"), "y.gz: what is written is JSON lines"),
+        (("train-test", "CHATS", "--output", "-"), "--output - cannot be used: several files are written"),
+        (("stats", "CHATS", "--report", "y/x.html"), "mesh data stats: --report y/x.html: there is no folder y"),
+        (("stats", "CHATS", "--dropped", "nowhere.jsonl"), "--dropped nowhere.jsonl: no such file"),
         (("sample", "CHATS", "--output", "x"), "mesh data sample: either --count or --share is required"),
     ],
 )
@@ -265,7 +320,8 @@ def test_refusals(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert sentence.replace("CHATS", str(chats)) in refused(*(word.replace("CHATS", str(chats)) for word in words))
+    given = [word.replace("CHATS", str(chats)).replace("FOLDER", str(tmp_path)) for word in words]
+    assert sentence.replace("CHATS", str(chats)) in refused(*given)
 
 
 @pytest.mark.parametrize(

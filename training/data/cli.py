@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import fields, make_dataclass
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from mesh.config import ConfigError, fail, parse
 from mesh.ending import told
@@ -46,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         match = difflib.get_close_matches(name, COMMANDS, n=1)
         fail(_PROG, f"unknown tool '{name}'" + (f"; did you mean {match[0]}?" if match else f" (see {_PROG} --help)"))
     try:
-        return _chain(words[1:]) if name == _CHAIN else _tool(name, words[1:])
+        with _ends_in_order():
+            return _chain(words[1:]) if name == _CHAIN else _tool(name, words[1:])
     except (ConfigError, BadFile) as error:
         fail(f"{_PROG} {name}", str(error))
     except BrokenPipeError:
@@ -57,6 +60,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         fail(f"{_PROG} {name}", "a process was killed, as systems do that run out of memory; try fewer --processes")
     except KeyboardInterrupt:
         return 130
+
+
+@contextmanager
+def _ends_in_order() -> Generator[None]:
+    """Signals that end a process let it take away first what is half done."""
+    ending = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ending:
+        signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number in ending:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _end(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _tool(name: str, argv: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ from training.data import report
 from training.data.runner import Run
 from training.data.segment import Named, Shape
 from training.data.tool import DroppedItem, Item
-from training.data.writing import STDOUT, Output, bad_line, dropped_line
+from training.data.writing import STDOUT, Output, bad_line, check_output, dropped_line
 from training.reading import STDIN, BadFile, BadRecord, Record, chunks
 
 _SMALL: Final = 32 << 20
@@ -31,7 +31,7 @@ class Files:
     """What every tool takes."""
 
     inputs: tuple[Path, ...] = option(
-        (), "Files to read: JSON lines, JSON arrays or Parquet; - is JSON lines on standard input.", positional=True
+        (), "Files to read: JSON lines, JSON arrays or Parquet; - is standard input.", positional=True
     )
     output: Path | None = option(None, "The file to write: *.json is an array, else JSON lines; - is standard output.")
     to: Shape = option("openai", "The shape of what is written: openai (messages) or fastchat (conversations).")
@@ -42,10 +42,10 @@ class Files:
 
 def run(tools: Sequence[Named], files: Files, output_required: bool = True) -> int:
     """The inputs through the tools; returns the exit code. Raises ConfigError, BadFile and OSError."""
-    _check(files, output_required)
+    _check(tools, files, output_required)
     for named in tools:
         named.tool.check()
-    to_stdout = files.output == STDOUT
+    to_stdout = STDOUT in _written(files).values()
     told = Console(stderr=to_stdout, soft_wrap=True, highlight=False)
     with ExitStack() as stack:
         output = stack.enter_context(Output(files.output)) if files.output else None
@@ -58,25 +58,34 @@ def run(tools: Sequence[Named], files: Files, output_required: bool = True) -> i
         told.print(line)
     for conclusion in work.conclusions():
         told.print(conclusion)
-    if output is not None and not to_stdout:
+    if output is not None and files.output != STDOUT:
         for line in report.written(output.written):
             told.print(line)
     return 0
 
 
-def _check(files: Files, output_required: bool) -> None:
+def _check(tools: Sequence[Named], files: Files, output_required: bool) -> None:
     if not files.inputs:
         raise ConfigError("name a file to read, or - for standard input")
     if output_required and files.output is None:
         raise ConfigError("--output is required")
-    written = [path for path in (files.output, files.keep_dropped) if path is not None and path != STDOUT]
+    written = _written(files)
+    for flag, path in written.items():
+        check_output(flag, path)
     for path in files.inputs:
-        if path != STDIN and any(path.resolve() == out.resolve() for out in written):
+        if path != STDIN and any(path.resolve() == out.resolve() for out in written.values()):
             raise ConfigError(f"{path} is read and cannot be written at the same time")
         if path != STDIN and not path.exists():
             raise BadFile(f"{path}: no such file")
-    if len(set(written)) < len(written):
+    if len({path.resolve() for path in written.values()}) < len(written):
         raise ConfigError("--output and --keep-dropped must be two files")
+    if files.output == STDOUT and any(named.tool.part() for named in tools):
+        raise ConfigError("--output - cannot be used: several files are written, named after --output")
+
+
+def _written(files: Files) -> dict[str, Path]:
+    given = {"--output": files.output, "--keep-dropped": files.keep_dropped}
+    return {flag: path for flag, path in given.items() if path is not None}
 
 
 def _size(files: Files) -> int | None:

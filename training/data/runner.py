@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
+from threading import Thread
 from typing import Final
 
 from rich.console import RenderableType
@@ -91,16 +93,24 @@ def _mapper(processes: int) -> Generator[_Mapper]:
         return
     # Not forked: libraries that the processes load have threads.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_leave_interrupts_to_the_first)
+    pool = ProcessPoolExecutor(processes, mp_context=context, initializer=_follow_the_first)
     try:
         yield lambda segment, batches: _ordered(pool, segment, batches, processes * _AHEAD)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _leave_interrupts_to_the_first() -> None:
-    """Ctrl-C reaches all processes of a terminal; the first ends the others."""
+def _follow_the_first() -> None:
+    """Ctrl-C reaches all processes of a terminal; the first ends the others. They end, too, if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_after_the_first, daemon=True).start()
+
+
+def _end_after_the_first() -> None:
+    first = multiprocessing.parent_process()
+    assert first is not None
+    first.join()
+    os._exit(1)
 
 
 def _ordered(pool: ProcessPoolExecutor, segment: Segment, batches: _Batches, ahead: int) -> Iterator[Batch]:

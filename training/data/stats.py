@@ -18,6 +18,7 @@ from training.data.language import conversation_language
 from training.data.summary import Facts, Summary, distribution
 from training.data.tokens import token_counter
 from training.data.tool import Gate, Item, Refused, Tool
+from training.data.writing import check_output
 from training.reading import BadFile, chunks
 
 _SHOWN: Final = 12
@@ -34,6 +35,12 @@ class Stats(Tool):
     report: Path | None = option(None, "Write plots to this file, an HTML page that needs no network.")
 
     def check(self) -> None:
+        for flag, path in (("--json", self.json), ("--report", self.report)):
+            if path is not None:
+                check_output(flag, path)
+        for path in self.dropped:
+            if not path.exists():
+                raise ConfigError(f"--dropped {path}: no such file")
         if self.tokenizer is not None:
             token_counter(self.tokenizer)
 
