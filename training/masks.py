@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Final, cast
@@ -122,9 +122,11 @@ class Masker:
         for span in spans:
             start, end = self._tokens(text, ids, span)
             labels[start:end] = ids[start:end]
-        if self._lacks_end(text, spans[-1]):
-            ids.append(self._eos[0])
-            labels.append(self._eos[0])
+            if self.max_length is not None and start >= self.max_length:
+                break  # looking up each of ten thousand answers takes hours, and those that follow are cut off
+            if self._lacks_end(text, span):
+                ids.append(self._eos[0])
+                labels.append(self._eos[0])
         return self._shortened(ids, labels)
 
     def pairs(self, messages: Sequence[ChatMessage]) -> list[Sample]:
@@ -141,14 +143,20 @@ class Masker:
             samples.append(Sample(prompt, cut, truncated=len(cut) < len(answer)))
         return samples
 
-    def spans(self, messages: Sequence[ChatMessage]) -> tuple[str, list[Span]]:
-        """The rendered conversation, and where in it the answers to train on are. Raises Unmaskable."""
+    def spans(self, messages: Sequence[ChatMessage]) -> tuple[str, Iterator[Span]]:
+        """The rendered conversation, and where in it the answers to train on are, each looked up when it is asked for.
+        Raises Unmaskable, then too."""
         places = self._places(messages)
-        text, spans = self._marked_spans(messages) if self._marked else self._found_spans(messages, places)
         answers = [messages[place]["content"] for place in places]
-        if len(spans) != len(answers):
-            raise Unmaskable(Refusal.ALTERED, f"{len(answers)} answers, of which it writes {len(spans)}")
-        return text, [_spoken(text, span, answer) for span, answer in zip(spans, answers, strict=True)]
+        if self._marked:
+            text, marks = self._marked_spans(messages)
+            if len(marks) != len(answers):
+                raise Unmaskable(Refusal.ALTERED, f"{len(answers)} answers, of which it writes {len(marks)}")
+            spans = iter(marks)
+        else:
+            text = self.render(messages, prompt=False)
+            spans = self._found_spans(text, messages, places)
+        return text, (_spoken(text, span, answer) for span, answer in zip(spans, answers, strict=True))
 
     def render(self, messages: Sequence[ChatMessage], *, prompt: bool) -> str:
         """The text of some messages, with the beginning of an answer if it is a prompt. Raises Unmaskable."""
@@ -158,16 +166,13 @@ class Masker:
         places = [place for place, message in enumerate(messages) if message["role"] == "assistant"]
         return places[-1:] if self.last_only else places
 
-    def _found_spans(self, messages: Sequence[ChatMessage], places: list[int]) -> tuple[str, list[Span]]:
-        text = self.render(messages, prompt=False)
-        spans: list[Span] = []
+    def _found_spans(self, text: str, messages: Sequence[ChatMessage], places: list[int]) -> Iterator[Span]:
         for place in places:
             before = self.render(messages[:place], prompt=True)
             after = self.render(messages[: place + 1], prompt=False)
             if not (text.startswith(after) and after.startswith(before)):
                 raise Unmaskable(Refusal.REWRITTEN, f"message {place + 1}")
-            spans.append(Span(len(before), len(after)))
-        return text, spans
+            yield Span(len(before), len(after))
 
     def _marked_spans(self, messages: Sequence[ChatMessage]) -> tuple[str, list[Span]]:
         text, marks = self._rendered(messages, prompt=False, marks=True)

@@ -225,6 +225,16 @@ def test_a_long_conversation_is_cut_at_its_end() -> None:
     assert caught.value.refusal is Refusal.TOO_LONG
 
 
+def test_answers_that_are_cut_off_are_not_looked_up() -> None:
+    """Each takes as long as all before it: a chat of a thousand turns took seconds, one of ten thousand minutes."""
+    template = "{% for message in messages %}{{ message.content }}{% endfor %}"
+    tokenizer, messages = FAMILIES["byte level"](), conversation("hello", "world", "a", "a", "oh", "ello")
+    with pytest.raises(Unmaskable, match=Refusal.START_INSIDE):
+        Masker(tokenizer, template).sample(messages)
+    cut = Masker(tokenizer, template, max_length=6).sample(messages)
+    assert (tokenizer.decode(cut.input_ids), cut.truncated) == ("hellowor", True)
+
+
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
 def test_a_cut_takes_nothing_but_the_end(data: st.DataObject) -> None:
