@@ -29,6 +29,7 @@ from mesh.demo import MODELS, model_path
 from mesh.errors import MeshError
 from mesh.templates.choice import choose_template, find_stops
 from training.settings import BadSettings, ModelSettings
+from training.sharding import prepare_deepspeed
 
 _REPORTERS: Final = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 
@@ -128,6 +129,7 @@ def load_model(
     settings: ModelSettings, arguments: TrainingArguments, config: PretrainedConfig, language: Language
 ) -> PreTrainedModel:
     """The model to train: whole, or with an adapter. Raises BadSettings."""
+    prepare_deepspeed(arguments)
     kind: Any = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     model: PreTrainedModel = kind.from_pretrained(
         settings.model_name_or_path,

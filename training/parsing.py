@@ -22,6 +22,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar, cast, get_args, get_type_hints
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -106,6 +107,8 @@ def _built(cls: type[S], argv: Sequence[str], prog: str, environ: Mapping[str, s
         if name not in known:
             raise BadSettings(f"unknown setting '{name}'{_closest(name, known)}")
     _translate_fsdp(words)
+    if not torch.accelerator.is_available():
+        words.setdefault("use_cpu", ["true"])  # else each of several processes takes itself for the only one
     hints = get_type_hints(cls)
     line = [word for name, values in words.items() for word in (f"--{name}", *(values or _alone(hints[name])))]
     (settings,) = parser.parse_args_into_dataclasses(args=line, look_for_args_file=False)

@@ -1,12 +1,17 @@
-"""FSDP where accelerate leaves it out without a word: between processes that have CPUs alone."""
+"""FSDP and DeepSpeed where accelerate leaves them out without a word: between processes that have CPUs alone."""
 
 from __future__ import annotations
 
-from typing import Any, cast
+from importlib import import_module
+from typing import Any, Final, cast
 
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
+
+from training.settings import BadSettings
+
+_GATHER: Final = "stage3_gather_16bit_weights_on_model_save"
 
 
 def shard(trainer: Trainer) -> None:
@@ -30,3 +35,19 @@ def shard(trainer: Trainer) -> None:
     state.distributed_type = DistributedType.FSDP
     PartialState._shared_state["distributed_type"] = DistributedType.FSDP  # pyright: ignore[reportPrivateUsage]
     trainer.is_fsdp_enabled = True
+
+
+def prepare_deepspeed(arguments: TrainingArguments) -> None:
+    """If DeepSpeed is asked for, have it count all processes, and save weights that it shards as a whole model.
+
+    Called before the model is loaded, since ZeRO 3 shards it then. Raises BadSettings.
+    """
+    if not arguments.deepspeed:
+        return
+    if arguments.device.type == "cpu":  # else transformers has done it
+        deepspeed: Any = import_module("deepspeed")
+        deepspeed.init_distributed(dist_backend="gloo", auto_mpi_discovery=False)
+    config: dict[str, Any] = cast("Any", arguments).hf_deepspeed_config.config
+    zero: dict[str, Any] = config.get("zero_optimization", {})
+    if zero.get("stage") == 3 and not zero.setdefault(_GATHER, True):
+        raise BadSettings(f"deepspeed: {_GATHER} must be true, else no model is saved that could be served")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 pytestmark = pytest.mark.timeout(900)  # of importing all of them on a busy machine, and of DeepSpeed's compiler
 MODEL = ("--model", "mesh-demo-mini", "--data", "dummy", "--max-samples", "8", "--use-cpu", "--logging-steps", "1")
@@ -75,15 +76,19 @@ def test_wandb_without_an_account_is_told_before_the_data_is_read(tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-def test_deepspeed_trains_as_it_is_told(tmp_path: Path, plain: list[float]) -> None:
-    """The first time it compiles its own communication between processes on CPUs, for a minute."""
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed_trains_as_one_process_does(tmp_path: Path, plain: list[float], stage: int) -> None:
+    """Two processes without GPUs. The first time it compiles its own communication between them, for a minute."""
     pytest.importorskip("deepspeed")
     config = tmp_path / "zero.json"
     auto = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size", "gradient_clipping")
-    config.write_text(json.dumps({"zero_optimization": {"stage": 2}, **dict.fromkeys(auto, "auto")}))
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "1")
-    losses = train(tmp_path, "--max-steps", "2", "--deepspeed", str(config), launcher=torchrun)
-    assert losses == pytest.approx(plain, rel=1e-3)
+    config.write_text(json.dumps({"zero_optimization": {"stage": stage}, **dict.fromkeys(auto, "auto")}))
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    words = ("--max-steps", "2", "--per-device-train-batch-size", "4", "--deepspeed", str(config))
+    assert train(tmp_path, *words, launcher=torchrun) == pytest.approx(plain, rel=1e-3)
+    whole: Any = AutoModelForCausalLM
+    _, loading = whole.from_pretrained(tmp_path / "out", output_loading_info=True)
+    assert not loading["missing_keys"]
 
 
 def test_deepspeed_without_a_launcher_is_refused(tmp_path: Path) -> None:
