@@ -99,14 +99,17 @@ clients/node/dist/.built: $(wildcard clients/node/*.json clients/node/src/*.ts c
 	npm run --prefix clients/node --silent build
 	@touch $@
 
+# An environment over the first has what that one has, and what the .pth files there add to it.
+packages := import sysconfig; print(sysconfig.get_path("purelib"))
+add_packages := import sysconfig; print("import site; site.addsitedir({!r})".format(sysconfig.get_path("purelib")))
+
 # Triton takes a gigabyte that nobody needs without a GPU, hence an environment of its own over the first.
 KERNELS := .venv-kernels
 
 .PHONY: test-kernels
 test-kernels: protos ## Run the GPU kernels in an interpreter, or on the GPU where there is one
 	test -x $(KERNELS)/bin/python || $(PYTHON3) -m venv $(KERNELS)
-	$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(KERNELS)/bin/python -c \
-	  'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth"
+	$(PY) -c '$(add_packages)' > "$$($(KERNELS)/bin/python -c '$(packages)')/first.pth"
 	$(KERNELS)/bin/python -m pip install --quiet --no-deps --constraint constraints.txt triton
 	$(KERNELS)/bin/python -m pytest tests/kernels $(ARGS)
 
@@ -119,8 +122,7 @@ test-trainers: protos $(TRAINERS)/.installed ## Train with weights of 4 bits, De
 
 $(TRAINERS)/.installed: tests/trainers/requirements.txt
 	test -x $(TRAINERS)/bin/python || $(PYTHON3) -m venv $(TRAINERS)
-	$(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > "$$($(TRAINERS)/bin/python -c \
-	  'import sysconfig; print(sysconfig.get_path("purelib"))')/first.pth"
+	$(PY) -c '$(add_packages)' > "$$($(TRAINERS)/bin/python -c '$(packages)')/first.pth"
 	$(TRAINERS)/bin/python -m pip install --quiet --no-deps --requirement $<
 	@touch $@
 
