@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
 from playwright.sync_api import Browser, expect
@@ -62,6 +63,13 @@ def photo(path: Path) -> Path:
     exif[0x010E] = "taken at home"
     Image.new("RGB", (64, 48), "teal").save(path, exif=exif)
     return path
+
+
+def test_pages_that_nobody_looks_at_are_nearly_idle(site: Site) -> None:
+    process = psutil.Process(site.pid)
+    before = process.num_ctx_switches().voluntary
+    process.cpu_percent(interval=1)
+    assert process.num_ctx_switches().voluntary - before < 300
 
 
 def test_nothing_that_is_said_is_executed_or_fetched(site: Site, browser: Browser) -> None:
