@@ -12,8 +12,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Final, Literal
 
@@ -38,6 +37,7 @@ from webui.records import (
     Visitor,
     Vote,
 )
+from webui.seat import Seat
 
 log = logging.getLogger(__name__)
 
@@ -49,31 +49,10 @@ _TICK_SECONDS: Final = 0.1
 _MOST_BATTLES: Final = 10_000
 _MOST_BYTES: Final = 512 * 1024**2
 _MOST_TURNS: Final = 50
+# A battle that began so long ago at most goes on after a restart.
+_RESUMED: Final = timedelta(hours=1)
+_NONE: Final = ""  # instead of a battle: the visitor has left it
 _NOT_KEPT = "This could not be kept just now, and nothing is lost: please try again in a moment."
-
-
-@dataclass(slots=True, eq=False)
-class Seat:
-    """A battle that goes on, and what this process knows about it besides: its tasks, who watches, what is not kept."""
-
-    live: LiveBattle
-    used: float
-    tasks: list[asyncio.Task[Answer]] = field(default_factory=list["asyncio.Task[Answer]"])
-    watchers: int = 0
-    opened: bool = False  # in the store
-    kept: int = 0  # turns, from the first one, that are in the store as they are here
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def size(self) -> int:
-        """Bytes of its images."""
-        return sum(len(picture.data) for turn in self.live.turns for picture in turn.pictures)
-
-    def news(self) -> None:
-        """Wake those who watch."""
-        self.changed.set()
-        self.changed = asyncio.Event()
 
 
 class Arena:
@@ -128,9 +107,26 @@ class Arena:
 
     def leave(self, visitor: Visitor, mode: Mode) -> None:
         """The visitor starts anew: the next battle is another one. What was going on is stopped."""
-        battle = self._current.pop((visitor.voter, mode), None)
+        battle = self._current.get((visitor.voter, mode))
+        self._current[visitor.voter, mode] = _NONE
         if battle in self._seats:
             self.stop(battle)
+
+    async def resume(self, visitor: Visitor, mode: Mode) -> None:
+        """What the visitor was at before this process began goes on: after a restart, or from another server.
+
+        Raises StoreUnavailable.
+        """
+        key = (visitor.voter, mode)
+        if key in self._current:
+            return
+        kept = await asyncio.to_thread(self.store.unfinished, visitor.voter, mode, datetime.now(UTC) - _RESUMED)
+        if kept is None or key in self._current:
+            return
+        live = LiveBattle(kept.battle, turns=list(kept.turns))
+        self._seats[kept.battle.id] = Seat(live, time.monotonic(), opened=True, kept=len(kept.turns))
+        self._current[key] = kept.battle.id
+        self._forget()
 
     async def agree(self, visitor: Visitor) -> None:
         """The visitor agrees to the terms. Raises Refused."""

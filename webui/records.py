@@ -241,6 +241,10 @@ class Store(Protocol):
         """Whether a voter has agreed to the terms with this hash."""
         ...
 
+    def unfinished(self, voter: str, mode: Mode, since: datetime) -> Conversation | None:
+        """The last battle that a voter began in a mode, if that was since then and it has turns but no vote."""
+        ...
+
     def delete_voter(self, voter: str) -> int:
         """Take out all that a voter left; returns how many battles that were."""
         ...

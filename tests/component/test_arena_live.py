@@ -95,3 +95,28 @@ async def test_nothing_is_asked_or_voted_by_who_has_not_agreed_to_the_terms_as_t
         await arena.agree(VISITOR)
         await arena.vote(VISITOR, battle, "a")
         assert battle.phase is Phase.VOTED
+
+
+async def test_a_battle_goes_on_after_a_restart_until_it_has_its_vote_or_was_left(tmp_path: Path) -> None:
+    async with running(tmp_path) as arena:
+        battle = await arena.begin(VISITOR, "named", ["m", "m"])
+        await arena.ask(battle, "hello", [])
+        await eventually(lambda: battle.phase is Phase.ANSWERED)
+    async with running(tmp_path) as arena:
+        await arena.resume(Visitor("somebody else", ""), "named")
+        await arena.resume(VISITOR, "direct")
+        assert arena.find(VISITOR, battle.record.id) is None
+        await arena.resume(VISITOR, "named")
+        again = arena.current(VISITOR, "named")
+        assert again is not None
+        assert again.turns == battle.turns
+        await arena.ask(again, "and now?", [])
+        await eventually(lambda: again.phase is Phase.ANSWERED)
+        await arena.vote(VISITOR, again, "b")
+        await arena.begin(VISITOR, "named", ["m", "m"])
+        arena.leave(VISITOR, "named")
+        await arena.resume(VISITOR, "named")
+        assert arena.current(VISITOR, "named") is None
+    async with running(tmp_path) as arena:
+        await arena.resume(VISITOR, "named")
+        assert arena.current(VISITOR, "named") is None

@@ -223,22 +223,32 @@ def test_a_shared_battle_can_be_read_by_others(site: Site, browser: Browser) -> 
         expect(reader.locator("#shared-status")).to_contain_text("no such conversation")
 
 
-def test_no_vote_is_lost_when_the_server_is_killed_after_the_thanks_and_a_day_has_no_more_of_them(
+def test_no_vote_is_lost_when_the_server_is_killed_and_the_page_goes_on_with_the_next_one(
     mesh: Mesh, browser: Browser, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     folder = tmp_path_factory.mktemp("killed")
     with Site(folder, mesh.gateway.url, "--votes-per-day", "1") as site, visit(browser) as visitor:
-        page = open_page(visitor, site.wait_ready().url)
-        ask(page, "Quick.")
-        wait_vote(page)
-        page.locator("#battle-vote-both_bad").click()
-        expect(page.locator("#battle-status")).to_contain_text("Thanks")
-        ask(page, "Once more.")
-        wait_vote(page)
-        page.locator("#battle-vote-a").click()
-        expect(page.locator("#battle-status")).to_contain_text("At most 1 votes a day")
-        site.kill()
-        assert site.rows("SELECT choice, count(*) FROM votes GROUP BY choice") == [("both_bad", 1)]
+        with Tap(site.wait_ready().url) as tap:
+            page = open_page(visitor, tap.url)
+            ask(page, "Quick.")
+            wait_vote(page)
+            page.locator("#battle-vote-both_bad").click()
+            expect(page.locator("#battle-status")).to_contain_text("Thanks")
+            ask(page, "Once more.")
+            wait_vote(page)
+            page.locator("#battle-vote-a").click()
+            expect(page.locator("#battle-status")).to_contain_text("At most 1 votes a day")
+            site.kill()
+            expect(page.get_by_role("alert")).to_contain_text("The connection was lost")
+            with Site(folder, mesh.gateway.url, name="next") as following:
+                tap.turn_to(following.wait_ready().url)
+                expect(page.get_by_role("alert")).to_have_count(0)
+                wait_vote(page)
+                assert len(said(page).split()) == WORDS
+                page.locator("#battle-vote-a").click()
+                expect(page.locator("#battle-status")).to_contain_text("Thanks")
+        votes = site.rows("SELECT choice, count(*) FROM votes GROUP BY choice ORDER BY choice")
+        assert votes == [("a", 1), ("both_bad", 1)]
 
 
 def test_a_gateway_that_is_not_there_is_told(browser: Browser, tmp_path: Path) -> None:

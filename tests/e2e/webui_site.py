@@ -7,7 +7,7 @@ import socket
 import sqlite3
 import threading
 from collections.abc import Generator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -53,7 +53,7 @@ class Tap:
     """A port that passes everything on to the site, and keeps what comes from it."""
 
     def __init__(self, url: str) -> None:
-        self._target = (urlsplit(url).hostname or "", urlsplit(url).port or 0)
+        self.turn_to(url)
         self._server = socket.create_server(("127.0.0.1", 0))
         self._lock = threading.Lock()
         self._heard = bytearray()
@@ -67,6 +67,10 @@ class Tap:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._server.close()
+
+    def turn_to(self, url: str) -> None:
+        """Pass on what comes from now on to another site."""
+        self._target = (urlsplit(url).hostname or "", urlsplit(url).port or 0)
 
     def heard(self) -> bytes:
         """All that the site has sent so far."""
@@ -82,7 +86,7 @@ class Tap:
             threading.Thread(target=self._pass, args=(client,), daemon=True).start()
 
     def _pass(self, client: socket.socket) -> None:
-        with client, socket.create_connection(self._target) as site:
+        with client, suppress(ConnectionRefusedError), socket.create_connection(self._target) as site:
             while True:
                 for ready in select.select([client, site], [], [])[0]:
                     try:

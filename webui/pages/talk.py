@@ -262,6 +262,7 @@ class Talk:
         """The page is opened, or opened again: what goes on is shown on."""
         try:
             visitor = await self.desk.visitor(request)
+            await self.arena.resume(visitor, self.mode)
             agreeing = self.terms.shown(await self.arena.has_agreed(visitor)) if self.terms else {}
         except TOLD as error:
             told = self.terms.shown(agreed=True) if self.terms else {}

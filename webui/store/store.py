@@ -13,7 +13,7 @@ from typing import Any, Final, Literal, cast
 from sqlalchemy import CursorResult, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from webui.records import Battle, Conversation, Flag, Reaction, StoreUnavailable, Turn, Vote, VoteRefused
+from webui.records import Battle, Conversation, Flag, Mode, Reaction, StoreUnavailable, Turn, Vote, VoteRefused
 from webui.store.database import BUSY_SECONDS, Database, connect
 from webui.store.rows import (
     SIDES,
@@ -133,16 +133,20 @@ class SqlStore:
         """The battle of such a key, as it is now. Raises StoreUnavailable."""
         with self.database.reading() as session:
             row = session.scalar(select(BattleRow).where(BattleRow.share_key == key))
-            if row is None:
+            return _conversation(session, row) if row else None
+
+    def unfinished(self, voter: str, mode: Mode, since: datetime) -> Conversation | None:
+        """The last battle that a voter began in a mode, if that was since then and it has turns but no vote.
+
+        Raises StoreUnavailable.
+        """
+        with self.database.reading() as session:
+            begun = select(BattleRow).where(BattleRow.voter == voter, BattleRow.mode == mode)
+            row = session.scalar(begun.order_by(BattleRow.opened_at.desc()).limit(1))
+            if row is None or row.opened_at < since.timestamp():
                 return None
-            turns = session.scalars(_current(row.id)).all()
-            vote = session.scalar(select(VoteRow).where(VoteRow.battle == row.id))
-            loaded = load_turns(session, turns)
-            return Conversation(
-                battle=battle_of(row),
-                turns=tuple(loaded[turn.id] for turn in turns),
-                vote=vote_of(vote) if vote else None,
-            )
+            found = _conversation(session, row)
+            return found if found.turns and found.vote is None else None
 
     def agree(self, voter: str, terms: str, at: datetime) -> None:
         """A voter agrees to the terms with this hash; the first time counts. Raises StoreUnavailable."""
@@ -190,6 +194,17 @@ def open_store(where: str | Path, *, busy: float = BUSY_SECONDS) -> SqlStore:
 
 def _battle(session: Session, battle: str, *, lock: bool = False) -> BattleRow | None:
     return session.get(BattleRow, battle, with_for_update=True if lock else None)
+
+
+def _conversation(session: Session, row: BattleRow) -> Conversation:
+    turns = session.scalars(_current(row.id)).all()
+    vote = session.scalar(select(VoteRow).where(VoteRow.battle == row.id))
+    loaded = load_turns(session, turns)
+    return Conversation(
+        battle=battle_of(row),
+        turns=tuple(loaded[turn.id] for turn in turns),
+        vote=vote_of(vote) if vote else None,
+    )
 
 
 def _current(battle: str) -> Any:
