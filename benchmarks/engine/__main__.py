@@ -93,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
         "--long-prompt", type=_positive, help="measure the time between tokens while a prompt of this length enters"
     )
     parser.add_argument("--compile", action="store_true", help="our engine with --compile as well")
+    parser.add_argument(
+        "--unpaced",
+        action="store_true",
+        help="our engine with --step-seconds 0 as well: prompts are read first, as by the others, whoever decodes",
+    )
     parser.add_argument("--tune", action="store_true", help="only compare settings of transformers' batching")
     parser.add_argument("--json", type=Path, help="also write all runs into this file")
     return parser
@@ -125,6 +130,10 @@ def _contenders(folder: Path, options: argparse.Namespace) -> list[Contender]:
         ours = [reference, _batching(folder, threads, _BEST, _BATCHING), mesh]
     if options.compile:
         ours.append(_mesh(folder, options, "mesh --compile", compile=True))
+        if options.unpaced:
+            ours.append(_mesh(folder, options, "mesh --compile --step-seconds 0", compile=True, step_seconds=0.0))
+    elif options.unpaced:
+        ours.append(_mesh(folder, options, "mesh --step-seconds 0", step_seconds=0.0))
     return [*ours, *_rival_contenders(folder, options)]
 
 
