@@ -103,6 +103,11 @@ struct Call {
 
 namespace {
 
+// Tokens of a row: those from part * PART on.
+struct Part {
+    int64_t row, part;
+};
+
 // What a part contributes to a head: values by weight, the sum of the weights, and the score that has weight 1.
 struct Partial {
     float* values;
@@ -114,21 +119,21 @@ template <typename T>
 class Attention {
    public:
     explicit Attention(const Call& call)
-        : call_(call), group_(call.heads / call.kv_heads), width_(call.value_size + 2), parts_(1) {
-        for (int64_t row = 0; row < call.rows; ++row) parts_ = std::max(parts_, (call.lengths[row] - 1) / PART + 1);
+        : call_(call), group_(call.heads / call.kv_heads), width_(call.value_size + 2) {
+        for (int64_t row = 0; row < call.rows; ++row) {
+            starts_.push_back(parts_.size());
+            for (int64_t part = first(row) / PART; part * PART < call.lengths[row]; ++part) parts_.push_back({row, part});
+        }
+        starts_.push_back(parts_.size());
     }
 
     void run() {
         static thread_local std::vector<float> scratch;
-        scratch.resize(call_.rows * parts_ * call_.heads * width_);
+        scratch.resize(parts_.size() * call_.heads * width_);
         scratch_ = scratch.data();
-        const int64_t tasks = call_.rows * parts_ * call_.kv_heads;
+        const int64_t tasks = parts_.size() * call_.kv_heads;
 #pragma omp parallel for schedule(dynamic, 2)
-        for (int64_t task = 0; task < tasks; ++task) {
-            const int64_t row = task / call_.kv_heads / parts_, part = task / call_.kv_heads % parts_;
-            if (first(row) < (part + 1) * PART && part * PART < call_.lengths[row])
-                compute(row, part, task % call_.kv_heads);
-        }
+        for (int64_t task = 0; task < tasks; ++task) compute(task / call_.kv_heads, task % call_.kv_heads);
 #pragma omp parallel for schedule(static)
         for (int64_t row = 0; row < call_.rows; ++row) join(row);
     }
@@ -136,19 +141,21 @@ class Attention {
    private:
     const Call& call_;
     const int64_t group_, width_;
-    int64_t parts_;
-    float* scratch_;
+    std::vector<Part> parts_;
+    std::vector<int64_t> starts_;  // of each row's parts, and the end
+    float* scratch_ = nullptr;
 
     int64_t first(int64_t row) const {
         return call_.window ? std::max<int64_t>(0, call_.lengths[row] - call_.window) : 0;
     }
 
-    Partial partial(int64_t row, int64_t part, int64_t head) const {
-        float* place = scratch_ + ((row * parts_ + part) * call_.heads + head) * width_;
+    Partial partial(int64_t index, int64_t head) const {
+        float* place = scratch_ + (index * call_.heads + head) * width_;
         return {place, place + call_.value_size, place + call_.value_size + 1};
     }
 
-    void compute(int64_t row, int64_t part, int64_t kv_head) const {
+    void compute(int64_t index, int64_t kv_head) const {
+        const auto [row, part] = parts_[index];
         const int64_t begin = std::max(first(row), part * PART), end = std::min(call_.lengths[row], (part + 1) * PART);
         const int64_t count = end - begin;
         int64_t places[PART];  // of the tokens, in the cache
@@ -171,8 +178,8 @@ class Attention {
         }
         score(queries, places, count, scores);
         for (int64_t head = 0; head < group_; ++head)
-            weigh(scores + head * PART, count, partial(row, part, kv_head * group_ + head));
-        add_up(scores, places, count, partial(row, part, kv_head * group_).values);
+            weigh(scores + head * PART, count, partial(index, kv_head * group_ + head));
+        add_up(scores, places, count, partial(index, kv_head * group_).values);
     }
 
     // Products of the queries [group, key_size] and the keys at `places`, to `scores` [group, PART].
@@ -277,19 +284,18 @@ class Attention {
 
     // Puts the parts of a row together.
     void join(int64_t row) const {
-        const int64_t begin = first(row) / PART, end = (call_.lengths[row] - 1) / PART + 1;
+        const int64_t begin = starts_[row], end = starts_[row + 1];
         for (int64_t head = 0; head < call_.heads; ++head) {
-            float most = *partial(row, begin, head).most;
-            for (int64_t part = begin + 1; part < end; ++part) most = std::max(most, *partial(row, part, head).most);
-            if (call_.sinks) most = std::max(most, call_.sinks[head]);
+            float most = call_.sinks ? call_.sinks[head] : -FLT_MAX;
+            for (int64_t index = begin; index < end; ++index) most = std::max(most, *partial(index, head).most);
             float total = call_.sinks ? std::exp(call_.sinks[head] - most) : 0.0f;
-            float* sums = partial(row, begin, head).values;
-            for (int64_t part = begin; part < end; ++part) {
-                const Partial from = partial(row, part, head);
+            float* sums = partial(begin, head).values;
+            for (int64_t index = begin; index < end; ++index) {
+                const Partial from = partial(index, head);
                 const float share = std::exp(*from.most - most);
                 total += *from.weight * share;
                 for (int64_t place = 0; place < call_.value_size; ++place)
-                    sums[place] = (part == begin ? 0.0f : sums[place]) + from.values[place] * share;
+                    sums[place] = (index == begin ? 0.0f : sums[place]) + from.values[place] * share;
             }
             T* out = static_cast<T*>(call_.out) + (row * call_.heads + head) * call_.value_size;
             for (int64_t place = 0; place < call_.value_size; ++place) store(sums[place] / total, out + place);
