@@ -51,12 +51,13 @@ def web_app(
     outer.add_api_route("/healthz", lambda: "ok")
     config = desk.config
     root = config.root_path.rstrip("/")
+    blocks = _blocks(desk, live)
     # The last one is the first to see a request.
     outer.add_middleware(Streams, listeners=desk.listeners)
     outer.add_middleware(Traffic, listeners=desk.listeners, scratch=scratch, limits=limits)
     if accounts is not None:
         outer.add_middleware(Login, accounts=accounts, title=config.title, root=root)
-    outer.add_middleware(Doors)
+    outer.add_middleware(Doors, pages=[path for path, *_ in blocks.pages])
     outer.add_middleware(Frontier, proxies=config.trusted_proxy, user_header=config.user_header)
     # It says that it does without what we do not ask for.
     warnings.filterwarnings("ignore", "SSR mode is not supported", UserWarning)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Collection
 from typing import Final
 
 from starlette.datastructures import Headers
@@ -20,7 +21,7 @@ from webui.pages.plain import plain
 from webui.trust.images import ImageLimits
 
 _READ: Final = re.compile(
-    r"""/(?:[a-z-]*/?|assets/.*|static/.*|theme\.css|favicon\.ico|manifest\.json|robots\.txt
+    r"""/(?:config|healthz|login|logout|assets/.*|static/.*|theme\.css|favicon\.ico|manifest\.json|robots\.txt
     |gradio_api/(?:queue/data|heartbeat/[^/]*|upload_progress|startup-events|app_id|file=(?!\w+:/).*))""",
     re.VERBOSE,
 )
@@ -37,9 +38,10 @@ _TRUSTED: Final = ("same-origin", "none")
 class Doors:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, patience: float = _PATIENCE) -> None:
-        """`patience`: seconds until all of a request has to be here."""
+    def __init__(self, app: ASGIApp, pages: Collection[str], patience: float = _PATIENCE) -> None:
+        """`pages`: their names, of which one is empty. `patience`: seconds until all of a request has to be here."""
         self._app = app
+        self._pages = frozenset(f"/{name}" for name in pages)
         self._patience = patience
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,13 +49,16 @@ class Doors:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        closed = _closed(scope)
+        closed = None if self._is_page(scope) else _closed(scope)
         if closed is not None:
             await closed(scope, receive, send)
         elif scope["method"] == "POST":
             await self._app(scope, _within(receive, self._patience), send)
         else:
             await self._app(scope, receive, send)
+
+    def _is_page(self, scope: Scope) -> bool:
+        return scope["method"] in ("GET", "HEAD") and scope["path"] in self._pages
 
 
 def _closed(scope: Scope) -> Response | None:

@@ -41,7 +41,7 @@ def client(app: Any, peer: str = PEER) -> httpx.AsyncClient:
     /gradio_api/file=/tmp/uploads/x/cat.png""".split(),
 )
 async def test_what_pages_use_is_open(path: str) -> None:
-    async with client(Doors(everything)) as http:
+    async with client(Doors(everything, ["", "leaderboard", "shared"])) as http:
         assert (await http.get(path)).status_code == 200
 
 
@@ -49,10 +49,10 @@ async def test_what_pages_use_is_open(path: str) -> None:
     "path",
     """/gradio_api/token /gradio_api/info /gradio_api/file=http://169.254.169.254/ /gradio_api/file=https://a.example/x
     /gradio_api/proxy=http://127.0.0.1:2379/ /gradio_api/dev/reload /monitoring/summary /gradio_api/deep_link
-    /gradio_api/call/x/y /docs.json""".split(),
+    /gradio_api/call/x/y /docs.json /nothing /about""".split(),
 )
 async def test_what_they_do_not_use_is_not(path: str) -> None:
-    async with client(Doors(everything)) as http:
+    async with client(Doors(everything, ["", "leaderboard", "shared"])) as http:
         answer = await http.get(path)
     assert answer.status_code == 404
     assert "There is no such page" in answer.text
@@ -60,7 +60,7 @@ async def test_what_they_do_not_use_is_not(path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/gradio_api/run/x", "/gradio_api/cancel", "/gradio_api/process_recording", "/"])
 async def test_nothing_can_be_sent_but_events_uploads_and_passwords(path: str) -> None:
-    async with client(Doors(everything)) as http:
+    async with client(Doors(everything, ["", "leaderboard", "shared"])) as http:
         assert (await http.post(path, json={})).status_code == 404
         assert (await http.options(JOIN)).status_code == 404  # what asks whether scripts of other sites may
 
@@ -79,7 +79,7 @@ async def test_nothing_can_be_sent_but_events_uploads_and_passwords(path: str) -
     ids=str,
 )
 async def test_pages_of_other_sites_cannot_vote(headers: dict[str, str], status: int) -> None:
-    async with client(Doors(everything)) as http:
+    async with client(Doors(everything, ["", "leaderboard", "shared"])) as http:
         for path in (JOIN, UPLOAD, "/login"):
             assert (await http.post(path, content=b"{}", headers=headers)).status_code == status
 
@@ -88,7 +88,7 @@ async def test_what_is_sent_says_how_long_it_is_and_is_not_too_long() -> None:
     async def unknown() -> AsyncIterator[bytes]:
         yield b"{}"
 
-    async with client(Doors(everything)) as http:
+    async with client(Doors(everything, ["", "leaderboard", "shared"])) as http:
         assert (await http.post(JOIN, content=unknown())).status_code == 411
         answer = await http.post(JOIN, content=b"x" * (4 * 1024**2 + 1))
         assert answer.status_code == 413
@@ -112,7 +112,7 @@ async def test_a_sender_who_dawdles_is_taken_to_have_left() -> None:
     async def send(_: Message) -> None: ...
 
     scope = {"type": "http", "method": "POST", "path": JOIN, "headers": [(b"content-length", b"2")]}
-    await asyncio.wait_for(Doors(app, patience=0.05)(scope, receive, send), 5)
+    await asyncio.wait_for(Doors(app, [], patience=0.05)(scope, receive, send), 5)
     assert [each["type"] for each in got] == ["http.request", "http.disconnect"]
 
 
