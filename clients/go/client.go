@@ -17,6 +17,9 @@ import (
 	pb "inference-mesh/clients/go/gen/meshv1"
 )
 
+// After a deadline the worker may tell for so long that it has passed.
+const workersOwnWord = 500 * time.Millisecond
+
 // Options says where the workers are, and when a request is given up. Give either Etcd or Workers.
 type Options struct {
 	// host:port of the registry, or of etcd.
@@ -70,14 +73,7 @@ func New(options Options) (*Client, error) {
 }
 
 // Close ends all that is under way.
-func (c *Client) Close() {
-	for _, one := range c.workers.known {
-		one.close()
-	}
-	if c.workers.etcd != nil {
-		_ = c.workers.etcd.Close()
-	}
-}
+func (c *Client) Close() { c.workers.close() }
 
 // Models are the names of the served models. Needs Etcd.
 func (c *Client) Models(ctx context.Context) ([]string, error) {
@@ -89,13 +85,14 @@ func (c *Client) Models(ctx context.Context) ([]string, error) {
 
 // Generate begins an answer. Close it, or end its context, to cancel it: the worker's rows end within a step.
 func (c *Client) Generate(ctx context.Context, request *pb.GenerateRequest) *Generation {
-	ctx, cancel := context.WithCancel(ctx)
+	limited, cancel := context.WithCancel(ctx)
 	var deadline time.Time
 	if request.DeadlineMs != nil {
 		deadline = time.Now().Add(time.Duration(*request.DeadlineMs) * time.Millisecond)
+		limited, cancel = context.WithDeadline(ctx, deadline.Add(workersOwnWord))
 	}
 	return &Generation{
-		client: c, ctx: ctx, cancel: cancel, answer: newAnswer(prepared(request)), deadline: deadline,
+		client: c, caller: ctx, ctx: limited, cancel: cancel, answer: newAnswer(prepared(request)), deadline: deadline,
 		until: time.Now().Add(c.options.Patience), avoid: map[*worker]bool{}, never: map[*worker]bool{},
 	}
 }
@@ -103,7 +100,8 @@ func (c *Client) Generate(ctx context.Context, request *pb.GenerateRequest) *Gen
 // Generation is one answer, over as many workers as it takes. For one goroutine.
 type Generation struct {
 	client   *Client
-	ctx      context.Context
+	caller   context.Context
+	ctx      context.Context // the caller's, until a little after the deadline
 	cancel   context.CancelFunc
 	answer   *answer
 	events   []*pb.GenerateResponse
@@ -267,6 +265,9 @@ func (g *Generation) leave() *worker {
 
 // judge returns the error of the attempt on that worker if no other attempt would help.
 func (g *Generation) judge(one *worker, err error) error {
+	if g.ctx.Err() == context.DeadlineExceeded && g.caller.Err() == nil {
+		return newError("deadline_exceeded", "the deadline has passed")
+	}
 	if g.ctx.Err() != nil {
 		return g.ctx.Err()
 	}

@@ -21,7 +21,9 @@ const (
 	workersPrefix   = "/mesh/v1/workers/"
 	workersEnd      = "/mesh/v1/workers0" // the character after "/"
 	listingLimit    = 5 * time.Second
-	fresh           = time.Second // for so long a listing counts
+	fresh           = time.Second            // for so long a listing counts
+	knownLimit      = 500 * time.Millisecond // for so long a listing is waited for where workers are known
+	grace           = 30 * time.Second       // for so long a worker that is not listed any more is a last choice
 	firstPause      = 100 * time.Millisecond
 	longestPause    = 2 * time.Second
 	maxMessageBytes = 64 << 20
@@ -40,6 +42,8 @@ type worker struct {
 	pause      time.Duration
 	conn       *grpc.ClientConn
 	session    *Session
+	// Since when the registry does not list it: one that came back empty has not lost the workers. Zero: it does.
+	vanishedAt time.Time
 }
 
 func newWorker(record *pb.WorkerRecord) *worker { return &worker{record: record, pause: firstPause} }
@@ -90,6 +94,27 @@ func (w *worker) update(record *pb.WorkerRecord) bool {
 		w.record = record
 	}
 	return same
+}
+
+// vanished notes whether the registry lacks it, and returns for how long it has.
+func (w *worker) vanished(now bool) time.Duration {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	if !now {
+		w.vanishedAt = time.Time{}
+		return 0
+	}
+	if w.vanishedAt.IsZero() {
+		w.vanishedAt = time.Now()
+	}
+	return time.Since(w.vanishedAt)
+}
+
+// listed tells whether the registry listed it last.
+func (w *worker) listed() bool {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	return w.vanishedAt.IsZero()
 }
 
 func (w *worker) add(generations int) {
@@ -199,28 +224,62 @@ type workers struct {
 	mutex    sync.Mutex
 	known    map[string]*worker
 	listedAt time.Time
+	listing  chan struct{} // closed at the end of the listing that is under way; nil: none
+	failure  error         // of the last listing
 }
 
-// refresh asks the registry, unless that was done just now. When it is away, what was known stays known.
+// refresh asks the registry, unless that was done just now. When it is away, what was known stays known, and one that
+// does not answer holds up nobody.
 func (w *workers) refresh(ctx context.Context) error {
 	w.mutex.Lock()
-	defer w.mutex.Unlock()
 	if w.etcd == nil || time.Since(w.listedAt) < fresh {
+		w.mutex.Unlock()
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, listingLimit)
+	if w.listing == nil {
+		w.listing = make(chan struct{})
+		go w.list(w.listing)
+	}
+	listing, patience := w.listing, knownLimit
+	if len(w.known) == 0 {
+		patience = 2 * listingLimit // it ends before
+	} else if w.failure != nil {
+		patience = 0
+	}
+	w.mutex.Unlock()
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-listing:
+	case <-timer.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	if len(w.known) == 0 {
+		return w.failure
+	}
+	return nil
+}
+
+func (w *workers) list(done chan struct{}) {
+	ctx, cancel := context.WithTimeout(context.Background(), listingLimit)
 	defer cancel()
 	var answer etcdv1.RangeResponse
 	asked := &etcdv1.RangeRequest{Key: []byte(workersPrefix), RangeEnd: []byte(workersEnd)}
-	if err := w.etcd.Invoke(ctx, "/etcdserverpb.KV/Range", asked, &answer); err != nil {
-		if len(w.known) > 0 {
-			return nil
-		}
-		return newError("no_worker", "etcd does not answer: %v", err)
+	err := w.etcd.Invoke(ctx, "/etcdserverpb.KV/Range", asked, &answer)
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	w.failure = nil
+	if err != nil {
+		w.failure = newError("no_worker", "etcd does not answer: %v", err)
+	} else {
+		w.listedAt = time.Now()
+		w.note(answer.Kvs)
 	}
-	w.listedAt = time.Now()
-	w.note(answer.Kvs)
-	return nil
+	w.listing = nil
+	close(done)
 }
 
 func (w *workers) note(listing []*etcdv1.KeyValue) {
@@ -237,14 +296,15 @@ func (w *workers) note(listing []*etcdv1.KeyValue) {
 		}
 	}
 	for id, one := range w.known {
-		if !listed[id] && one.busy() == 0 {
+		if one.vanished(!listed[id]) > grace && one.busy() == 0 {
 			delete(w.known, id)
 			go one.close()
 		}
 	}
 }
 
-// choose is the least busy worker that may be asked now; one of avoid only if there is no other, none of never.
+// choose is the least busy worker that may be asked now; one of avoid, or that is not listed any more, only if there is
+// no other, none of never.
 func (w *workers) choose(model, fingerprint string, avoid, never map[*worker]bool) *worker {
 	w.mutex.Lock()
 	defer w.mutex.Unlock()
@@ -258,11 +318,25 @@ func (w *workers) choose(model, fingerprint string, avoid, never map[*worker]boo
 		if avoid[one] {
 			rank += 1e6
 		}
+		if !one.listed() {
+			rank += 1e5
+		}
 		if best == nil || rank < least {
 			best, least = one, rank
 		}
 	}
 	return best
+}
+
+func (w *workers) close() {
+	w.mutex.Lock()
+	defer w.mutex.Unlock()
+	for _, one := range w.known {
+		one.close()
+	}
+	if w.etcd != nil {
+		_ = w.etcd.Close()
+	}
 }
 
 // anyServes tells whether a worker has the model, however busy.

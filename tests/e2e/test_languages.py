@@ -11,15 +11,23 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import grpc.aio
 import pytest
 from google.protobuf import json_format
 
-from mesh.registry import EtcdClient, EtcdOptions
+from mesh import wire
+from mesh.cli.workers import list_workers
+from mesh.registry import WORKERS_PREFIX, EmbeddedRegistry, EtcdClient, EtcdOptions, encode, prefix_end
+from mesh.registry.records import key_for
 from mesh.v1 import inference_pb2 as pb
+from mesh.v1 import inference_pb2_grpc as pb_grpc
+from mesh.v1.registry_pb2 import WORKER_STATE_READY, ServedModel, WorkerRecord
 from tests.harness import ROOT, Mesh, Worker, wait_until
 
 FOLDER = ROOT / "clients"
@@ -177,3 +185,98 @@ def test_an_answer_survives_its_worker(mesh: Mesh, command: list[str], transport
     assert seen.summary() == CASES[FAULT]["expect"]
     assert at < seen.tokens, "the fault came too late"
     assert sum(worker.stats().streams_finished for worker in alive(mesh)) >= 1
+
+
+@asynccontextmanager
+async def registry_with(records: Iterable[WorkerRecord]) -> AsyncGenerator[EtcdClient]:
+    """A registry in this process, with these workers in it for as long as nobody takes them out."""
+    registry = EmbeddedRegistry()
+    address = f"127.0.0.1:{await registry.start('127.0.0.1', 0)}"
+    try:
+        async with EtcdClient(EtcdOptions.from_url(address)) as etcd:
+            for record in records:
+                await etcd.put(key_for(record.worker_id).encode(), encode(record))
+            yield etcd
+    finally:
+        await registry.stop()
+
+
+async def lines_of(command: list[str], file: Path, etcd: EtcdClient, *words: str) -> AsyncGenerator[dict[str, Any]]:
+    """What a conformance program prints."""
+    argv = [*command, str(file), etcd.options.where, *words]
+    process = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        async for line in process.stdout:
+            yield json.loads(line)
+        assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+
+
+async def test_a_registry_that_came_back_empty_has_not_lost_the_workers(
+    mesh: Mesh, command: list[str], tmp_path: Path
+) -> None:
+    # Longer than a listing counts for, so that the client asks again when its worker is lost.
+    request = {"model": "scripted", "text": "Hello", "sampling": {"max_tokens": 180, "ignore_eos": True}}
+    file = tmp_path / "cases.json"
+    file.write_text(json.dumps({"cases": [{"name": "long", "request": request}]}))
+    names = {mesh.start_worker().wait_ready().name for _ in range(2)}
+    all_listed = partial(_listed, EtcdOptions.from_url(mesh.gateway.etcd), names)
+    records = await asyncio.to_thread(wait_until, all_listed)
+    seen, struck = Seen(), None
+    async with registry_with(records) as etcd:
+        async for line in lines_of(command, file, etcd, "session", "long"):
+            seen.take(line)
+            if struck is None and seen.tokens >= 130:
+                await etcd.delete_range(WORKERS_PREFIX.encode(), prefix_end(WORKERS_PREFIX.encode()))
+                struck = next(worker for worker in alive(mesh) if worker.stats().live_streams)
+                struck.kill()
+    assert struck is not None
+    assert seen.end == {"end": "finished"}
+    assert seen.tokens == 180
+
+
+def _listed(options: EtcdOptions, names: set[str]) -> list[WorkerRecord]:
+    """The workers of these names, once all are listed."""
+    found = [record for record in asyncio.run(list_workers(options)) if record.worker_id in names]
+    return found if len(found) == len(names) else []
+
+
+class StandingWorker(pb_grpc.InferenceServiceServicer):
+    """Its engine stands still, and it does not notice."""
+
+    async def Session(self, request_iterator: Any, context: Any) -> AsyncGenerator[pb.SessionResponse]:
+        yield pb.SessionResponse(opened=pb.SessionOpened(worker_id="standing", incarnation="1", heartbeat=2))
+        while True:
+            await asyncio.sleep(0.1)
+            yield pb.SessionResponse(load=pb.WorkerLoad(running=1))
+
+    async def Generate(self, request: pb.GenerateRequest, context: Any) -> AsyncGenerator[pb.GenerateResponse]:
+        await asyncio.Event().wait()
+        yield pb.GenerateResponse()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_deadline_holds_where_the_worker_stands_still(command: list[str], transport: str) -> None:
+    server = grpc.aio.server(options=wire.SERVER_OPTIONS)
+    pb_grpc.add_InferenceServiceServicer_to_server(StandingWorker(), server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    record = WorkerRecord(
+        worker_id="standing",
+        incarnation="1",
+        address=f"127.0.0.1:{port}",
+        models=[ServedModel(name="scripted", fingerprint="f", capabilities=[pb.CAPABILITY_RESUME])],
+        slots=1,
+        state=WORKER_STATE_READY,
+    )
+    seen, name = Seen(), "a deadline that passes"
+    try:
+        async with registry_with([record]) as etcd:
+            async for line in lines_of(command, FILE, etcd, transport, name):
+                seen.take(line)
+    finally:
+        await server.stop(None)
+    assert seen.end["code"] == "deadline_exceeded"

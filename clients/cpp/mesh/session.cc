@@ -1,13 +1,18 @@
 #include "mesh/session.h"
 
-#include <chrono>
-
 namespace mesh {
 namespace {
 
 constexpr std::chrono::seconds kOpenLimit{5};
+constexpr std::chrono::milliseconds kWorkersOwnWord{500};
 constexpr double kDefaultHeartbeat = 2;  // seconds
 constexpr int kLooks = 8;                // per heartbeat
+
+// A little after its deadline, as the worker may tell by itself that it has passed.
+std::optional<std::chrono::milliseconds> limit_of(const v1::GenerateRequest& request) {
+  if (!request.has_deadline_ms()) return std::nullopt;
+  return std::chrono::milliseconds(request.deadline_ms()) + kWorkersOwnWord;
+}
 
 Event as_event(const v1::StreamEvent& given) {
   Event event;
@@ -31,6 +36,11 @@ Event as_event(const v1::StreamEvent& given) {
 }
 
 }  // namespace
+
+PlainCall::PlainCall(v1::InferenceService::Stub& stub, const v1::GenerateRequest& request) {
+  if (auto limit = limit_of(request)) context_.set_deadline(std::chrono::system_clock::now() + *limit);
+  reader_ = stub.Generate(&context_, request);
+}
 
 PlainCall::~PlainCall() {
   if (over_) return;
@@ -89,7 +99,7 @@ std::unique_ptr<Stream> Session::start(const v1::GenerateRequest& request, uint3
   *command.mutable_start()->mutable_request() = request;
   command.mutable_start()->set_credit(credit);
   send(command);
-  return std::make_unique<Stream>(shared_from_this(), id, mailbox, std::move(leaves));
+  return std::make_unique<Stream>(shared_from_this(), id, mailbox, std::move(leaves), limit_of(request));
 }
 
 bool Session::lost() const {
@@ -180,8 +190,10 @@ void Session::forget(uint64_t id) {
 }
 
 Stream::Stream(std::shared_ptr<Session> session, uint64_t id, std::shared_ptr<Session::Mailbox> mailbox,
-               std::function<bool()> leaves)
-    : session_(std::move(session)), id_(id), mailbox_(std::move(mailbox)), leaves_(std::move(leaves)) {}
+               std::function<bool()> leaves, std::optional<std::chrono::milliseconds> limit)
+    : session_(std::move(session)), id_(id), mailbox_(std::move(mailbox)), leaves_(std::move(leaves)) {
+  if (limit) until_ = std::chrono::steady_clock::now() + *limit;
+}
 
 Stream::~Stream() { session_->forget(id_); }
 
@@ -201,7 +213,13 @@ Event Stream::next() {
       if (leaves) throw Error("draining", "the worker drains");
       if (!mailbox_->events.empty() || mailbox_->failure) continue;
     }
-    session_->news_.wait(lock);
+    if (!until_) {
+      session_->news_.wait(lock);
+    } else if (std::chrono::steady_clock::now() >= *until_) {
+      throw Error("deadline_exceeded", "the deadline has passed");
+    } else {
+      session_->news_.wait_until(lock, *until_);
+    }
   }
 }
 

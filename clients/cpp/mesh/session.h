@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -31,8 +32,7 @@ class Attempt {
 // A Generate call. It has no credits: HTTP/2 holds the worker up when nobody reads.
 class PlainCall : public Attempt {
  public:
-  PlainCall(v1::InferenceService::Stub& stub, const v1::GenerateRequest& request)
-      : reader_(stub.Generate(&context_, request)) {}
+  PlainCall(v1::InferenceService::Stub& stub, const v1::GenerateRequest& request);
   ~PlainCall() override;
   Event next() override;
   void grant(uint32_t) override {}
@@ -98,8 +98,9 @@ class Session : public std::enable_shared_from_this<Session> {
 // One generation of a session.
 class Stream : public Attempt {
  public:
+  // `limit`: for how long its events are waited for in all, if it has a deadline.
   Stream(std::shared_ptr<Session> session, uint64_t id, std::shared_ptr<Session::Mailbox> mailbox,
-         std::function<bool()> leaves);
+         std::function<bool()> leaves, std::optional<std::chrono::milliseconds> limit);
   ~Stream() override;
   Event next() override;
   void grant(uint32_t tokens) override;
@@ -109,6 +110,7 @@ class Stream : public Attempt {
   uint64_t id_;
   std::shared_ptr<Session::Mailbox> mailbox_;
   std::function<bool()> leaves_;
+  std::optional<std::chrono::steady_clock::time_point> until_;
 };
 
 }  // namespace mesh

@@ -15,7 +15,9 @@ namespace {
 constexpr char kPrefix[] = "/mesh/v1/workers/";
 constexpr char kEnd[] = "/mesh/v1/workers0";  // the character after "/"
 constexpr std::chrono::seconds kListingLimit{5};
-constexpr std::chrono::seconds kFresh{1};  // for so long a listing counts
+constexpr std::chrono::seconds kFresh{1};             // for so long a listing counts
+constexpr std::chrono::milliseconds kKnownLimit{500};  // for so long it is waited for where workers are known
+constexpr std::chrono::seconds kGrace{30};            // for so long a worker that is not listed is a last choice
 constexpr std::chrono::milliseconds kFirstPause{100}, kLongestPause{2000};
 constexpr int kMaxMessageBytes = 64 << 20;
 
@@ -101,6 +103,21 @@ void Worker::went_well() {
   pause_ = kFirstPause;
 }
 
+Clock::duration Worker::vanished(bool now) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (!now) {
+    vanished_at_.reset();
+    return {};
+  }
+  if (!vanished_at_) vanished_at_ = Clock::now();
+  return Clock::now() - *vanished_at_;
+}
+
+bool Worker::listed() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  return !vanished_at_;
+}
+
 std::vector<std::string> Worker::models() const {
   std::lock_guard<std::mutex> lock(mutex_);
   std::vector<std::string> names;
@@ -141,16 +158,49 @@ Workers::Workers(const std::string& etcd, const std::vector<std::string>& addres
   if (!etcd.empty()) etcd_ = dial(etcd, etcd_credentials);
 }
 
+Workers::~Workers() {
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (call_) call_->TryCancel();
+  }
+  if (asking_.joinable()) asking_.join();
+}
+
 void Workers::refresh() {
-  std::lock_guard<std::mutex> lock(mutex_);
+  std::unique_lock<std::mutex> lock(mutex_);
   if (!etcd_ || (listed_at_ && Clock::now() - *listed_at_ < kFresh)) return;
+  if (!call_) {
+    if (asking_.joinable()) asking_.join();  // its listing has ended, and so does it
+    call_ = std::make_unique<grpc::ClientContext>();
+    call_->set_deadline(std::chrono::system_clock::now() + kListingLimit);
+    asking_ = std::thread([this] { ask(); });
+  }
+  Clock::duration patience = kKnownLimit;
+  if (known_.empty()) {
+    patience = 2 * kListingLimit;  // it ends before
+  } else if (failure_) {
+    patience = {};
+  }
+  asked_.wait_for(lock, patience, [this] { return !call_; });
+  if (known_.empty() && failure_) throw *failure_;
+}
+
+void Workers::ask() {
   std::vector<v1::WorkerRecord> records;
+  std::optional<Error> failure;
   try {
     records = list();
-  } catch (const Error&) {
-    if (known_.empty()) throw;
-    return;
+  } catch (const Error& error) {
+    failure = error;
   }
+  std::lock_guard<std::mutex> lock(mutex_);
+  failure_ = failure;
+  if (!failure) take(records);
+  call_.reset();
+  asked_.notify_all();
+}
+
+void Workers::take(const std::vector<v1::WorkerRecord>& records) {
   listed_at_ = Clock::now();
   std::set<std::string> listed;
   for (const v1::WorkerRecord& record : records) {
@@ -159,7 +209,8 @@ void Workers::refresh() {
     if (!known_.count(id) || !known_[id]->update(record)) known_[id] = std::make_shared<Worker>(record, credentials_);
   }
   for (auto item = known_.begin(); item != known_.end();) {
-    item = listed.count(item->first) || item->second->busy() > 0 ? std::next(item) : known_.erase(item);
+    bool gone = item->second->vanished(!listed.count(item->first)) > kGrace && item->second->busy() == 0;
+    item = gone ? known_.erase(item) : std::next(item);
   }
 }
 
@@ -170,7 +221,7 @@ std::shared_ptr<Worker> Workers::choose(const std::string& model, const std::str
   double least = 0;
   for (const auto& [id, worker] : known_) {
     if (never.count(worker) || !worker->serves(model, fingerprint) || !worker->ready()) continue;
-    double rank = worker->busy() + draw() + (avoid.count(worker) ? 1e6 : 0);
+    double rank = worker->busy() + draw() + (avoid.count(worker) ? 1e6 : 0) + (worker->listed() ? 0 : 1e5);
     if (!best || rank < least) {
       best = worker;
       least = rank;
@@ -200,11 +251,9 @@ std::vector<v1::WorkerRecord> Workers::list() {
   etcd::v1::RangeResponse response;
   request.set_key(kPrefix);
   request.set_range_end(kEnd);
-  grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + kListingLimit);
   grpc::TemplatedGenericStub<etcd::v1::RangeRequest, etcd::v1::RangeResponse> stub(etcd_);
   std::promise<grpc::Status> done;
-  stub.UnaryCall(&context, "/etcdserverpb.KV/Range", grpc::StubOptions(), &request, &response,
+  stub.UnaryCall(call_.get(), "/etcdserverpb.KV/Range", grpc::StubOptions(), &request, &response,
                  [&done](grpc::Status status) { done.set_value(std::move(status)); });
   grpc::Status status = done.get_future().get();
   if (!status.ok()) throw Error("no_worker", "etcd does not answer: " + status.error_message());

@@ -33,6 +33,10 @@ class Worker {
   // Leave it alone for a while, longer each time, or for the time that it asked for.
   void rest(double seconds);
   void went_well();
+  // Note whether the registry lacks it, which one that came back empty does, and return for how long it has.
+  Clock::duration vanished(bool now);
+  // Whether the registry listed it last.
+  bool listed() const;
   std::vector<std::string> models() const;
 
   // Start a generation there. Throws Error if it cannot be reached.
@@ -51,6 +55,7 @@ class Worker {
   Clock::time_point rests_until_;
   std::chrono::milliseconds pause_;
   std::shared_ptr<Session> session_;
+  std::optional<Clock::time_point> vanished_at_;
 };
 
 using WorkerSet = std::set<std::shared_ptr<Worker>>;
@@ -61,22 +66,30 @@ class Workers {
   Workers(const std::string& etcd, const std::vector<std::string>& addresses,
           std::shared_ptr<grpc::ChannelCredentials> credentials,
           std::shared_ptr<grpc::ChannelCredentials> etcd_credentials);
+  ~Workers();
 
-  // Ask the registry, unless that was done just now. When it is away, what was known stays known. Throws Error if
-  // nothing is known.
+  // Ask the registry, unless that was done just now. When it is away, what was known stays known, and one that does not
+  // answer holds up nobody. Throws Error if nothing is known.
   void refresh();
-  // The least busy worker that may be asked now, or null; one of `avoid` only if there is no other.
+  // The least busy worker that may be asked now, or null; one of `avoid`, or that is not listed any more, only if
+  // there is no other.
   std::shared_ptr<Worker> choose(const std::string& model, const std::string& fingerprint, const WorkerSet& avoid,
                                  const WorkerSet& never);
   bool any_serves(const std::string& model, const WorkerSet& never);
   std::vector<std::string> models();
 
  private:
+  void ask();
+  void take(const std::vector<v1::WorkerRecord>& records);
   std::vector<v1::WorkerRecord> list();
 
   std::shared_ptr<grpc::ChannelCredentials> credentials_;
   std::shared_ptr<grpc::Channel> etcd_;
+  std::thread asking_;
   std::mutex mutex_;  // guards what follows
+  std::condition_variable asked_;
+  std::unique_ptr<grpc::ClientContext> call_;  // of the listing that is under way
+  std::optional<Error> failure_;               // of the last listing
   std::map<std::string, std::shared_ptr<Worker>> known_;
   std::optional<Clock::time_point> listed_at_;
 };

@@ -9,6 +9,8 @@ import { MeshError } from "./errors.js";
 import type { GenerateRequest } from "./wire.js";
 import { Worker, Workers } from "./workers.js";
 
+const WORKERS_OWN_WORD = 500; // milliseconds
+
 export interface MeshOptions {
   // host:port of the registry, or of etcd.
   etcd?: string;
@@ -83,7 +85,7 @@ export class MeshClient {
     const attempt: Attempt = await worker.start(request, transport, credit, leaves);
     try {
       while (!answer.done) {
-        const event = await attempt.next();
+        const event = await search.inTime(attempt.next());
         const fresh = answer.take(event);
         search.began(worker);
         yield* fresh;
@@ -154,6 +156,21 @@ class Search {
     return { ...request, deadline_ms: Math.max(1, Math.floor(this.deadline - performance.now())) };
   }
 
+  // Wait for an event, but not for longer than a little after the deadline, in which the worker may tell by itself.
+  async inTime<T>(event: Promise<T>): Promise<T> {
+    if (this.deadline === Infinity) return await event;
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise<never>((_, reject) => {
+      const error = new MeshError("deadline_exceeded", "the deadline has passed");
+      timer = setTimeout(() => reject(error), this.deadline - performance.now() + WORKERS_OWN_WORD);
+    });
+    try {
+      return await Promise.race([event, late]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
   elsewhere(here: Worker, fingerprint: string): boolean {
     const other = this.choose(fingerprint);
     return other !== undefined && other !== here;
@@ -180,12 +197,13 @@ class Search {
     if (this.begun) this.until = performance.now() + this.patience * 1000;
   }
 
-  // The least busy one, and one that was left only if there is no other.
+  // The least busy one, and one that was left, or is not listed any more, only if there is no other.
   private choose(fingerprint: string): Worker | undefined {
     const fit = this.workers.all.filter(
       (worker) => worker.ready && !this.never.has(worker) && worker.serves(this.model, fingerprint),
     );
-    const rank = (worker: Worker) => (this.avoid.has(worker) ? 1e6 : 0) + worker.live / (worker.record.slots || 1);
+    const last = (worker: Worker) => (this.avoid.has(worker) ? 1e6 : 0) + (worker.vanishedAt === null ? 0 : 1e5);
+    const rank = (worker: Worker) => last(worker) + worker.live / (worker.record.slots || 1);
     return fit
       .map((worker) => ({ worker, rank: rank(worker), draw: Math.random() }))
       .sort((one, other) => one.rank - other.rank || one.draw - other.draw)[0]?.worker;

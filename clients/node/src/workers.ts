@@ -1,5 +1,6 @@
 // The workers, listed in the registry by etcd's own gRPC API (which the registry of `mesh up` serves too), or given by
 // their addresses.
+import { setTimeout as sleep } from "node:timers/promises";
 import type { ChannelCredentials, ServiceError } from "@grpc/grpc-js";
 import type { Attempt } from "./attempt.js";
 import { PlainCall } from "./attempt.js";
@@ -10,6 +11,8 @@ import { inference, kv, type GenerateRequest, type InferenceServiceClient, type 
 const PREFIX = "/mesh/v1/workers/";
 const LISTING_LIMIT = 5_000; // milliseconds
 const FRESH = 1_000; // milliseconds for which a listing counts
+const KNOWN_LIMIT = 500; // milliseconds for which a listing is waited for where workers are known
+const GRACE = 30_000; // milliseconds for which a worker that is not listed any more is a last choice
 
 // The value of a worker's key, as registry.proto tells; fields at their defaults are left out.
 export interface WorkerRecord {
@@ -26,6 +29,8 @@ export class Worker {
   live = 0;
   // Milliseconds of `performance.now()` until which it is not asked, as it had no room or could not be reached.
   restsUntil = 0;
+  // Since when (by the same clock) the registry does not list it: one that came back empty has not lost the workers.
+  vanishedAt: number | null = null;
   private pause = 100;
   private client: InferenceServiceClient | null = null;
   private session: Session | null = null;
@@ -81,6 +86,8 @@ export class Workers {
   private left: Worker[] = [];
   private readonly etcd: KVClient | null;
   private listedAt = Number.NEGATIVE_INFINITY;
+  private listing: Promise<void> | null = null;
+  private away = false; // whether the last listing failed
 
   constructor(
     etcd: string | undefined,
@@ -96,22 +103,37 @@ export class Workers {
     return [...this.known.values()];
   }
 
-  // Ask the registry, unless that was done just now. When it is away, what was known stays known.
+  // Ask the registry, unless that was done just now. When it is away, what was known stays known, and one that does not
+  // answer holds up nobody.
   async refresh(): Promise<void> {
     if (!this.etcd || performance.now() - this.listedAt < FRESH) return;
-    let records: WorkerRecord[];
+    this.listing ??= this.list(this.etcd);
+    if (this.known.size === 0) return await this.listing;
+    const patience = sleep(this.away ? 0 : KNOWN_LIMIT, undefined, { ref: false });
+    await Promise.race([this.listing.catch(() => {}), patience]);
+  }
+
+  private async list(etcd: KVClient): Promise<void> {
     try {
-      records = await list(this.etcd);
+      this.take(await list(etcd));
+      this.away = false;
     } catch (error) {
-      if (this.known.size === 0) throw error;
-      return;
+      this.away = true;
+      throw error;
+    } finally {
+      this.listing = null;
     }
-    this.listedAt = performance.now();
+  }
+
+  private take(records: WorkerRecord[]): void {
+    const now = (this.listedAt = performance.now());
+    for (const record of records) this.note(record);
     const ids = new Set(records.map((record) => record.worker_id));
     for (const [id, worker] of this.known) {
-      if (!ids.has(id) && worker.live === 0) this.drop(id, worker);
+      worker.vanishedAt = ids.has(id) ? null : (worker.vanishedAt ?? now);
+      const gone = worker.vanishedAt !== null && now - worker.vanishedAt > GRACE;
+      if (gone && worker.live === 0) this.drop(id, worker);
     }
-    for (const record of records) this.note(record);
     for (const worker of this.left) if (worker.live === 0) worker.close();
     this.left = this.left.filter((worker) => worker.live > 0);
   }
