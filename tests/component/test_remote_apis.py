@@ -354,6 +354,28 @@ async def test_calls_come_as_text(name: str, answer: Callable[[], list[bytes]]) 
     assert isinstance(events[-1], Finished)
 
 
+BOTH = [{"name": "area", "arguments": '{"of": "room"}'}, {"name": "area", "arguments": '{"of": "hall"}'}]
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        [{"index": 0, "id": f"c{number}", "function": each} for number, each in enumerate(BOTH)],
+        [{"id": f"c{number}", "function": each} for number, each in enumerate(BOTH)],
+        [{"function": each} for each in BOTH],
+    ],
+)
+async def test_calls_of_servers_that_tell_no_index_and_an_empty_reason(calls: list[dict[str, Any]]) -> None:
+    acts = [openai_chunk("Well. ", finish=""), *(openai_chunk(tool_calls=[call], finish="") for call in calls)]
+    usage = sse(json.dumps({"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": None}}))
+    end = [openai_chunk(finish="tool_calls"), usage, sse("[DONE]")]
+    async with FakeProvider(Reply([*acts, *end])) as provider, running(provider, "openai") as rig:
+        events = await rig.ask(request(chat(tools=TOOLS)))
+    assert rig.text(events[0].key) == "Well. " + CALL + CALL.replace("room", "hall")
+    assert isinstance(events[-1], Finished)
+    assert events[-1].prompt_tokens == 5
+
+
 def option(**sampling: Any) -> Request:
     return request(sampling=sampling)
 

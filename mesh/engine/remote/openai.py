@@ -4,6 +4,7 @@ gateway of this mesh."""
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -143,7 +144,8 @@ class _Function(msgspec.Struct):
 
 
 class _ToolCall(msgspec.Struct):
-    index: int = 0
+    index: int | None = None
+    id: str | None = None
     function: _Function | None = None
 
 
@@ -165,8 +167,8 @@ class _PromptDetails(msgspec.Struct):
 
 
 class _Usage(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
     prompt_tokens_details: _PromptDetails | None = None
 
 
@@ -181,11 +183,21 @@ _STOP = frozenset({"stop", "tool_calls", "function_call"})
 _LENGTH = frozenset({"length"})
 
 
+@dataclass(slots=True)
+class _Call:
+    """A function call as far as it has come."""
+
+    index: int | None
+    id: str
+    name: str = ""
+    arguments: str = ""
+
+
 class _Answer(Answer):
     def __init__(self, choices: int, key: str | None) -> None:
         super().__init__(choices)
         self._key = key
-        self._calls: dict[int, dict[int, tuple[str, str]]] = {}
+        self._calls: dict[int, list[_Call]] = {}  # by choice
 
     def read(self, event: str, data: str) -> list[Piece]:
         """See Answer."""
@@ -198,7 +210,7 @@ class _Answer(Answer):
         if chunk.usage is not None:
             details = chunk.usage.prompt_tokens_details
             cached = details.cached_tokens if details is not None else None
-            self.usage = Usage(chunk.usage.prompt_tokens, cached or 0, chunk.usage.completion_tokens)
+            self.usage = Usage(chunk.usage.prompt_tokens or 0, cached or 0, chunk.usage.completion_tokens or 0)
         pieces: list[Piece] = []
         for choice in chunk.choices or ():
             self._read_choice(choice, pieces)
@@ -214,18 +226,27 @@ class _Answer(Answer):
             text += delta.content or ""
             for call in delta.tool_calls or ():
                 self._read_call(index, call)
-        if choice.finish_reason is not None:
-            text += "".join(call_text(*call) for _, call in sorted(self._calls.pop(index, {}).items()))
+        if choice.finish_reason:  # some servers send an empty one with each piece
+            text += "".join(call_text(call.name, call.arguments) for call in self._calls.pop(index, ()))
             self.ends[index] = End(self._reason(choice.finish_reason))
         if text:
             pieces.append((index, text))
 
     def _read_call(self, choice: int, call: _ToolCall) -> None:
-        """A call comes in pieces: its name first, then its arguments bit by bit."""
-        calls = self._calls.setdefault(choice, {})
-        name, arguments = calls.get(call.index, ("", ""))
+        """A call comes in pieces: its name first, then its arguments bit by bit.
+
+        Some servers tell no index, or the same for all calls: another id begins another call, and so does a name where
+        nothing else tells.
+        """
+        calls = self._calls.setdefault(choice, [])
         function = call.function or _Function()
-        calls[call.index] = (name + (function.name or ""), arguments + (function.arguments or ""))
+        found = next((each for each in reversed(calls) if call.index is None or each.index == call.index), None)
+        other_id = found is not None and call.id and found.id and call.id != found.id
+        if found is None or other_id or (call.index is None and not call.id and function.name):
+            found = _Call(call.index, call.id or "")
+            calls.append(found)
+        found.name += function.name or ""
+        found.arguments += function.arguments or ""
 
     def _reason(self, word: str) -> FinishReason:
         return end_reason(word, _STOP, _LENGTH)
