@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
+from typing import Any
 
 import pytest
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from mesh.engine.base import Chat, FinishReason, Message, Output, Progress, Text
 from tests.model.driver import Driver, prompt_of
-from tests.model.tiny import EOS, generate
+from tests.model.tiny import EOS, VOCAB, generate, save
 
 Saved = tuple[str, PreTrainedModel]
 SAMPLED = {"temperature": 1.0, "top_p": 0.95, "seed": 77}
@@ -288,3 +290,17 @@ async def test_credit_of_dropped_tokens_comes_back(llama: Saved) -> None:
             await asyncio.sleep(0.001)
         assert answer.ends[0].stop_string == stop
         assert answer.finished is not None
+
+
+async def test_a_tokenizer_with_more_tokens_than_the_model_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when a folder got the tokenizer of another model: chats would be refused by a number that nobody sent."""
+    path, _ = save(tmp_path, "Llama")
+    for added in (0, VOCAB):
+        auto: Any = AutoTokenizer
+        tokenizer = auto.from_pretrained(path)
+        tokenizer.add_tokens([f"<{number}>" for number in range(added)])
+        tokenizer.save_pretrained(path)
+        async with Driver(path):
+            assert ("LlamaForCausalLM knows 320: texts with others are refused" in caplog.text) == bool(added)

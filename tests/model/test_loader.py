@@ -216,6 +216,14 @@ def pickle_only(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
 
 
+def adapter_only(folder: Path) -> None:
+    (folder / "config.json").rename(folder / "adapter_config.json")
+
+
+# What a clone without Git LFS has in place of a large file.
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
 def missing_shard(folder: Path) -> None:
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -228,6 +236,10 @@ def missing_shard(folder: Path) -> None:
         (write("config.json", "{no"), "is not valid JSON"),
         (write("config.json", "[]"), "is not a JSON object"),
         (edit_config(lambda config: config.update(model_type="nonesuch")), "'nonesuch' is not known to transformers"),
+        (
+            edit_config(lambda config: config.update(model_type="own", auto_map={"AutoConfig": "own.Own"})),
+            "-remote-code",
+        ),
         (edit_config(lambda config: config.update(model_type="vit")), "'vit', which does not generate text"),
         (edit_config(lambda config: config.update(model_type="bert")), "an encoder (type 'bert'), which does not"),
         (edit_config(lambda config: config.update(model_type="xlm")), "type 'xlm', which needs inputs beyond"),
@@ -238,6 +250,9 @@ def missing_shard(folder: Path) -> None:
         (missing_shard, "is missing, which 'model.safetensors.index.json' names"),
         (truncate, "is damaged: it has"),
         (garbage, "is not a safetensors file"),
+        (write("model.safetensors", LFS), "model.safetensors' only points to the file, which Git LFS fetches"),
+        (write("tokenizer.json", LFS), "tokenizer.json' only points to the file, which Git LFS fetches"),
+        (adapter_only, "holds no config.json: it is an adapter, to be served by '--lora NAME=FOLDER'"),
         (drop_tensor, "lack 1 tensors, such as 'model.layers.1.mlp.up_proj.weight'"),
         (other_shape, "cannot be loaded"),
     ],
@@ -258,6 +273,7 @@ def test_a_damaged_folder_is_one_clear_sentence(copy: Path, damage: Callable[[Pa
     [
         ({"path": "/nowhere/at all"}, "there is no folder '/nowhere/at all'"),
         ({"path": "nobody/no-such-model"}, "the hub cannot be reached"),
+        ({"revision": "v1"}, "it is for models of the hub"),
         ({"device": "abacus"}, "'device' must be auto, cpu"),
         ({"device": "cuda:99"}, "this machine has"),
         ({"dtype": "int3"}, "'dtype' must be auto, float32"),

@@ -186,7 +186,13 @@ def _build_headless(options: EngineOptions, loaded: LoadedModel, attention: Plai
 def _token_limit(loaded: LoadedModel) -> int:
     """Rows of the embedding table, and no more than the logits are wide: penalties count prompt tokens there."""
     weight: Any = getattr(cast(Any, loaded.model).get_input_embeddings(), "weight", None)
-    return loaded.vocab_size if weight is None else min(loaded.vocab_size, int(weight.shape[0]))
+    limit = loaded.vocab_size if weight is None else min(loaded.vocab_size, int(weight.shape[0]))
+    if (tokens := len(loaded.tokenizer.hf)) > limit:
+        text = (
+            "the tokenizer has %d tokens, of which %s knows %d: texts with others are refused; is it this model's own?"
+        )
+        log.warning(text, tokens, loaded.architecture, limit)
+    return limit
 
 
 def _scored_tokens(loaded: LoadedModel, runner: Runner) -> int | None:

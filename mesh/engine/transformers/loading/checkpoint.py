@@ -7,11 +7,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Final, Literal, cast
 
 import torch
 
+from mesh.engine.transformers.loading.source import lfs_pointer
 from mesh.errors import invalid
+
+_AGAIN: Final = "; copy or download it again"
 
 
 class WeightFileError(ValueError):
@@ -91,7 +94,7 @@ def weight_files(folder: Path, name: str, pattern: str) -> list[Path]:
     files = [folder / file for file in sorted(names)]
     for file in files:
         if not file.is_file():
-            raise WeightFileError(f"'{file}' is missing, which '{index.name}' names")
+            raise WeightFileError(f"'{file}' is missing, which '{index.name}' names{_AGAIN}")
     return files
 
 
@@ -100,7 +103,7 @@ def _safetensors_sizes(file: Path) -> Iterator[tuple[int, int]]:
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if length > 100_000_000 or length == 0:
-            raise WeightFileError(f"'{file}' is not a safetensors file")
+            raise WeightFileError(lfs_pointer([file]) or f"'{file}' is not a safetensors file")
         try:
             header: dict[str, Any] = json.loads(stream.read(length))
             tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
@@ -110,7 +113,7 @@ def _safetensors_sizes(file: Path) -> Iterator[tuple[int, int]]:
             raise WeightFileError(f"'{file}' is not a safetensors file") from error
     size = file.stat().st_size
     if size != 8 + length + end:
-        raise WeightFileError(f"'{file}' is damaged: it has {size} bytes and should have {8 + length + end}")
+        raise WeightFileError(f"'{file}' is damaged: it has {size} bytes and should have {8 + length + end}{_AGAIN}")
     for numbers, offsets in sizes:
         yield numbers, offsets[1] - offsets[0]
 

@@ -41,14 +41,16 @@ def source_of(options: LoadOptions) -> Source:
 def config_in(folder: Path, gguf: str | None, options: LoadOptions) -> PretrainedConfig:
     """The configuration in a folder, or in a GGUF file there. Raises invalid_request."""
     file = folder / (gguf or "config.json")
-    kind = None if gguf else _raw_config(file).get("model_type")
+    raw = {} if gguf else _raw_config(file)
+    kind = raw.get("model_type")
     auto: Any = AutoConfig
     arguments = {"gguf_file": gguf} if gguf else {}
     try:
         return auto.from_pretrained(folder, trust_remote_code=options.trust_remote_code, **arguments)
     except Exception as error:  # any exception is about the file, whatever its type
         reason = (
-            f"model type '{kind}' is not known to transformers {transformers.__version__}"
+            f"model type '{kind}' is not known to transformers {transformers.__version__}; "
+            + ("its own code runs with --trust-remote-code" if raw.get("auto_map") else "a newer one may know it")
             if not gguf and kind not in transformers.CONFIG_MAPPING
             else first_sentence(error)
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, cast
 
 import huggingface_hub
+from huggingface_hub.constants import HF_HUB_OFFLINE
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -23,6 +24,8 @@ from mesh.demo import ADAPTERS, adapter_path
 from mesh.errors import invalid
 
 Hub = Literal["huggingface", "modelscope"]
+
+_LFS: Final = b"version https://git-lfs"
 
 _HUB_NAME: Final = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 _HUB_FILES: Final = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
@@ -48,6 +51,9 @@ class Source:
         """
         local = local_model(self.name, self.gguf)
         if local is not None:
+            if self.revision is not None:
+                text = f"'revision' cannot be '{self.revision}': it is for models of the hub, and '{self.name}' is here"
+                raise invalid("revision", text)
             return local
         progress(f"looking for '{self.name}' on {_HUB_TITLES[self.hub]}")
         folder = self._download(self._patterns())
@@ -108,10 +114,25 @@ def _checked(folder: Path, gguf: str | None) -> tuple[Path, str | None]:
         if not (folder / gguf).is_file():
             raise invalid("gguf_file", f"'{folder}' holds no file '{gguf}'")
     elif not (folder / "config.json").is_file():
-        files = sorted(file.name for file in folder.glob("*.gguf"))
-        hint = f"; for '{files[0]}' give '--gguf-file {files[0]}'" if files else ""
-        raise invalid("path", f"'{folder}' holds no config.json: it is not a model in Hugging Face's format{hint}")
+        raise invalid("path", f"'{folder}' holds no config.json: {_what_instead(folder)}")
     return folder, gguf
+
+
+def _what_instead(folder: Path) -> str:
+    if (folder / "adapter_config.json").is_file():
+        return "it is an adapter, to be served by '--lora NAME=FOLDER' beside its base model"
+    files = sorted(file.name for file in folder.glob("*.gguf"))
+    hint = f"; for '{files[0]}' give '--gguf-file {files[0]}'" if files else ""
+    return f"it is not a model in Hugging Face's format{hint}"
+
+
+def lfs_pointer(files: Iterable[Path]) -> str | None:
+    """What to do, if one of the files is what a clone without Git LFS has in place of a large file."""
+    for file in files:
+        with file.open("rb") as stream:
+            if stream.read(len(_LFS)) == _LFS:
+                return f"'{file}' only points to the file, which Git LFS fetches: `git lfs pull` in its folder"
+    return None
 
 
 def _from_huggingface(name: str, revision: str | None, patterns: list[str]) -> Path:
@@ -131,7 +152,9 @@ def _from_huggingface(name: str, revision: str | None, patterns: list[str]) -> P
     except (RepositoryNotFoundError, HFValidationError) as error:
         reason, cause = "there is neither such a folder nor anything of that name on the hub", error
     except LocalEntryNotFoundError as error:
-        reason, cause = "there is no such folder, and the hub cannot be reached", error
+        why = " (HF_HUB_OFFLINE is set)" if HF_HUB_OFFLINE else ""
+        reason = f"there is no such folder, and the hub cannot be reached{why}; with a network `hf download` fetches it"
+        cause = error
     except (HfHubHTTPError, OSError) as error:
         reason, cause = f"the download failed ({type(error).__name__})", error
     raise invalid("path", f"'{name}' cannot be loaded: {reason}") from cause

@@ -18,6 +18,7 @@ from mesh.engine.transformers.loading.checkpoint import find_checkpoint
 from mesh.engine.transformers.loading.config import config_in, eos_token_ids_of, first_sentence, source_of
 from mesh.engine.transformers.loading.fingerprint import TOKENIZER_FILES, fingerprint, hash_parts
 from mesh.engine.transformers.loading.options import LoadOptions
+from mesh.engine.transformers.loading.source import lfs_pointer
 from mesh.errors import invalid
 from mesh.templates import Template
 from mesh.templates.choice import choose_template, find_stops
@@ -112,7 +113,8 @@ def tokenizer_in(folder: Path, gguf: str | None, options: LoadOptions) -> Any:
     try:
         tokenizer: Any = auto.from_pretrained(folder, trust_remote_code=options.trust_remote_code, **arguments)
     except Exception as error:  # any exception is about the files, whatever its type
-        raise invalid("path", f"the tokenizer in '{place}' cannot be used: {first_sentence(error)}") from error
+        why = lfs_pointer(file for file in folder.iterdir() if file.name in TOKENIZER_FILES) or first_sentence(error)
+        raise invalid("path", f"the tokenizer in '{place}' cannot be used: {why}") from error
     if not len(tokenizer):
         raise invalid("path", f"the tokenizer in '{place}' has no vocabulary")
     return tokenizer
