@@ -11,21 +11,23 @@ import asyncio
 import itertools
 import logging
 import math
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeVar
 
 import grpc.aio
 
 from gateway.routing import clock
-from gateway.routing.events import Token
+from gateway.routing.arrivals import sort
+from gateway.routing.handshake import Handshake
 from gateway.routing.keeping import tag
 from gateway.routing.pace import Pace, StallLimits, mean_of
+from gateway.routing.standstill import neglect, standstill
 from gateway.routing.stream import Stream, Trouble
 from gateway.routing.suspects import Call, Suspect, Suspects
 from mesh import wire
 from mesh.dial import Dial, Outbox
 from mesh.errors import ErrorKind, MeshError
-from mesh.join import JoinToken, new_nonce
+from mesh.join import JoinToken
 from mesh.log import kv
 from mesh.registry.backoff import Backoff
 from mesh.v1 import inference_pb2 as pb
@@ -204,7 +206,7 @@ class Session:
         if self.silent:
             return Trouble.SILENT, now - self._heard_at
         if not stream.starved:
-            found = self._standstill(stream, now) or self._neglect(stream, now)
+            found = standstill(self._pace, stream, now) or neglect(self._pace, stream, now)
             if found is not None:
                 return found
         if self.draining:
@@ -227,22 +229,6 @@ class Session:
         self._suspects.note(streams)
         rows = self.load.running + self.load.waiting + self.load.paused
         self.had_foreign_rows = rows > sum(stream.rows for stream in streams)
-
-    def _standstill(self, stream: Stream[Session], now: float) -> tuple[Trouble, float] | None:
-        """The worker makes no steps, although it has work."""
-        still = now - max(self._pace.stepped_at, stream.active_at)
-        if still <= self._pace.limit or (self._pace.idle and stream.confirmed):
-            return None
-        return Trouble.STALLED, still
-
-    def _neglect(self, stream: Stream[Session], now: float) -> tuple[Trouble, float] | None:
-        """The worker steps on, or says that it has nothing to do, and this stream gets nothing."""
-        if not stream.confirmed:
-            return None
-        excused_at = self._pace.crowded_at if stream.flowing else self._pace.worked_at
-        quiet = now - max(stream.active_at, excused_at)
-        limit = max(self._pace.limit, self._pace.limit_of(stream.pace)) if stream.flowing else self._pace.limit_of(0)
-        return (Trouble.FORGOTTEN, quiet) if quiet > limit else None
 
     @property
     def step_seconds(self) -> float | None:
@@ -302,15 +288,8 @@ class Session:
 
     async def _connect(self) -> None:
         """One connection from its opening to its end. Raises MeshError if it fails."""
-        opening = pb.SessionOpen(
-            client=self._client,
-            expected_worker_id=self.worker_id,
-            expected_incarnation=self.incarnation,
-            columns=True,
-        )
-        if self._join is not None:
-            opening.nonce = new_nonce()
-        outbox = Outbox(pb.SessionRequest(open=opening))
+        handshake = Handshake(self.worker_id, self.incarnation, self.address, self._join)
+        outbox = Outbox(handshake.opening(self._client))
         async with self._dial(self.address) as stub:
             try:
                 self._stub = stub
@@ -318,7 +297,7 @@ class Session:
                 async with asyncio.timeout(OPEN_LIMIT_SECONDS) as limit:
                     async for message in call:
                         if not self.open:
-                            self._opened(message, opening.nonce, outbox)
+                            self._opened(message, handshake, outbox)
                             limit.reschedule(None)
                         self._receive(message)
             except TimeoutError:
@@ -329,19 +308,12 @@ class Session:
                 outbox.close()
                 self._closed()
 
-    def _opened(self, message: pb.SessionResponse, nonce: bytes, outbox: Outbox) -> None:
+    def _opened(self, message: pb.SessionResponse, handshake: Handshake, outbox: Outbox) -> None:
         """Check that it is the worker that the registry told of, and let streams be started."""
         opened = message.opened
-        if (opened.worker_id, opened.incarnation) != (self.worker_id, self.incarnation):
-            raise MeshError(
-                ErrorKind.WRONG_WORKER,
-                f"at {self.address} is worker '{opened.worker_id}' ({opened.incarnation}) instead of "
-                f"'{self.worker_id}' ({self.incarnation})",
-            )
-        if self._join is not None:
-            proven = (nonce, opened.nonce, self.worker_id, self.incarnation)
-            self._join.check_session("worker", proven, opened.proof)
-            outbox.put(pb.SessionRequest(prove=pb.SessionProof(proof=self._join.session("gateway", proven))))
+        proof = handshake.check(opened)
+        if proof is not None:
+            outbox.put(proof)
         now = clock.now()
         self.heartbeat = opened.heartbeat or _DEFAULT_HEARTBEAT
         self.epoch = next(_epochs)
@@ -361,7 +333,7 @@ class Session:
         now = clock.now()
         self._heard_at = now
         if message.events or message.HasField("tokens"):
-            for stream in self._sort(message):
+            for stream in sort(message, self._streams.get):
                 if stream.confirmed:
                     stream.pace = mean_of(stream.pace, now - stream.active_at)
                 else:
@@ -382,26 +354,6 @@ class Session:
             self.resume_routing()
         if message.HasField("load"):
             self._on_load(self)
-
-    def _sort(self, message: pb.SessionResponse) -> list[Stream[Session]]:
-        """Put what has come on the lists of its streams; returns those that had nothing. What is of no stream was under
-        way when that was cancelled. Raises MeshError."""
-        find = self._streams.get
-        touched: list[Stream[Session]] = []
-        if message.HasField("tokens"):
-            for stream_id, position, token_id, text in _rows(message.tokens):
-                stream = find(stream_id)
-                if stream is not None:
-                    if not stream.events:
-                        touched.append(stream)
-                    stream.events.append(Token(position, token_id, text))
-        for event in message.events:
-            stream = find(event.stream_id)
-            if stream is not None:
-                if not stream.events:
-                    touched.append(stream)
-                stream.events.append(event)
-        return touched
 
     def report(self, load: pb.WorkerLoad) -> None:
         """Take the worker's word for how busy it is."""
@@ -477,15 +429,6 @@ class Session:
 
     def _facts(self, **more: object) -> dict[str, object]:
         return kv(worker=self.worker_id, incarnation=self.incarnation, address=self.address, **more)
-
-
-def _rows(tokens: pb.Tokens) -> Iterable[tuple[int, int, int, str]]:
-    """Stream, position, token id and text of each token. Raises MeshError."""
-    count = len(tokens.stream_ids)
-    columns = (tokens.positions, tokens.token_ids, tokens.texts)
-    if any(len(column) != count for column in columns):
-        raise MeshError(ErrorKind.PROTOCOL_ERROR, f"the worker sent columns of other lengths than {count}")
-    return zip(tokens.stream_ids, *columns, strict=True)
 
 
 def _raised(error: grpc.aio.AioRpcError) -> BaseException:
