@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -268,6 +269,19 @@ async def test_shards_are_no_larger_than_asked(
     assert await answer(out) == await answer(llama[0])
     run(capsys, "shard", "--model", out, "--output", tmp_path / "one", "--max-shard-size", "1GB")
     assert same(tensors(tmp_path / "one"), tensors(out))
+
+
+def test_a_file_that_cannot_be_written_whole_is_one_sentence(
+    llama: Saved, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16384, hard))
+    try:
+        said = refused(capsys, "shard", "--model", llama[0], "--output", tmp_path / "out", "--max-shard-size", "1GB")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "model.safetensors' cannot be written" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_missing_shard_is_named(llama: Saved, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -104,7 +104,10 @@ def declared_dtype(file: Path) -> torch.dtype | None:
 def _write_file(file: Path, names: Iterable[str], tensor: Callable[[str], torch.Tensor]) -> None:
     """By itself, so that nothing of it is in memory when the next one is made."""
     made = {name: tensor(name).contiguous() for name in names}
-    safetensors.torch.save_file(made, str(file), metadata={"format": "pt"})
+    try:
+        safetensors.torch.save_file(made, str(file), metadata={"format": "pt"})
+    except SafetensorError as error:  # as where the disk is full
+        raise ConfigError(f"'{file}' cannot be written: {error}") from error
 
 
 def _replace_dtype(config: dict[str, Any], dtype: str) -> None:
