@@ -56,7 +56,8 @@ def as_dict(cost: WireCost) -> dict[str, object]:
 
 def _row(name: str, value: Callable[[WireCost], float], modes: Sequence[Sequence[WireCost]]) -> list[str]:
     found = [median(value(cost) for cost in runs) for runs in modes]
-    ratio = number(found[-1] / found[0]) if len(found) > 1 and "CPU" in name else ""
+    # A short run may have cost less than the clock of CPU time tells apart.
+    ratio = number(found[-1] / found[0]) if len(found) > 1 and "CPU" in name and found[0] else ""
     return [name, *map(number, found), ratio]
 
 

@@ -36,7 +36,7 @@ def run(module: str, *arguments: str, folder: Path) -> tuple[str, dict[str, Any]
 def test_load_counts_one_session_message_per_step(tmp_path: Path) -> None:
     arguments = (
         "--streams",
-        "4",
+        "16",  # with fewer a second costs less than the clock of CPU time tells apart
         "--step-ms",
         "10",
         "--window",
@@ -58,12 +58,13 @@ def test_load_counts_one_session_message_per_step(tmp_path: Path) -> None:
     for cost in data["runs"]:
         assert cost["gateway_cpu"] > 0
         assert cost["worker_cpu"] > 0
-        # Every token became a frame of one of the four streams.
+        # Every token became a frame of one of the streams.
         assert cost["frames_per_second"] == pytest.approx(cost["tokens_per_second"], rel=0.15)
         assert len(cost["first_token"]) == len(cost["first_token_direct"]) == 3
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_engines_agree_on_the_greedy_answers(tmp_path: Path) -> None:
     arguments = ("--model", "tiny", "--streams", "1", "4", "--new-tokens", "8", "--repeat", "2", "--threads", "1")
     table, data = run("benchmarks.engine", *arguments, folder=tmp_path)
@@ -79,6 +80,7 @@ def test_engines_agree_on_the_greedy_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.slow
 def test_the_time_between_tokens_while_a_long_prompt_enters(tmp_path: Path) -> None:
     arguments = ("--model", "tiny", "--streams", "2", "--new-tokens", "60", "--repeat", "1", "--threads", "1")
     table, data = run("benchmarks.engine", *arguments, "--long-prompt", "1500", folder=tmp_path)
