@@ -40,10 +40,13 @@ T = TypeVar("T")
 _PAUSE = 0.02
 # Starting Python with everything that a worker imports takes seconds on a busy machine.
 START_LIMIT = 30.0
+# How long to wait for what takes a moment at most, unless the time is what a test is about: a machine that does other
+# things as well may not run a process for seconds.
+MOMENT = 15.0
 MODEL = "scripted"
 
 
-async def eventually(check: Callable[[], T | Awaitable[T]], within: float = 5.0) -> T:
+async def eventually(check: Callable[[], T | Awaitable[T]], within: float = MOMENT) -> T:
     """Poll until `check` (plain or async) returns something true, and return that.
 
     An AssertionError of the check counts as "not yet". After `within` seconds it fails with the last answer.
@@ -64,7 +67,7 @@ async def eventually(check: Callable[[], T | Awaitable[T]], within: float = 5.0)
         await asyncio.sleep(_PAUSE)
 
 
-def wait_until(check: Callable[[], T], within: float = 5.0) -> T:
+def wait_until(check: Callable[[], T], within: float = MOMENT) -> T:
     """`eventually` for tests without an event loop."""
     deadline = time.monotonic() + within
     while True:
@@ -177,7 +180,7 @@ class Process:
         """SIGINT; does not wait."""
         self.popen.send_signal(signal.SIGINT)
 
-    def wait_exit(self, within: float = 10.0) -> int:
+    def wait_exit(self, within: float = MOMENT) -> int:
         """Wait for the end; returns the exit code."""
         try:
             return self.popen.wait(within)
@@ -346,7 +349,7 @@ class Mesh:
         self.wait_listed(before + 1)
         return worker
 
-    def wait_listed(self, count: int, within: float = 10.0) -> None:
+    def wait_listed(self, count: int, within: float = MOMENT) -> None:
         """Wait until the gateway counts so many ready workers."""
         wait_until(lambda: self.gateway.metric("mesh_gateway_workers", state="ready") >= count, within)
 
