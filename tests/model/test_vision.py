@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import PIL.Image
 import pytest
@@ -128,9 +127,10 @@ async def test_tokenize_counts_pictures(seeing: Seeing) -> None:
         assert len(await driver.engine.tokenize("", TURNS)) == answer.started.prompt_tokens
 
 
-def _file(format: str, size: tuple[int, int] = (8, 8), **options: Any) -> bytes:
+def _file(format: str, size: tuple[int, int] = (8, 8)) -> bytes:
+    """A picture of two colours: one with many pixels is made at once."""
     file = io.BytesIO()
-    PIL.Image.new("RGB", size).save(file, format, **options)
+    PIL.Image.new("1", size).save(file, format)
     return file.getvalue()
 
 
