@@ -102,7 +102,7 @@ async def stage(folder: Path) -> AsyncGenerator[Stage]:
                 await asyncio.to_thread(process.wait_ready)
             body = chat(MODEL)
             expected = await ask(gateway.url, body)
-            async with Traffic(gateway.url, body, expected, clients=2) as traffic:
+            async with Traffic(gateway.url, body, expected, clients=2, pause=0.5) as traffic:
                 yield Stage(etcd, proxy, gateway, workers, traffic, start)
             traffic.check(at_least=10)
 
