@@ -43,8 +43,9 @@ up: protos ## Run the mesh on this machine: registry, worker with the demo model
 	$(BIN)/mesh up --webui $(ARGS)
 
 # Test processes on two cores: tests wait more than they compute; those of e2e start more processes of their own. Each
-# file stays in one process, since its tests share a mesh or a model. ARGS="-n0" runs all in one, as a debugger needs it.
-PARALLEL = --dist loadfile --numprocesses
+# file stays in one process, since its tests share a mesh or a model, and they are begun in the order of tests/conftest.py:
+# the slow ones first. ARGS="-n0" runs all in one, as a debugger needs it.
+PARALLEL = --dist loadfile --no-loadscope-reorder --numprocesses
 
 .PHONY: test
 test: protos ## Run the unit, component and model tests

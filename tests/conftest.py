@@ -45,23 +45,29 @@ def pytest_collection() -> Generator[None, object, object]:
 
     What it finalizes may parse Python text, with a traceback say, while pytest parses a test file; Python before 3.11.8
     then takes the one for the other ("AST constructor recursion depth mismatch", python/cpython#106905). What is made
-    in this time is kept anyway.
+    in this time is kept anyway, so the collector need not look at it later on either.
     """
     gc.disable()
     try:
         return (yield)
     finally:
+        gc.freeze()
         gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with the name of its folder, and skip what needs a GPU where there is none."""
+    """Mark each test with the name of its folder, and skip what needs a GPU where there is none.
+
+    Files with slow tests come first: one that is begun last keeps a single core busy while the others wait.
+    """
     for item in items:
         suite = item.path.relative_to(FOLDER).parts[0]
         if suite in SUITES:
             item.add_marker(suite)
         if item.get_closest_marker("gpu") and not _cuda():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 def _cuda() -> bool:

@@ -81,6 +81,7 @@ def _ask(url: str, checks: list[Any], headers: dict[str, str], examples: int) ->
         check()
 
 
+@pytest.mark.slow
 async def test_every_answer_is_as_described() -> None:
     async with whole() as (gateway, _):
         await asked(gateway, [*ANSWERS, *LIMITS], {}, examples=10)

@@ -186,6 +186,7 @@ def vote(url: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.slow
 def test_what_a_page_says_works(page: Path, reader: Reader) -> None:
     for block in blocks(page):
         if block.note == AFTER_A_VOTE:

@@ -88,6 +88,7 @@ def killed(mesh: Mesh, folder: Path, file: str, after: int, *argv: str) -> None:
         process.kill()
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_gives_the_same_files(
     mesh: Mesh, undisturbed: Path, tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ def by_torchrun(mesh: Mesh) -> Process:
 
 
 @pytest.mark.parametrize(("start", "rank"), [(by_itself, 0), (by_torchrun, 1)])
+@pytest.mark.slow
 async def test_the_end_of_a_rank_ends_the_worker_and_no_answer(
     mesh: Mesh, start: Callable[[Mesh], Process], rank: int
 ) -> None:

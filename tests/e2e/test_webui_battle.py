@@ -223,6 +223,7 @@ def test_a_shared_battle_can_be_read_by_others(site: Site, browser: Browser) -> 
         expect(reader.locator("#shared-status")).to_contain_text("no such conversation")
 
 
+@pytest.mark.slow
 def test_no_vote_is_lost_when_the_server_is_killed_and_the_page_goes_on_with_the_next_one(
     mesh: Mesh, browser: Browser, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -119,6 +119,7 @@ ENGINES: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("options", ENGINES, ids=str)
+@pytest.mark.slow
 async def test_mixes(
     llama: Saved, adapters: tuple[AdapterSource, ...], pool: list[tuple[Spec, Answer]], options: dict[str, Any]
 ) -> None:
