@@ -17,6 +17,8 @@ TORCH := 2.13.0
 
 INSTALLED := $(VENV)/.installed
 BUF := node_modules/.bin/buf
+# Triton takes a gigabyte that nobody needs without a GPU, hence an environment of its own over the first.
+KERNELS := .venv-kernels
 # What clients in other languages rely on: the messages as they were when `make baseline` last ran.
 BASELINE := protos/baseline.yaml
 
@@ -33,6 +35,10 @@ $(INSTALLED): pyproject.toml constraints.txt hatch_build.py
 	@echo 'Installing into $(VENV); the first time takes some minutes.'
 	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[$(EXTRAS)]'
 	@touch $@
+
+# What .ci/run needs from elsewhere; without a line in the help, since people need none of it before its time.
+.PHONY: fetched
+fetched: $(INSTALLED) $(BUF) $(KERNELS)/.installed clients/node/dist/.built clients/examples/node_modules/.installed
 
 .PHONY: protos
 protos: $(INSTALLED) ## Generate the Python code of protos/ (not committed)
@@ -104,15 +110,15 @@ clients/node/dist/.built: $(wildcard clients/node/*.json clients/node/src/*.ts c
 packages := import sysconfig; print(sysconfig.get_path("purelib"))
 add_packages := import sysconfig; print("import site; site.addsitedir({!r})".format(sysconfig.get_path("purelib")))
 
-# Triton takes a gigabyte that nobody needs without a GPU, hence an environment of its own over the first.
-KERNELS := .venv-kernels
-
 .PHONY: test-kernels
-test-kernels: protos ## Run the GPU kernels in an interpreter, or on the GPU where there is one
+test-kernels: protos $(KERNELS)/.installed ## Run the GPU kernels in an interpreter, or on the GPU where there is one
+	$(KERNELS)/bin/python -m pytest tests/kernels $(ARGS)
+
+$(KERNELS)/.installed: constraints.txt | $(INSTALLED)
 	test -x $(KERNELS)/bin/python || $(PYTHON3) -m venv $(KERNELS)
 	$(PY) -c '$(add_packages)' > "$$($(KERNELS)/bin/python -c '$(packages)')/first.pth"
 	$(KERNELS)/bin/python -m pip install --quiet --no-deps --constraint constraints.txt triton
-	$(KERNELS)/bin/python -m pytest tests/kernels $(ARGS)
+	@touch $@
 
 # Over the first, as .venv-kernels is.
 TRAINERS := .venv-trainers
