@@ -58,8 +58,9 @@ def test_load_counts_one_session_message_per_step(tmp_path: Path) -> None:
     for cost in data["runs"]:
         assert cost["gateway_cpu"] > 0
         assert cost["worker_cpu"] > 0
-        # Every token became a frame of one of the streams.
-        assert cost["frames_per_second"] == pytest.approx(cost["tokens_per_second"], rel=0.15)
+        # Every token became a frame of one of the streams: not half of them, nor two frames for one. On a busy machine
+        # those that are between worker and client when the two are counted are a fifth of a window.
+        assert cost["frames_per_second"] == pytest.approx(cost["tokens_per_second"], rel=0.4)
         assert len(cost["first_token"]) == len(cost["first_token_direct"]) == 3
 
 
