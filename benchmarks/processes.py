@@ -64,7 +64,7 @@ class Process:
         environment |= {"MESH_LOG": "json", "PYTHONUNBUFFERED": "1", "XDG_STATE_HOME": str(folder), **(env or {})}
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(
-                [*_end_with_parent(), *command],
+                [*end_with_parent(), *command],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -154,7 +154,7 @@ class Process:
         self.stop()
 
 
-def _end_with_parent() -> Sequence[str]:
+def end_with_parent() -> Sequence[str]:
     """A command before the command that has the kernel end it with us, where there is one (util-linux)."""
     setpriv = shutil.which("setpriv")
     return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from benchmarks.engine.contender import Contender, Late, Run
+from benchmarks.processes import end_with_parent
 from mesh.errors import ErrorKind, MeshError
 
 _HERE = Path(__file__).parent
@@ -40,6 +41,7 @@ class Process(Contender):
 
     async def start(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
+            *end_with_parent(),
             *self._command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
