@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import os
 import re
@@ -248,7 +249,14 @@ def test_nobody_reads_what_it_says_and_then_its_terminal_is_closed(tmp_path: Pat
     given = ports()
     url, state = f"http://127.0.0.1:{given[given.index('--port') + 1]}", {"MESH_UP_STATE_DIR": str(tmp_path)}
     argv = [sys.executable, *UP, *given, "--engine", "scripted"]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **state}) as up:
+    # Where these tests run under nohup it is ignored, and a child inherits that.
+    ours = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        up = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, **state})
+    finally:
+        signal.signal(signal.SIGHUP, ours)
+    with up, contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(up.kill)
         children = [*wait_until(lambda: psutil.Process(up.pid).children(recursive=True)[1:], 30)]
         with httpx.Client(base_url=url) as client:
             wait_until(lambda: serves(client), 30)
