@@ -40,7 +40,7 @@ def test_load_counts_one_session_message_per_step(tmp_path: Path) -> None:
         "--step-ms",
         "10",
         "--window",
-        "1",
+        "3",  # what lies between worker and client when the two are counted is a small part of it
         "--settle",
         "0.3",
         "--asks",
@@ -58,9 +58,8 @@ def test_load_counts_one_session_message_per_step(tmp_path: Path) -> None:
     for cost in data["runs"]:
         assert cost["gateway_cpu"] > 0
         assert cost["worker_cpu"] > 0
-        # Every token became a frame of one of the streams: not half of them, nor two frames for one. On a busy machine
-        # those that are between worker and client when the two are counted are a fifth of a window.
-        assert cost["frames_per_second"] == pytest.approx(cost["tokens_per_second"], rel=0.4)
+        # Every token became a frame of one of the streams.
+        assert cost["frames_per_second"] == pytest.approx(cost["tokens_per_second"], rel=0.15)
         assert len(cost["first_token"]) == len(cost["first_token_direct"]) == 3
 
 
